@@ -1,0 +1,87 @@
+"""Where and how exactly to compute: the one place that decides device and precision, and the thread that computes."""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from vsrealbasicvsr.model import RealBasicVSR
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class ComputeError(ValueError):
+    """A device or a precision that this machine does not have; the text says what it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and the type in which the convolutions run on it. Flow and warp coordinates are float32 always."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def prepare(self, model: RealBasicVSR) -> RealBasicVSR:
+        """The model on the device, in this precision, its flow network in float32, laid out channels last."""
+        model = model.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.basicvsr.spynet.float()
+        return model
+
+    def run[T](self, job: Callable[[], T]) -> T:
+        """What `job` returns, computed on the one thread that this process computes on for this device.
+
+        One thread, because torch keeps a pool of workers for every thread that calls it, and so that jobs from any
+        number of callers come one after the other. The caller waits without holding the interpreter.
+        """
+
+        def work() -> T:
+            with torch.inference_mode():
+                return job()
+
+        return _thread_of(str(self.device)).submit(work).result()
+
+
+def choose_compute(device: str, precision: str) -> Compute:
+    """The device and precision that these names mean here.
+
+    device: "auto" (the first CUDA device, else the CPU) or any torch device; precision: "auto" (fp16 on CUDA, fp32
+    elsewhere: CPUs compute half precision many times slower), "fp32", "fp16", "bf16". Raises ComputeError.
+    """
+    if precision not in get_args(Precision):
+        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{precision}"')
+    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ComputeError(f'device "{device}" is not a torch device. {_what_there_is()}') from None
+    try:
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ComputeError(f'device "{device}" is not available. {_what_there_is()}') from None
+    if precision == "auto":
+        precision = "fp16" if chosen.type == "cuda" else "fp32"
+    return Compute(chosen, _DTYPES[precision])
+
+
+def available_devices() -> list[str]:
+    """The devices that torch can use here, as `device` takes them, with a GPU's name and memory."""
+    devices = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(f"cuda:{index} ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)")
+    return devices
+
+
+def _what_there_is() -> str:
+    found = ", ".join(available_devices())
+    return f'This torch ({torch.__version__}) has: {found}. Use one of these or "auto".'
+
+
+@functools.cache
+def _thread_of(device: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")

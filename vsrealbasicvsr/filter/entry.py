@@ -1,0 +1,115 @@
+"""What the native plugin's functions do: their arguments checked, their filters built."""
+
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import vapoursynth as vs
+
+import vsrealbasicvsr
+from vsrealbasicvsr.engine import ComputeError, Grid, SceneCuts, WindowUpscaler, choose_compute
+from vsrealbasicvsr.engine.compute import available_devices
+from vsrealbasicvsr.model import SCALE
+from vsrealbasicvsr.weights import WeightsError, load_model
+
+from .conversion import from_rgbs, to_rgbs
+from .serving import serve
+
+DEFAULT_THETA = 5.0
+DEFAULT_LENGTH = 30
+DEFAULT_OVERLAP = 8
+MAX_THETA = 255.0
+
+
+def upscale(
+    clip: vs.VideoNode,
+    theta: float = DEFAULT_THETA,
+    model: str | bytes = "default",
+    length: int = DEFAULT_LENGTH,
+    overlap: int = DEFAULT_OVERLAP,
+    scene_cuts: str | bytes = "auto",
+    device: str | bytes = "auto",
+    precision: str | bytes = "auto",
+) -> vs.VideoNode:
+    """The clip at four times the width and height, in the same format, with the same frame properties.
+
+    theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a path.
+    length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto", "props" or
+    "off". device: "auto" or a torch device; precision: "auto", "fp32", "fp16" or "bf16". Raises vapoursynth.Error, one
+    line that says what was given and what to do.
+    """
+    model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
+    _check_clip(clip)
+    if not (math.isfinite(theta) and 0 <= theta <= MAX_THETA):
+        raise _error(f"theta must be between 0 and 255 (units of 1/255), got {theta:g}. The usual values are 1.5 and 5.")
+    if length < 1:
+        raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
+    if overlap < 0:
+        raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
+    if scene_cuts not in get_args(SceneCuts):
+        raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{scene_cuts}".')
+    try:
+        compute = choose_compute(device, precision)
+        network = load_model(model if model == "default" else Path(model))
+    except (ComputeError, WeightsError) as error:
+        raise _error(str(error)) from None
+
+    grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
+    upscaler = WindowUpscaler(network, compute, grid, theta=theta, scene_cuts=scene_cuts)  # type: ignore[arg-type]
+    vs.core.log_message(
+        vs.MESSAGE_TYPE_INFORMATION,
+        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {compute.device} in "
+        f"{str(compute.dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames + {overlap} each side",
+    )
+    return from_rgbs(serve(to_rgbs(clip), upscaler), clip)
+
+
+def version() -> dict[str, Any]:
+    """The versions of everything that decides the pixels, and the devices: {"rbvsr": "0.1.0", ..., "devices": [...]}."""
+    return {
+        "rbvsr": vsrealbasicvsr.__version__,
+        "vapoursynth": str(vs.__version__),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "devices": available_devices(),
+    }
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"Upscale": upscale, "Version": version}
+
+
+def _check_clip(clip: vs.VideoNode) -> None:
+    if clip.format is None or clip.format.color_family == vs.UNDEFINED:
+        raise _error(
+            "clip must have a constant format, got a clip with variable format. "
+            "Convert it to one format first, for example with resize.Bicubic(format=vs.YUV420P8)."
+        )
+    if clip.width == 0 or clip.height == 0:
+        raise _error(
+            "clip must have a constant size, got a clip with variable size. Crop or resize it to one size first."
+        )
+    known = (vs.GRAY, vs.RGB, vs.YUV)
+    if clip.format.color_family not in known:
+        raise _error(f"clip must be GRAY, RGB or YUV, got {clip.format.name}. Convert it with resize first.")
+    is_float = clip.format.sample_type == vs.FLOAT
+    if not is_float and clip.format.bits_per_sample > 16:
+        raise _error(
+            f"clip must have 8 to 16 bit integer or float samples, got {clip.format.name}. "
+            "Convert it with resize to 16 bit or float first."
+        )
+    if clip.width >> clip.format.subsampling_w == 0 or clip.height >> clip.format.subsampling_h == 0:
+        raise _error(
+            f"clip of {clip.width}x{clip.height} in {clip.format.name} has chroma planes of size 0. "
+            "Convert it to a format without subsampling first, for example YUV444P8."
+        )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _error(text: str) -> vs.Error:
+    return vs.Error(f"rbvsr.Upscale: {text}")

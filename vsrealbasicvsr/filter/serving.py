@@ -1,0 +1,113 @@
+"""The steps that the native frame server calls: which frames it needs for n, then frame n.
+
+Two servers make the filter. The window server hands the source frames of window k to the upscaler and returns an empty
+token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked for once.
+The frame server asks for the token of n's window and then computes frame n. Nobody ever waits for a frame in a callback.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import vapoursynth as vs
+
+from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler
+from vsrealbasicvsr.model import SCALE
+
+Step = Callable[..., "vs.VideoFrame | list[int]"]
+
+
+def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> vs.VideoNode:
+    """The upscaled RGBS clip."""
+    core = vs.core
+    tokens = core.std.BlankClip(
+        format=vs.GRAY8, width=1, height=1, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True
+    )
+    windows = core.rbvsr.Serve(
+        clips=[rgbs], format=tokens, step=window_step(upscaler), name="rbvsr.Upscale (windows)", cache=0
+    )
+    form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
+    clip: vs.VideoNode = core.rbvsr.Serve(
+        clips=[windows], format=form, step=frame_step(upscaler), name="rbvsr.Upscale", cache=1
+    )
+    return clip
+
+
+def window_step(upscaler: WindowUpscaler) -> Step:
+    """For window n: its missing source frames, then an empty frame. clips = [source]."""
+    asked: dict[int, list[int]] = {}
+
+    def step(n: int, frames: Any = None, failed: int = 0) -> vs.VideoFrame | list[int]:
+        if failed:
+            asked.pop(n, None)
+            return []
+        if frames is not None:
+            numbers = asked.pop(n)
+            upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
+        elif missing := upscaler.missing(n):
+            asked[n] = missing
+            return [value for i in missing for value in (0, i)]
+        return vs.core.create_video_frame(vs.GRAY8, 1, 1)
+
+    return step
+
+
+def frame_step(upscaler: WindowUpscaler) -> Step:
+    """For frame n: the token of its window, until nothing is missing, then the frame. clips = [windows]."""
+
+    def step(n: int, frames: Any = None, failed: int = 0) -> vs.VideoFrame | list[int]:
+        if failed:
+            upscaler.release(n)
+            return []
+        if frames is None:
+            return [0, upscaler.expect(n)]
+        try:
+            number = upscaler.grid.number_of(n)
+            if upscaler.missing(number):  # another token of this window was answered before it was dropped
+                return [0, number]
+            hr, props = upscaler.upscale(n)
+            frame = _video_frame(hr, props)
+        except BaseException as error:
+            upscaler.release(n)
+            if isinstance(error, (RuntimeError, MemoryError)):
+                raise vs.Error(_out_of_luck(n, error)) from None
+            raise
+        upscaler.release(n)
+        return frame
+
+    return step
+
+
+def _as_list(frames: Any) -> list[vs.VideoFrame]:
+    return list(frames) if isinstance(frames, (list, tuple)) else [frames]
+
+
+def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
+    props = dict(frame.props)
+    begins, ends = props.get("_SceneChangePrev"), props.get("_SceneChangeNext")
+    return SourceFrame(
+        rgb=torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
+        begins_scene=None if begins is None else bool(begins),
+        ends_scene=None if ends is None else bool(ends),
+        host=props,
+    )
+
+
+def _video_frame(hr: torch.Tensor, props: Any) -> vs.VideoFrame:
+    _, height, width = hr.shape
+    frame = vs.core.create_video_frame(vs.RGBS, width, height)
+    for plane in range(3):
+        np.copyto(np.asarray(frame[plane]), hr[plane].numpy())
+    frame.props.update(props)
+    return frame
+
+
+def _out_of_luck(n: int, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in text or "alloc" in text:
+        return (
+            f"rbvsr.Upscale: out of memory at frame {n} ({text[:200]}). "
+            'Use a smaller length, a smaller clip, precision="fp16" on a GPU, or device="cpu".'
+        )
+    return f"rbvsr.Upscale: frame {n} could not be computed ({text[:300]}). Try another device or precision."

@@ -1,0 +1,23 @@
+"""The RealBasicVSR network (Chan et al., CVPR 2022). Knows torch only: no files, no windows, no host.
+
+Axes, used everywhere in this package: `N` clips, `T` frames, `C` channels, `H W` pixels of the low-resolution frame,
+`S = 4` scale. RGB is gamma-encoded, in [0, 1]; nothing in the network clamps. Flow is in pixels of the frame it belongs
+to, channel 0 to the right, channel 1 down.
+"""
+
+from .architecture import Architecture, StateDictError
+from .flow import SPyNet, flow_warp
+from .network import SCALE, RealBasicVSR
+from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
+
+__all__ = [
+    "MAX_CLEANING_PASSES",
+    "SCALE",
+    "Architecture",
+    "DecidePer",
+    "RealBasicVSR",
+    "SPyNet",
+    "StateDictError",
+    "flow_warp",
+    "refine",
+]

@@ -1,0 +1,85 @@
+"""The sizes of a network, read from the shapes of its tensors. Knows names and shapes; builds nothing."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+class StateDictError(ValueError):
+    """A state dict is not that of a RealBasicVSR network; the text says what was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Every size that the layout leaves open. The defaults are the published network (6,294,834 parameters).
+
+    flow_channels: the four hidden widths of each SPyNet level; a level's input is 3 + 3 + 2 channels, its output 2.
+    """
+
+    cleaning_channels: int = 64
+    num_cleaning_blocks: int = 20
+    mid_channels: int = 64
+    num_backward_blocks: int = 20
+    num_forward_blocks: int = 20
+    fusion_channels: int = 64
+    quarter_channels: int = 64
+    hr_channels: int = 64
+    hr_out_channels: int = 64
+    num_flow_levels: int = 6
+    flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "Architecture":
+        """The sizes that these tensors have.
+
+        Raises StateDictError if a tensor that tells a size is missing or cannot tell it. Shapes that contradict each
+        other are found afterwards, when the tensors are loaded into the network of these sizes.
+        """
+
+        def rows(key: str, rank: int = 4) -> int:
+            tensor = state_dict.get(key)
+            if tensor is None:
+                raise StateDictError(
+                    f"not the tensors of a RealBasicVSR network: no {key!r} among {len(state_dict)} keys{_some(state_dict)}"
+                )
+            if tensor.ndim != rank or tensor.shape[0] < 1:
+                raise StateDictError(f"{key!r} has shape {tuple(tensor.shape)}, expected {rank} axes")
+            return int(tensor.shape[0])
+
+        def shuffled_channels(key: str) -> int:
+            num_rows = rows(key)
+            if num_rows % 4:
+                raise StateDictError(f"{key!r} has {num_rows} output channels; a pixel shuffle by 2 needs a multiple of 4")
+            return num_rows // 4
+
+        flow = "basicvsr.spynet.basic_module.0.basic_module"
+        widths = [rows(f"{flow}.{layer}.conv.weight") for layer in range(4)]
+        return cls(
+            cleaning_channels=rows("image_cleaning.0.main.0.weight"),
+            num_cleaning_blocks=_count(state_dict, r"image_cleaning\.0\.main\.2\.(\d+)\."),
+            mid_channels=rows("basicvsr.backward_resblocks.main.0.weight"),
+            num_backward_blocks=_count(state_dict, r"basicvsr\.backward_resblocks\.main\.2\.(\d+)\."),
+            num_forward_blocks=_count(state_dict, r"basicvsr\.forward_resblocks\.main\.2\.(\d+)\."),
+            fusion_channels=rows("basicvsr.fusion.weight"),
+            quarter_channels=shuffled_channels("basicvsr.upsample1.upsample_conv.weight"),
+            hr_channels=shuffled_channels("basicvsr.upsample2.upsample_conv.weight"),
+            hr_out_channels=rows("basicvsr.conv_hr.weight"),
+            num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d+)\."),
+            flow_channels=(widths[0], widths[1], widths[2], widths[3]),
+        )
+
+
+def _count(keys: Collection[str], pattern: str) -> int:
+    """How many numbered parts there are: one more than the highest number (a gap shows later as missing keys)."""
+    numbers = [int(match.group(1)) for key in keys if (match := re.match(pattern, key))]
+    highest = max(numbers, default=-1)
+    if highest >= 1000:
+        raise StateDictError(f"a key numbers its block {highest}; no such network exists")
+    return highest + 1
+
+
+def _some(keys: Collection[str]) -> str:
+    names = sorted(keys)[:3]
+    return f" (they begin with {', '.join(repr(name) for name in names)})" if names else ""

@@ -1,0 +1,120 @@
+"""Optical flow between two frames (SPyNet, Ranjan and Black, CVPR 2017) and sampling along it.
+
+Always computed in float32: in float16 the sampling coordinates are wrong by half a pixel at a width of 1920.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Sample `x` where the flow points: out(p) = x(p + flow(p)), bilinear.
+
+    x (N, C, H, W), flow_px (N, 2, H, W): channel 0 to the right, channel 1 down. Outside of the frame lie zeros, or with
+    padding="border" its outermost pixels. Returns (N, C, H, W) in x's dtype. Coordinates are float32 whatever x is:
+    float16 cannot count pixels beyond 2048.
+
+    Raises ValueError if the two sizes differ.
+    """
+    num, _, height, width = x.shape
+    if flow_px.shape != (num, 2, height, width):
+        raise ValueError(f"flow_warp: flow {tuple(flow_px.shape)} does not fit x {tuple(x.shape)}")
+    flow = flow_px.float()
+    columns = torch.arange(width, device=x.device, dtype=torch.float32)
+    rows = torch.arange(height, device=x.device, dtype=torch.float32)
+    # Normalised the way the network was trained with: -1 and 1 are the centres of the outermost pixels.
+    grid_x = (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - 1.0
+    grid_y = (rows[:, None] + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0
+    grid = torch.stack((grid_x, grid_y), dim=3)
+    sampled = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode=padding, align_corners=True)
+    return sampled.to(x.dtype)
+
+
+class _ConvLayer(nn.Module):
+    """A 7x7 convolution under the published key name `conv`."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 7, padding=3)
+        # torch's own start shrinks the signal at every layer; a flow network then sits on a plateau for very long.
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class _PyramidLevel(nn.Module):
+    """Refines the flow of one scale: (N, 3 + 3 + 2, h, w) to (N, 2, h, w)."""
+
+    def __init__(self, hidden_channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        widths = (8, *hidden_channels, 2)
+        self.basic_module = nn.ModuleList(_ConvLayer(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = len(self.basic_module) - 1
+        for index, layer in enumerate(self.basic_module):
+            x = layer(x)
+            if index < last:
+                x = F.relu(x)
+        return x
+
+
+class SPyNet(nn.Module):
+    """Coarse-to-fine flow: each level corrects the doubled flow of the level below it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_levels: int = 6, hidden_channels: tuple[int, int, int, int] = (32, 64, 32, 16)) -> None:
+        super().__init__()
+        self.basic_module = nn.ModuleList(_PyramidLevel(hidden_channels) for _ in range(num_levels))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow with which `supp`, sampled by `flow_warp`, looks like `ref`.
+
+        ref and supp (N, 3, H, W) of any H, W >= 1. Returns (N, 2, H, W), float32, pixels.
+        """
+        height, width = ref.shape[-2:]
+        # Resized, not padded, up to a size that halves evenly at every level.
+        multiple = 2 ** (len(self.basic_module) - 1)
+        size_up = [-(-size // multiple) * multiple for size in (height, width)]
+        ref, supp = (
+            F.interpolate(image.float(), size=size_up, mode="bilinear", align_corners=False) for image in (ref, supp)
+        )
+        flow = self.coarse_to_fine(ref, supp)[-1]
+        flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+        return flow * flow.new_tensor((width / size_up[1], height / size_up[0])).view(1, 2, 1, 1)
+
+    def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
+        """The flow that each level arrives at, the coarsest first; the last has the size of the frames.
+
+        ref and supp (N, 3, H, W), H and W multiples of 2 ** (levels - 1). Each flow is in pixels of its own level.
+        """
+        levels_ref, levels_supp = self._pyramid(ref), self._pyramid(supp)
+        flow = levels_ref[0].new_zeros(ref.shape[0], 2, *levels_ref[0].shape[-2:])
+        flows: list[Tensor] = []
+        for module, level_ref, level_supp in zip(self.basic_module, levels_ref, levels_supp, strict=True):
+            if flows:
+                flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
+            aligned = flow_warp(level_supp, flow, padding="border")
+            flow = flow + module(torch.cat((level_ref, aligned, flow), dim=1))
+            flows.append(flow)
+        return flows
+
+    def _pyramid(self, image: Tensor) -> list[Tensor]:
+        """The normalised image at every level's size, the coarsest first."""
+        levels = [(image - self.mean) / self.std]
+        while len(levels) < len(self.basic_module):
+            levels.insert(0, F.avg_pool2d(levels[0], 2))
+        return levels

@@ -1,0 +1,208 @@
+"""The generator: a cleaning module, then BasicVSR. Published key names and numerics (Chan et al., CVPR 2021 and 2022).
+
+The steps are public one by one (`clean`, `flows`, `propagate`, `reconstruct`), so that an engine can run them lazily;
+`super_resolve` composes them over a whole sequence.
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Architecture, StateDictError
+from .flow import SPyNet, flow_warp
+
+SCALE = 4
+
+
+class ResidualBlock(nn.Module):
+    """x + conv2(ReLU(conv1(x))), 3x3, (N, C, H, W) to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        for conv in (self.conv1, self.conv2):  # small residues at the start keep a deep recurrent trunk stable
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            with torch.no_grad():
+                conv.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class ResidualTrunk(nn.Module):
+    """A convolution, LeakyReLU(0.1), then residual blocks: (N, channels_in, H, W) to (N, channels, H, W)."""
+
+    def __init__(self, channels_in: int, channels: int, num_blocks: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks))),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)  # type: ignore[no-any-return]
+
+
+class PixelShuffleUpsample(nn.Module):
+    """A 3x3 convolution and a pixel shuffle: (N, channels_in, H, W) to (N, channels_out, 2H, 2W)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.upsample_conv = nn.Conv2d(channels_in, channels_out * 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.upsample_conv(x), 2)
+
+
+class BasicVSR(nn.Module):
+    """Plain (uncoupled) BasicVSR. Holds the published names; its steps are composed by RealBasicVSR."""
+
+    def __init__(self, sizes: Architecture) -> None:
+        super().__init__()
+        self.spynet = SPyNet(sizes.num_flow_levels, sizes.flow_channels)
+        self.backward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_backward_blocks)
+        self.forward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_forward_blocks)
+        self.fusion = nn.Conv2d(2 * sizes.mid_channels, sizes.fusion_channels, 1)
+        self.upsample1 = PixelShuffleUpsample(sizes.fusion_channels, sizes.quarter_channels)
+        self.upsample2 = PixelShuffleUpsample(sizes.quarter_channels, sizes.hr_channels)
+        self.conv_hr = nn.Conv2d(sizes.hr_channels, sizes.hr_out_channels, 3, padding=1)
+        self.conv_last = nn.Conv2d(sizes.hr_out_channels, 3, 3, padding=1)
+
+    def reconstruct(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
+        x = F.leaky_relu(self.fusion(torch.cat((backward_features, forward_features), dim=1)), 0.1)
+        x = F.leaky_relu(self.upsample1(x), 0.1)
+        x = F.leaky_relu(self.upsample2(x), 0.1)
+        x = F.leaky_relu(self.conv_hr(x), 0.1)
+        base = F.interpolate(cleaned, scale_factor=SCALE, mode="bilinear", align_corners=False)
+        return self.conv_last(x) + base  # type: ignore[no-any-return]
+
+
+class RealBasicVSR(nn.Module):
+    """Real-world video super-resolution x4: clean every frame, then propagate the cleaned frames both ways in time.
+
+    Source: Chan et al., "Investigating Tradeoffs in Real-World Video Super-Resolution", CVPR 2022.
+    """
+
+    def __init__(self, sizes: Architecture | None = None) -> None:
+        super().__init__()
+        self.sizes = sizes or Architecture()
+        self.image_cleaning = nn.Sequential(
+            ResidualTrunk(3, self.sizes.cleaning_channels, self.sizes.num_cleaning_blocks),
+            nn.Conv2d(self.sizes.cleaning_channels, 3, 3, padding=1),
+        )
+        self.basicvsr = BasicVSR(self.sizes)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
+        """The network that these tensors belong to, in float32, its sizes read from their shapes.
+
+        SPyNet's `mean` and `std` may be absent: they are constants. Raises StateDictError, which names missing, extra
+        and misshapen keys, if they are not the tensors of one network.
+        """
+        network = cls(Architecture.from_state_dict(state_dict))
+        own = network.state_dict()
+        constants = {"basicvsr.spynet.mean", "basicvsr.spynet.std"}
+        problems = []
+        if missing := sorted(own.keys() - state_dict.keys() - constants):
+            problems.append(f"{len(missing)} missing ({_first(missing)})")
+        if extra := sorted(state_dict.keys() - own.keys()):
+            problems.append(f"{len(extra)} extra ({_first(extra)})")
+        misshapen = [
+            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & state_dict.keys())
+            if state_dict[key].shape != own[key].shape
+        ]
+        if misshapen:
+            problems.append(f"{len(misshapen)} misshapen ({_first(misshapen)})")
+        if wrong_type := sorted(key for key, tensor in state_dict.items() if not tensor.is_floating_point()):
+            problems.append(f"{len(wrong_type)} not of a floating type ({_first(wrong_type)})")
+        if problems:
+            raise StateDictError(f"not the tensors of one RealBasicVSR network: keys {', '.join(problems)}")
+        if broken := sorted(key for key, tensor in state_dict.items() if not torch.isfinite(tensor).all()):
+            raise StateDictError(f"NaN or infinite values in {len(broken)} tensors ({_first(broken)})")
+        network.load_state_dict({key: tensor.float() for key, tensor in state_dict.items()}, strict=False)
+        return network
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """The super-resolved clip after one cleaning pass, as in training: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
+        return self.super_resolve(self.clean(lr))
+
+    def cleaning_residue(self, frames: Tensor) -> Tensor:
+        """What one cleaning pass adds: (B, 3, H, W) to the same."""
+        return self.image_cleaning(frames)  # type: ignore[no-any-return]
+
+    def clean(self, lr: Tensor) -> Tensor:
+        """The clip after one cleaning pass, each frame by itself: (N, T, 3, H, W) to the same."""
+        check_clip("RealBasicVSR.clean", lr)
+        frames = lr.flatten(0, 1)
+        return (frames + self.cleaning_residue(frames)).view_as(lr)
+
+    def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow between neighbouring cleaned frames: (B, 3, H, W) each, to (forward, backward), both (B, 2, H, W).
+
+        `forward` aligns the state of `first` to `second`, `backward` that of `second` to `first`.
+        """
+        both = self.basicvsr.spynet(torch.cat((second, first)), torch.cat((first, second)))
+        forward_flow, backward_flow = both.chunk(2)
+        return forward_flow, backward_flow
+
+    def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """Backward features (B, mid, H, W) of a frame, from those of the frame after it (None: there is none)."""
+        return self._propagate(self.basicvsr.backward_resblocks, cleaned, state, flow_px)
+
+    def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """Forward features (B, mid, H, W) of a frame, from those of the frame before it (None: there is none)."""
+        return self._propagate(self.basicvsr.forward_resblocks, cleaned, state, flow_px)
+
+    def reconstruct(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
+        """The high-resolution frame: (B, 3, H, W) and two (B, mid, H, W) to (B, 3, S*H, S*W)."""
+        return self.basicvsr.reconstruct(cleaned, backward_features, forward_features)
+
+    def super_resolve(self, cleaned: Tensor) -> Tensor:
+        """BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
+        check_clip("RealBasicVSR.super_resolve", cleaned)
+        num_clips, num_frames, _, height, width = cleaned.shape
+        flows_forward, flows_backward = None, None
+        if num_frames > 1:
+            first, second = cleaned[:, :-1].flatten(0, 1), cleaned[:, 1:].flatten(0, 1)
+            flows_forward, flows_backward = (
+                flow.view(num_clips, num_frames - 1, 2, height, width) for flow in self.flows(first, second)
+            )
+
+        state: Tensor | None = None
+        backward_features: list[Tensor] = []
+        for i in reversed(range(num_frames)):
+            flow = flows_backward[:, i] if flows_backward is not None and state is not None else None
+            state = self.propagate_backward(cleaned[:, i], state, flow)
+            backward_features.insert(0, state)
+
+        state = None
+        frames = []
+        for i in range(num_frames):
+            flow = flows_forward[:, i - 1] if flows_forward is not None and state is not None else None
+            state = self.propagate_forward(cleaned[:, i], state, flow)
+            frames.append(self.reconstruct(cleaned[:, i], backward_features[i], state))
+        return torch.stack(frames, dim=1)
+
+    def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        if state is None or flow_px is None:
+            state = cleaned.new_zeros(cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])
+        else:
+            state = flow_warp(state, flow_px)
+        return trunk(torch.cat((cleaned, state), dim=1))  # type: ignore[no-any-return]
+
+
+def check_clip(function: str, clip: Tensor) -> None:
+    """Raise ValueError unless `clip` is (N, T, 3, H, W) with no empty axis."""
+    if clip.ndim != 5 or clip.shape[2] != 3 or 0 in clip.shape:
+        raise ValueError(f"{function}: expected a clip of shape (N, T, 3, H, W), got {tuple(clip.shape)}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,112 @@
+"""Compiles rbvsr.c and puts it into the wheel where VapourSynth looks for plugins: vapoursynth/plugins/rbvsr/.
+
+Runs while a wheel is built, editable or not. Knows nothing of what the plugin does.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import vapoursynth
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PLUGIN_FOLDER = "vapoursynth/plugins/rbvsr"
+COMPILERS = ("cc", "gcc", "clang")
+
+# The headers are not ours, hence -isystem: warnings in them are not shown. The test suite compiles with these too.
+UNIX_FLAGS = (
+    "-std=c99",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-shared",
+    "-Wl,-x" if sys.platform == "darwin" else "-s",
+)
+
+NO_COMPILER = (
+    "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (one C file) has to be compiled. "
+    "Install one and try again: `apt install gcc` (Debian, Ubuntu), `dnf install gcc` (Fedora), "
+    "`xcode-select --install` (macOS), Visual Studio Build Tools with the C++ workload (Windows). "
+    "The variable CC may name another one."
+)
+
+
+def library_name(platform: str = sys.platform) -> str:
+    """The plugin's file name: VapourSynth appends .so, .dylib or .dll to the name in the manifest."""
+    return {"win32": "rbvsr.dll", "darwin": "librbvsr.dylib"}.get(platform, "librbvsr.so")
+
+
+def unix_command(compiler: list[str], source: Path, library: Path) -> list[str]:
+    """The command line that compiles `source` into `library` with gcc or clang."""
+    return [*compiler, *UNIX_FLAGS, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
+
+
+def compile_plugin(source: Path, library: Path) -> None:
+    """Compile the plugin with CC, or the first compiler found; Visual C++ on Windows unless CC is set.
+
+    Raises RuntimeError, with what to install, if there is no compiler, and with the compiler's output if it fails.
+    """
+    compiler = shlex.split(os.environ.get("CC", ""))
+    if sys.platform == "win32" and not compiler:
+        compile_with_visual_c(source, library)
+        return
+    compiler = compiler or [name for name in COMPILERS if shutil.which(name)][:1]
+    if not compiler or not shutil.which(compiler[0]):
+        raise RuntimeError(NO_COMPILER)
+    result = subprocess.run(unix_command(compiler, source, library), capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"vsrealbasicvsr: {compiler[0]} could not compile {source.name}:\n{result.stderr}")
+
+
+def compile_with_visual_c(source: Path, library: Path) -> None:
+    """Compile with Visual C++; setuptools knows where it is installed and which environment it wants."""
+    from setuptools._distutils.ccompiler import new_compiler
+    from setuptools._distutils.errors import CCompilerError, DistutilsPlatformError
+
+    compiler = new_compiler(compiler="msvc")
+    try:
+        objects = compiler.compile(
+            [str(source)],
+            output_dir=str(library.parent),
+            include_dirs=[vapoursynth.get_include()],
+            extra_preargs=["/std:c11", "/O2"],
+        )
+        compiler.link_shared_object(objects, str(library))
+    except DistutilsPlatformError as error:
+        raise RuntimeError(NO_COMPILER) from error
+    except CCompilerError as error:
+        raise RuntimeError(f"vsrealbasicvsr: Visual C++ could not compile {source.name}: {error}") from error
+
+
+class PluginBuildHook(BuildHookInterface[Any]):
+    """Adds the plugin and its manifest to a wheel, and names the platform that it was compiled for."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and add the files to the wheel; `version` is "standard" or "editable", and both get them."""
+        self.build_folder = tempfile.TemporaryDirectory(prefix="rbvsr-")
+        library = Path(self.build_folder.name) / library_name()
+        compile_plugin(Path(self.root) / "vsrealbasicvsr" / "plugin" / "rbvsr.c", library)
+        # A folder with a manifest is not searched for libraries: only those named here (without suffix) are loaded.
+        manifest = library.with_name("manifest.vs")
+        manifest.write_text(f"[VapourSynth Manifest V1]\n{library.stem}\n", encoding="ascii", newline="\n")
+
+        files = {str(file): f"{PLUGIN_FOLDER}/{file.name}" for file in (library, manifest)}
+        build_data["force_include"].update(files)
+        # Present only when an editable wheel is built, where it replaces force_include.
+        if "force_include_editable" in build_data:
+            build_data["force_include_editable"].update(files)
+        # Not pure: VapourSynth lies in platlib, and so must the plugin folder. Any Python 3: no Python is linked.
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """The wheel is written: the build folder may go."""
+        self.build_folder.cleanup()
