@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.clips import read_photographs
 from training.pool import held_out
@@ -95,6 +95,42 @@ def draw_pairs(
     return ref, supp, flow
 
 
+def start_as_gradient_matching(level: nn.Module) -> None:
+    """Set a level's weights so that it begins as a crude gradient matcher (Lucas and Kanade, 1981).
+
+    Flow is about (ref - supp) * gradient / |gradient|^2, and the sign of that product is what a network without any
+    product in it finds last: from random weights it had found nothing after 400 iterations. Rectified sums give it:
+    |d + g| - |d - g| = 2 sign(d g) min(|d|, |g|). The other channels stay random.
+    """
+    convolutions = [layer.conv for layer in level.basic_module]  # type: ignore[union-attr]
+    axis = torch.arange(7) - 3.0
+    narrow, wide = torch.exp(-(axis**2) / 2), torch.exp(-(axis**2) / 8)
+    smooth, average = (line[:, None] * line / line.sum() ** 2 for line in (narrow, wide))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    with torch.no_grad():
+        first, second, *middle, last = (convolution.weight for convolution in convolutions)
+        channel = 0
+        for gradient in (smooth * axis, smooth * axis[:, None]):  # to the right, down
+            for sign, gradient_sign in ((1, 1), (-1, -1), (1, -1), (-1, 1)):
+                # sign * (ref - supp) + gradient_sign * gradient, over the normalised images
+                first[channel].zero_()
+                first[channel, 0:3] = luma * (2 * sign * smooth + gradient_sign * gradient)
+                first[channel, 3:6] = luma * (-2 * sign * smooth + gradient_sign * gradient)
+                channel += 1
+        for output, (begin, sign) in enumerate(((0, 1), (0, -1), (4, 1), (4, -1))):
+            second[output].zero_()
+            second[output, begin : begin + 2] = sign * average
+            second[output, begin + 2 : begin + 4] = -sign * average
+        for weight in middle:
+            for output in range(4):
+                weight[output].zero_()
+                weight[output, output, 3, 3] = 1.0
+        last.mul_(0.02)
+        last[:, :4].zero_()
+        for output in range(2):
+            last[output, 2 * output, 3, 3], last[output, 2 * output + 1, 3, 3] = 0.85, -0.85
+
+
 def flow_loss(flows: list[Tensor], target_px: Tensor) -> Tensor:
     """Charbonnier distance at every level, the target averaged down and scaled to the level's pixels."""
     loss = target_px.new_zeros(())
@@ -133,9 +169,8 @@ def main() -> None:
     spynet = SPyNet(6, widths)
     # Every level has the same task on pictures of the same kind, so one level's weights learn from all of them, several
     # times faster; they part when the flow network is trained with the rest.
-    spynet.basic_module = torch.nn.ModuleList([spynet.basic_module[0]] * len(spynet.basic_module))
-    with torch.no_grad():  # start near no motion
-        spynet.basic_module[0].basic_module[-1].conv.weight.mul_(0.1)  # type: ignore[union-attr,index]
+    spynet.basic_module = nn.ModuleList([spynet.basic_module[0]] * len(spynet.basic_module))
+    start_as_gradient_matching(spynet.basic_module[0])
     optimizer = torch.optim.Adam(spynet.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, arguments.learning_rate, total_steps=arguments.iterations, pct_start=0.1
@@ -153,7 +188,7 @@ def main() -> None:
         loss = flow_loss(spynet.coarse_to_fine(ref, supp), flow)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if iteration % 100 == 0 or iteration == arguments.iterations:

@@ -15,7 +15,8 @@ import vapoursynth as vs
 from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler
 from vsrealbasicvsr.model import SCALE
 
-Step = Callable[..., "vs.VideoFrame | list[int]"]
+Answer = vs.VideoFrame | list[int] | dict[str, str]
+Step = Callable[..., Answer]
 
 
 def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> vs.VideoNode:
@@ -38,7 +39,7 @@ def window_step(upscaler: WindowUpscaler) -> Step:
     """For window n: its missing source frames, then an empty frame. clips = [source]."""
     asked: dict[int, list[int]] = {}
 
-    def step(n: int, frames: Any = None, failed: int = 0) -> vs.VideoFrame | list[int]:
+    def step(n: int, frames: Any = None, failed: int = 0) -> Answer:
         if failed:
             asked.pop(n, None)
             return []
@@ -56,7 +57,7 @@ def window_step(upscaler: WindowUpscaler) -> Step:
 def frame_step(upscaler: WindowUpscaler) -> Step:
     """For frame n: the token of its window, until nothing is missing, then the frame. clips = [windows]."""
 
-    def step(n: int, frames: Any = None, failed: int = 0) -> vs.VideoFrame | list[int]:
+    def step(n: int, frames: Any = None, failed: int = 0) -> Answer:
         if failed:
             upscaler.release(n)
             return []
@@ -71,7 +72,7 @@ def frame_step(upscaler: WindowUpscaler) -> Step:
         except BaseException as error:
             upscaler.release(n)
             if isinstance(error, (RuntimeError, MemoryError)):
-                raise vs.Error(_out_of_luck(n, error)) from None
+                return {"error": _out_of_luck(n, error)}  # R81 would wrap a raised error in its traceback
             raise
         upscaler.release(n)
         return frame

@@ -58,15 +58,15 @@ class Architecture:
         widths = [rows(f"{flow}.{layer}.conv.weight") for layer in range(4)]
         return cls(
             cleaning_channels=rows("image_cleaning.0.main.0.weight"),
-            num_cleaning_blocks=_count(state_dict, r"image_cleaning\.0\.main\.2\.(\d+)\."),
+            num_cleaning_blocks=_count(state_dict, r"image_cleaning\.0\.main\.2\.(\d{1,6})\."),
             mid_channels=rows("basicvsr.backward_resblocks.main.0.weight"),
-            num_backward_blocks=_count(state_dict, r"basicvsr\.backward_resblocks\.main\.2\.(\d+)\."),
-            num_forward_blocks=_count(state_dict, r"basicvsr\.forward_resblocks\.main\.2\.(\d+)\."),
+            num_backward_blocks=_count(state_dict, r"basicvsr\.backward_resblocks\.main\.2\.(\d{1,6})\."),
+            num_forward_blocks=_count(state_dict, r"basicvsr\.forward_resblocks\.main\.2\.(\d{1,6})\."),
             fusion_channels=rows("basicvsr.fusion.weight"),
             quarter_channels=shuffled_channels("basicvsr.upsample1.upsample_conv.weight"),
             hr_channels=shuffled_channels("basicvsr.upsample2.upsample_conv.weight"),
             hr_out_channels=rows("basicvsr.conv_hr.weight"),
-            num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d+)\."),
+            num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d{1,6})\."),
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
         )
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Architecture, StateDictError
-from .flow import SPyNet, flow_warp
+from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp
 
 SCALE = 4
 
@@ -24,6 +24,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        if self.conv1.weight.is_meta:  # shapes without values: torch loads 900 modules before it draws nothing
+            return
         for conv in (self.conv1, self.conv2):  # small residues at the start keep a deep recurrent trunk stable
             nn.init.kaiming_normal_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -105,11 +107,15 @@ class RealBasicVSR(nn.Module):
         SPyNet's `mean` and `std` may be absent: they are constants. Raises StateDictError, which names missing, extra
         and misshapen keys, if they are not the tensors of one network.
         """
-        network = cls(Architecture.from_state_dict(state_dict))
+        with torch.device("meta"):  # shapes only: takes no memory, and no random numbers from the user's generator
+            network = cls(Architecture.from_state_dict(state_dict))
         own = network.state_dict()
-        constants = {"basicvsr.spynet.mean", "basicvsr.spynet.std"}
+        constants = {
+            f"basicvsr.spynet.{name}": torch.tensor(value).view(1, 3, 1, 1)
+            for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        }
         problems = []
-        if missing := sorted(own.keys() - state_dict.keys() - constants):
+        if missing := sorted(own.keys() - state_dict.keys() - constants.keys()):
             problems.append(f"{len(missing)} missing ({_first(missing)})")
         if extra := sorted(state_dict.keys() - own.keys()):
             problems.append(f"{len(extra)} extra ({_first(extra)})")
@@ -124,9 +130,13 @@ class RealBasicVSR(nn.Module):
             problems.append(f"{len(wrong_type)} not of a floating type ({_first(wrong_type)})")
         if problems:
             raise StateDictError(f"not the tensors of one RealBasicVSR network: keys {', '.join(problems)}")
-        if broken := sorted(key for key, tensor in state_dict.items() if not torch.isfinite(tensor).all()):
+        tensors = {
+            key: tensor.detach().to(torch.float32, copy=True).contiguous()
+            for key, tensor in (constants | dict(state_dict)).items()
+        }
+        if broken := sorted(key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()):
             raise StateDictError(f"NaN or infinite values in {len(broken)} tensors ({_first(broken)})")
-        network.load_state_dict({key: tensor.float() for key, tensor in state_dict.items()}, strict=False)
+        network.load_state_dict(tensors, assign=True)
         return network
 
     def forward(self, lr: Tensor) -> Tensor:

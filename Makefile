@@ -1,0 +1,40 @@
+# A fresh machine needs gcc, make and some Python >= 3.12. Everything else goes into .venv.
+#
+#   make demo                              upscale a low-quality clip made on the spot; results in demo/
+#   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
+#            [OUT=demo] [THETA=5]
+#   make test                              the default tests
+#   make check                             ruff, mypy and the default tests
+#   make clean                             remove .venv and what tools left
+#
+# PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check install clean
+
+demo: $(INSTALLED)
+	@$(VENV)/bin/python scripts/demo.py \
+		$(if $(INPUT),--input '$(INPUT)') $(if $(FRAMES),--frames '$(FRAMES)') \
+		$(if $(OUT),--out '$(OUT)') $(if $(THETA),--theta '$(THETA)')
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+check: $(INSTALLED)
+	scripts/check
+
+install: $(INSTALLED)
+
+# The stamp is the last thing made: an installation that failed or was interrupted is taken up again.
+$(INSTALLED): pyproject.toml vsrealbasicvsr/plugin/rbvsr.c vsrealbasicvsr/plugin/build_hook.py
+	@rm -f $@
+	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) && \
+		echo "installing into $(VENV) with $$python: PyTorch is some 5 GB on disk, this takes minutes" && \
+		"$$python" -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo

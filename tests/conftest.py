@@ -1,0 +1,190 @@
+"""What the tests share: a real core, a real vspipe, a real ffmpeg, real files; and a network small enough to be fast."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+import vapoursynth as vs
+from skimage import data, transform
+
+from vsrealbasicvsr.model import Architecture, RealBasicVSR
+from vsrealbasicvsr.weights.writing import write_weights
+
+# A deadlock is a test that fails, not a test that hangs.
+TIMEOUT_SECONDS = 120
+ROOT = Path(__file__).resolve().parents[1]
+
+MakeClip = Callable[..., Path]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a GPU is skipped without one, unless RBVSR_REQUIRE_CUDA=1 says that it must not be."""
+    if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("RBVSR_REQUIRE_CUDA") == "1":
+        pytest.fail("RBVSR_REQUIRE_CUDA=1, but torch finds no CUDA GPU", pytrace=False)
+    pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="session")
+def core() -> vs.Core:
+    assert hasattr(vs.core, "rbvsr"), "the plugin is not installed: pip install -e . --no-deps"
+    return vs.core.core
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Path:
+    return Path(shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe())
+
+
+@dataclass(frozen=True, slots=True)
+class Vspipe:
+    """vspipe of this Python, configured in a folder of its own: the user's configuration is neither read nor written."""
+
+    executable: Path
+    environment: dict[str, str]
+    folder: Path
+
+    def command(self, script: str, *arguments: str, output: str = "-") -> list[str]:
+        """The command line that runs the text of a .vpy script; for a Popen with `environment`."""
+        path = self.folder / "script.vpy"
+        path.write_text(textwrap.dedent(script))
+        return [str(self.executable), *arguments, str(path), output]
+
+    def __call__(
+        self, script: str, *arguments: str, output: str = "-", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the text of a .vpy script to its end; standard output and error are bytes."""
+        return subprocess.run(
+            self.command(script, *arguments, output=output),
+            env=self.environment | (environment or {}),
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def vspipe_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = str(tmp_path_factory.mktemp("home"))
+    environment = {**os.environ, "XDG_CONFIG_HOME": folder, "XDG_CACHE_HOME": folder}
+    command = [sys.executable, "-m", "vapoursynth", "config"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+    return environment
+
+
+@pytest.fixture
+def vspipe(vspipe_environment: dict[str, str], tmp_path: Path) -> Vspipe:
+    return Vspipe(Path(vs.__file__).parent / "vspipe", vspipe_environment, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A safetensors file of a random network: 8 channels, one block of each kind."""
+    sizes = Architecture(
+        cleaning_channels=8,
+        num_cleaning_blocks=1,
+        mid_channels=8,
+        num_backward_blocks=1,
+        num_forward_blocks=1,
+        fusion_channels=8,
+        quarter_channels=8,
+        hr_channels=8,
+        hr_out_channels=8,
+        flow_channels=(8, 8, 8, 8),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RealBasicVSR(sizes)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    write_weights(model, path, metadata={"note": "random"}, dtype=torch.float32)
+    return path
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def moving_photograph(num_frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+    photograph = data.astronaut()
+    for n in range(num_frames):
+        view = transform.AffineTransform(scale=(2.0, 2.0), translation=(180 + 2 * n, 40 + n))
+        frame = transform.warp(photograph / 255, view, output_shape=(height, width), order=1)
+        yield (frame * 255).round().astype(np.uint8)
+
+
+def write_clip(
+    path: Path,
+    *,
+    num_frames: int = 30,
+    width: int = 64,
+    height: int = 48,
+    rate: Fraction = Fraction(25),
+    pts: list[int] | None = None,
+    time_base: Fraction | None = None,
+    pixel_format: str = "yuv420p",
+    codec: str = "libx264",
+    audio_codecs: tuple[str, ...] = (),
+    colours: dict[str, int] | None = None,
+) -> Path:
+    """Write a clip of a moving photograph; its container is chosen by the suffix.
+
+    pts: time stamp of each frame in units of time_base; default: one after another at `rate`. audio_codecs: one track of a
+    tone for each. colours: attributes of the codec context, such as color_range.
+    """
+    time_base = time_base or 1 / rate
+    pts = list(range(num_frames)) if pts is None else pts
+    seconds = float((pts[-1] + 1) * time_base)
+    with av.open(str(path), "w") as file:
+        options = {"preset": "veryfast"} if codec == "libx264" else {}
+        stream = file.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        stream.time_base = stream.codec_context.time_base = time_base
+        for name, value in (colours or {}).items():
+            setattr(stream.codec_context, name, value)
+        tracks = [file.add_stream(audio_codec, rate=48000, layout="stereo") for audio_codec in audio_codecs]
+        for rgb, n in zip(moving_photograph(len(pts), width, height), pts, strict=True):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.time_base = n, time_base
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        for number, track in enumerate(tracks):
+            samples = np.sin(np.arange(int(48000 * seconds)) * 0.03 * (number + 1), dtype=np.float32) / 4
+            resampler = av.AudioResampler(track.codec_context.format, "stereo", 48000)
+            sound = av.AudioFrame.from_ndarray(np.stack([samples, samples]), format="fltp", layout="stereo")
+            sound.sample_rate, sound.pts = 48000, 0
+            fifo = av.AudioFifo()
+            for part in resampler.resample(sound):
+                fifo.write(part)
+            for part in fifo.read_many(track.codec_context.frame_size or 1024, partial=True):
+                file.mux(track.encode(part))
+            file.mux(track.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> MakeClip:
+    """`write_clip`, for tests that want a clip of their own."""
+    return write_clip
+
+
+@pytest.fixture(scope="session")
+def small_clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 frames of 64x48 at 25 per second, H.264 in .mp4, without audio."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "small.mp4")
+
+
+@pytest.fixture(scope="session")
+def small_clip_file_with_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two audio tracks, AAC and FLAC."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "small_with_audio.mp4", audio_codecs=("aac", "flac"))

@@ -1,0 +1,302 @@
+"""core.rbvsr.Upscale on a real core: formats, properties, order of the requests, scene cuts, memory, and every error."""
+
+import concurrent.futures
+import hashlib
+import random
+
+import numpy as np
+import pytest
+import skimage.data
+import vapoursynth as vs
+
+FORMATS = [
+    *(vs.GRAY8, vs.GRAY10, vs.GRAY16, vs.GRAYH, vs.GRAYS),
+    *(vs.RGB24, vs.RGB30, vs.RGB48, vs.RGBH, vs.RGBS),
+    *(vs.YUV410P8, vs.YUV411P8, vs.YUV440P8, vs.YUV420P8, vs.YUV422P8, vs.YUV444P8),
+    *(vs.YUV420P9, vs.YUV420P10, vs.YUV422P12, vs.YUV444P14, vs.YUV420P16, vs.YUV444P16),
+    *(vs.YUV444PH, vs.YUV444PS, vs.YUV420PH, vs.YUV420PS),
+]
+
+
+def photograph(core, *, width=64, height=48, num_frames=6, name="coffee"):
+    """A photograph that drifts, RGB24."""
+    image = getattr(skimage.data, name)()
+    blank = core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=num_frames, fpsnum=25, fpsden=1)
+
+    def fill(n, f):
+        frame = f.copy()
+        for plane in range(3):
+            np.copyto(np.asarray(frame[plane]), image[100 : 100 + height, 100 + 2 * n : 100 + 2 * n + width, plane])
+        return frame
+
+    return core.std.ModifyFrame(blank, blank, fill)
+
+
+def as_format(core, format_id, **arguments):
+    clip = photograph(core, **arguments)
+    if clip.format.color_family == vs.RGB and core.get_video_format(format_id).color_family == vs.RGB:
+        return clip.resize.Bicubic(format=format_id)
+    return clip.resize.Bicubic(format=format_id, matrix=vs.MATRIX_BT709)
+
+
+def digest(frame) -> str:
+    return hashlib.md5(b"".join(np.ascontiguousarray(plane).tobytes() for plane in frame)).hexdigest()  # noqa: S324
+
+
+def digests(clip) -> list[str]:
+    return [digest(frame) for frame in clip.frames(close=True)]
+
+
+def planes_mean(frame) -> list[float]:
+    """Mean of each plane, in units of the whole range."""
+    peak = 1.0 if frame.format.sample_type == vs.FLOAT else (1 << frame.format.bits_per_sample) - 1
+    return [float(np.asarray(plane, dtype=np.float64).mean()) / peak for plane in frame]
+
+
+@pytest.mark.parametrize("format_id", FORMATS, ids=lambda format_id: vs.PresetVideoFormat(format_id).name)
+def test_a_clip_leaves_in_the_format_it_came_in_four_times_as_large_in_the_same_colour(core, tiny_model, format_id):
+    clip = as_format(core, format_id, num_frames=2)
+    out = clip.rbvsr.Upscale(model=tiny_model)
+
+    assert out.format.id == format_id
+    assert (out.width, out.height, out.num_frames, out.fps) == (256, 192, clip.num_frames, clip.fps)
+    frame = out.get_frame(1)
+    assert (frame.format.id, frame.width, frame.height) == (format_id, 256, 192)
+    assert np.isfinite([np.asarray(plane, dtype=np.float64).sum() for plane in frame]).all()
+    bicubic = clip.resize.Bicubic(256, 192).get_frame(1)
+    assert np.abs(np.subtract(planes_mean(frame), planes_mean(bicubic))).max() < 1 / 255
+
+
+@pytest.mark.parametrize("format_id", [vs.GRAY8, vs.RGB24, vs.YUV420P8, vs.YUV444PH, vs.RGBS])
+def test_every_frame_property_comes_out_as_it_went_in(core, tiny_model, format_id):
+    clip = as_format(core, format_id, num_frames=3)
+    clip = clip.std.SetFrameProps(
+        _Matrix=0 if clip.format.color_family == vs.RGB else 6,
+        _Transfer=1, _Primaries=9, _Range=1, _SARNum=8, _SARDen=9, _FieldBased=2, _PictType="B", _AbsoluteTime=0.5,
+        several=[1, 2, 3], text="übung", floats=[0.5, 1.5],
+    )  # fmt: skip
+    if clip.format.color_family == vs.YUV:
+        clip = clip.std.SetFrameProps(_ChromaLocation=2)
+    for n, frame in enumerate(clip.rbvsr.Upscale(model=tiny_model).frames()):
+        assert dict(frame.props) == dict(clip.get_frame(n).props)
+
+
+@pytest.mark.parametrize("format_id", [vs.GRAY8, vs.RGB24, vs.YUV420P8])
+def test_a_frame_without_properties_gets_none(core, tiny_model, format_id):
+    clip = as_format(core, format_id, num_frames=1).std.RemoveFrameProps()
+    assert dict(clip.rbvsr.Upscale(model=tiny_model).get_frame(0).props) == {}
+
+
+def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
+    rgb = photograph(core, num_frames=1)
+    kinds = [
+        {"matrix": matrix, "range": value}
+        for matrix in (vs.MATRIX_ST170_M, vs.MATRIX_BT709, vs.MATRIX_BT2020_NCL)
+        for value in (vs.RANGE_FULL, vs.RANGE_LIMITED)
+    ]
+    mixed = core.std.Splice([rgb.resize.Bicubic(format=vs.YUV444P16, **kind) for kind in kinds])
+    out = mixed.rbvsr.Upscale(model=tiny_model, scene_cuts="off", length=1, overlap=0)
+    shown = [np.asarray(frame[0]).astype(float) for frame in out.resize.Bicubic(format=vs.RGB48).frames()]
+    for picture in shown[1:]:
+        assert np.abs(picture - shown[0]).mean() < 65535 * 0.001
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(576, vs.MATRIX_ST170_M), (578, vs.MATRIX_BT709)])
+def test_a_clip_that_names_no_matrix_is_taken_for_what_its_height_suggests(core, tiny_model, height, matrix):
+    clip = photograph(core, width=16, height=288, num_frames=1).resize.Point(16, height)
+    clip = clip.resize.Bicubic(format=vs.YUV444P8, matrix=matrix)
+    arguments = {"model": tiny_model, "length": 1, "overlap": 0}
+    unnamed = clip.std.RemoveFrameProps(["_Matrix"]).rbvsr.Upscale(**arguments)
+    assert digests(unnamed) == digests(clip.rbvsr.Upscale(**arguments))
+
+
+def test_any_order_and_any_slice_give_the_same_bytes(core, tiny_model):
+    clip = as_format(core, vs.YUV420P8, num_frames=22)
+    arguments = {"model": tiny_model, "length": 6, "overlap": 2}
+    expected = digests(clip.rbvsr.Upscale(**arguments))
+    assert len(set(expected)) == 22
+
+    backwards = clip.rbvsr.Upscale(**arguments)
+    assert [digest(backwards.get_frame(n)) for n in reversed(range(22))] == expected[::-1]
+    shuffled, order = clip.rbvsr.Upscale(**arguments), random.Random(0).sample(range(22), 22)
+    assert [digest(shuffled.get_frame(n)) for n in order] == [expected[n] for n in order]
+    assert digests(clip.rbvsr.Upscale(**arguments)[9:17]) == expected[9:17]
+    assert digests(clip.rbvsr.Upscale(**arguments)[::5]) == expected[::5]
+    assert digests(clip.rbvsr.Upscale(**arguments)) == expected
+
+
+@pytest.fixture
+def core_settings(core):
+    before = core.num_threads, core.max_cache_size
+    yield core
+    core.num_threads, core.max_cache_size = before
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 8])
+def test_the_number_of_threads_changes_no_byte(core_settings, tiny_model, num_threads):
+    core = core_settings
+    clip = as_format(core, vs.YUV420P8, num_frames=20)
+    arguments = {"model": tiny_model, "length": 6, "overlap": 2}
+    core.num_threads = 1
+    expected = digests(clip.rbvsr.Upscale(**arguments))
+    core.num_threads = num_threads
+    assert digests(clip.rbvsr.Upscale(**arguments)) == expected
+
+
+def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings, tiny_model):
+    core = core_settings
+    core.num_threads = 8
+    clip = as_format(core, vs.YUV420P8, num_frames=90)
+    asked: list[int] = []
+
+    def note(n, f):
+        asked.append(n)
+        return f
+
+    watched = core.std.ModifyFrame(clip, clip, note)
+    out = watched.rbvsr.Upscale(model=tiny_model, length=20, overlap=4)
+    for frame in out.frames(prefetch=16, backlog=16, close=True):
+        assert frame.width == 256
+    assert sorted(asked) == list(range(90))
+
+
+def test_memory_is_short_and_nothing_waits_for_ever(core_settings, tiny_model):
+    core = core_settings
+    core.num_threads, core.max_cache_size = 8, 1
+    clip = as_format(core, vs.YUV420P8, num_frames=60, width=160, height=120)
+    out = clip.rbvsr.Upscale(model=tiny_model, length=10, overlap=3)
+    futures = [out.get_frame_async(n) for n in random.Random(0).sample(range(60), 60)]
+    done, waiting = concurrent.futures.wait(futures, timeout=120)
+    assert not waiting
+    assert len(done) == 60
+
+
+def test_two_scenes_in_one_window_are_what_each_is_alone(core, tiny_model):
+    a = as_format(core, vs.YUV420P8, num_frames=5)
+    b = as_format(core, vs.YUV420P8, num_frames=4, name="astronaut")
+    arguments = {"model": tiny_model, "length": 30}
+    alone = digests(a.rbvsr.Upscale(**arguments)) + digests(b.rbvsr.Upscale(**arguments))
+
+    assert digests((a + b).rbvsr.Upscale(**arguments)) == alone
+    assert digests((a + b).rbvsr.Upscale(**arguments, scene_cuts="off")) != alone
+    assert digests((a + b).rbvsr.Upscale(**arguments, scene_cuts="props")) != alone
+    told = a.std.SetFrameProps(_SceneChangeNext=0)[:-1] + a[-1].std.SetFrameProps(_SceneChangeNext=1) + b
+    assert digests(told.rbvsr.Upscale(**arguments, scene_cuts="props")) == alone
+
+
+@pytest.mark.parametrize(("width", "height", "format_id"), [
+    (1, 1, vs.RGB24), (1, 1, vs.GRAYS), (2, 2, vs.YUV420P8), (1, 9, vs.YUV444P8), (33, 7, vs.RGBS), (4, 4, vs.YUV410P8),
+])  # fmt: skip
+def test_the_smallest_clips_work(core, tiny_model, width, height, format_id):
+    clip = as_format(core, format_id, width=width, height=height, num_frames=2)
+    frames = list(clip.rbvsr.Upscale(model=tiny_model).frames())
+    assert [(frame.width, frame.height) for frame in frames] == [(width * 4, height * 4)] * 2
+
+
+def test_half_precision_on_the_cpu_stays_close(core, tiny_model):
+    clip = as_format(core, vs.RGBS, num_frames=3)
+    single, half = (
+        np.asarray(clip.rbvsr.Upscale(model=tiny_model, precision=precision).get_frame(2)[1])
+        for precision in ("fp32", "fp16")
+    )
+    assert 0 < np.abs(single - half).max() < 0.02
+
+
+def test_theta_decides_how_often_a_frame_is_cleaned(core, tiny_model):
+    clip = as_format(core, vs.RGBS, num_frames=1)
+    once, thrice = (np.asarray(clip.rbvsr.Upscale(theta=theta, model=tiny_model).get_frame(0)[0]) for theta in (255, 0))
+    assert np.abs(once - thrice).max() > 1e-4
+
+
+ERRORS = [
+    ({"theta": -1}, ["theta", "-1", "0 and 255"]),
+    ({"theta": 256}, ["theta", "256", "0 and 255"]),
+    ({"theta": float("nan")}, ["theta", "nan"]),
+    ({"length": 0}, ["length", "0", "at least 1"]),
+    ({"overlap": -2}, ["overlap", "-2", "at least 0"]),
+    ({"scene_cuts": "sometimes"}, ["scene_cuts", "sometimes", "auto, props, off"]),
+    ({"precision": "fp8"}, ["precision", "fp8", "fp32"]),
+    ({"device": "gpu"}, ["device", "gpu", "cpu"]),
+    ({"device": "cuda:77"}, ["device", "cuda:77", "cpu"]),
+    ({"model": "no/such/file.safetensors"}, ["no/such/file.safetensors", "does not exist", "default"]),
+    ({"model": "."}, ["folder", ".safetensors"]),
+    ({"model": ""}, ["model"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), ERRORS, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_wrong_argument_gets_one_line_that_says_what_and_the_way_out(core, arguments, words):
+    clip = core.std.BlankClip(format=vs.RGB24, width=16, height=16, length=2)
+    with pytest.raises(vs.Error) as caught:
+        clip.rbvsr.Upscale(**arguments)
+    check_message(str(caught.value), words)
+
+
+def check_message(text, words):
+    assert text.startswith("rbvsr.Upscale: ")
+    assert "\n" not in text
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+def test_an_unreadable_model_is_named_with_what_was_found(core, tmp_path):
+    page = tmp_path / "weights.pth"
+    page.write_text("<!DOCTYPE html><html><body>404</body></html>")
+    clip = core.std.BlankClip(format=vs.RGB24, width=16, height=16, length=2)
+    with pytest.raises(vs.Error) as caught:
+        clip.rbvsr.Upscale(model=str(page))
+    check_message(str(caught.value), [str(page), "web page", "Download"])
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"varformat": 1}, ["constant format", "Convert"]),
+    ({"varsize": 1}, ["constant size", "Crop or resize"]),
+    ({"format": vs.GRAY32}, ["Gray32", "16 bit"]),
+])  # fmt: skip
+def test_a_clip_that_cannot_be_upscaled_gets_one_line(core, arguments, words):
+    clip = core.std.BlankClip(**{"format": vs.YUV420P8, "width": 64, "height": 64, "length": 3, **arguments})
+    with pytest.raises(vs.Error) as caught:
+        clip.rbvsr.Upscale()
+    check_message(str(caught.value), words)
+
+
+def test_an_error_in_the_source_arrives_and_the_clip_goes_on(core, tiny_model):
+    clip = as_format(core, vs.YUV420P8, num_frames=20)
+
+    def fail(n, f):
+        if n == 7:
+            raise vs.Error("frame 7 is damaged")
+        return f
+
+    out = core.std.ModifyFrame(clip, clip, fail).rbvsr.Upscale(model=tiny_model, length=5, overlap=1)
+    with pytest.raises(vs.Error, match="frame 7 is damaged"):
+        out.get_frame(5)
+    good = clip.rbvsr.Upscale(model=tiny_model, length=5, overlap=1)
+    for n in (0, 12, 19):
+        assert digest(out.get_frame(n)) == digest(good.get_frame(n))
+
+
+def test_nothing_is_written_to_standard_output(core, tiny_model, capfd):
+    list(photograph(core, num_frames=3).rbvsr.Upscale(model=tiny_model).frames())
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_the_log_says_once_what_will_be_done(core, tiny_model):
+    lines: list[str] = []
+    handle = core.add_log_handler(lambda kind, text: lines.append(text))
+    try:
+        list(photograph(core, num_frames=3).rbvsr.Upscale(model=tiny_model, device="cpu").frames())
+    finally:
+        core.remove_log_handler(handle)
+    ours = [line for line in lines if line.startswith("rbvsr.Upscale: ")]
+    assert len(ours) == 1
+    assert "64x48 to 256x192 on cpu in float32" in ours[0]
+
+
+def test_version_tells_everything_that_decides_the_pixels(core):
+    version = core.rbvsr.Version()
+    assert {"rbvsr", "torch", "vapoursynth", "python", "devices"} <= version.keys()
+    assert "cpu" in version["devices"]
