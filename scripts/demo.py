@@ -11,6 +11,7 @@ the pipe cannot carry is done here: time stamps, audio, and the words for what w
 import argparse
 import heapq
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -94,6 +95,7 @@ def make_sample(path: Path) -> None:
 
 def open_clip(path: Path, index_folder: Path) -> tuple[vs.VideoNode, Timeline]:
     """The frames of a video file and their time stamps, as the script will see them. Raises DemoError."""
+    logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # it warns of the return values that are asked for here
     try:
         opened = vs.core.bs.VideoSource(str(path), cachepath=str(index_folder), exporttimestamps=True, showprogress=False)
     except vs.Error as error:

@@ -243,9 +243,9 @@ def load_cases() -> dict[str, tuple[dict[str, object], Case]]:
         }
 
 
-def load_full_cases() -> dict[str, tuple[dict[str, object], Case]]:
-    """The same cases, whole; only where the reference's file is."""
-    with safe_open(FULL_CASES, framework="numpy") as file:
+def load_full_cases(path: Path = FULL_CASES) -> dict[str, tuple[dict[str, object], Case]]:
+    """The same cases, whole, from the reference's file."""
+    with safe_open(path, framework="numpy") as file:
         settings = {name: json.loads(text) for name, text in file.metadata().items()}
         return {
             name: (
@@ -257,9 +257,7 @@ def load_full_cases() -> dict[str, tuple[dict[str, object], Case]]:
 
 
 def main() -> None:
-    global FULL_CASES
-    FULL_CASES = Path(sys.argv[1])
-    cases = load_full_cases()
+    cases = load_full_cases(Path(sys.argv[1]))
     arrays = {"settings": np.array(json.dumps({name: settings for name, (settings, _) in cases.items()}))}
     for name, (_, tensors) in cases.items():
         for kind in ("input", "cleaned", "flow_backward", "flow_forward", "output", "cycles", "mean_abs_residue"):

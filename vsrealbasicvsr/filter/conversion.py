@@ -20,6 +20,13 @@ _RGB_MATRIX, _UNSPECIFIED = int(vs.MatrixCoefficients.MATRIX_RGB), int(vs.Matrix
 _Colours = tuple[int | None, ...]
 """The values of REWRITTEN_PROPS of one frame; None: absent."""
 
+_UNNAMED: _Colours = (None,) * len(REWRITTEN_PROPS)
+
+INTERLACED = (
+    "rbvsr.Upscale: frame {n} is marked as interlaced (_FieldBased) and is upscaled as a progressive one. "
+    "Deinterlace the clip first."
+)
+
 
 def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     """The clip as RGBS; each frame carries its original colour properties for `from_rgbs`.
@@ -27,11 +34,14 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     Matrix, range and chroma location are those of the frame; where it does not name them, BT.601 up to a height of 576 and
     BT.709 above, limited range (full for RGB), chroma on the left. Frames are taken as progressive.
     """
-    converted: dict[_Colours, vs.VideoNode] = {}
+    # A first reader beside FrameEval itself from the beginning: the core caches only what has several readers.
+    converted = {_UNNAMED: _to_rgbs(clip, _UNNAMED)}
 
     def choose(n: int, f: vs.VideoFrame) -> vs.VideoNode:
         colours = _colours_of(f.props)
         if colours not in converted:
+            if colours[REWRITTEN_PROPS.index("_FieldBased")]:
+                vs.core.log_message(vs.MESSAGE_TYPE_WARNING, INTERLACED.format(n=n))
             converted[colours] = _to_rgbs(clip, colours)
         return converted[colours]
 
@@ -44,8 +54,8 @@ def from_rgbs(clip: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
 
     form: any clip of the wanted format; its frames are not read.
     """
-    converted: dict[_Colours, vs.VideoNode] = {}
     wanted = form.format
+    converted = {_UNNAMED: _from_rgbs(clip, wanted, _UNNAMED)}
 
     def choose(n: int, f: vs.VideoFrame) -> vs.VideoNode:
         colours = tuple(_number(f.props.get(_STASH + name)) for name in REWRITTEN_PROPS)

@@ -49,6 +49,8 @@ def upscale(
         raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
     if overlap < 0:
         raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
+    if not model.strip():
+        raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
     if scene_cuts not in get_args(SceneCuts):
         raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{scene_cuts}".')
     try:
