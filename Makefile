@@ -15,9 +15,8 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test check install clean
 
 demo: $(INSTALLED)
-	@$(VENV)/bin/python scripts/demo.py \
-		$(if $(INPUT),--input '$(INPUT)') $(if $(FRAMES),--frames '$(FRAMES)') \
-		$(if $(OUT),--out '$(OUT)') $(if $(THETA),--theta '$(THETA)')
+	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
+		$${OUT:+--out "$$OUT"} $${THETA:+--theta "$$THETA"}
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest

@@ -20,23 +20,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import vapoursynth as vs
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from skimage import data
 from tqdm import tqdm
 
 SCALE = 4
 SCRIPT = Path(__file__).with_name("upscale.vpy")
+OPTIONS = ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision")
+"""Arguments of rbvsr.Upscale that are passed on."""
 CRF = 16
-MATROSKA_SUFFIXES = frozenset({".mkv", ".webm", ".mka"})
+MP4_AUDIO_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
+MAX_RATE_DEVIATION = 0.02
 SIDE_MAX_WIDTH_PX, SIDE_MAX_HEIGHT_PX = 800, 640
 
 SAMPLE_NUM_FRAMES = 32
@@ -69,25 +76,30 @@ class Timeline:
     def durations(self) -> list[int]:
         return [after - pts for pts, after in zip(self.pts, (*self.pts[1:], self.end), strict=True)]
 
+    def mean_rate(self) -> Fraction:
+        """Frames per second."""
+        return len(self.pts) / ((self.end - self.pts[0]) * self.time_base)
+
 
 # ---- the source ------------------------------------------------------------------------------------------------------
 
 
 def make_sample(path: Path) -> None:
-    """Write the low-quality clip: a photograph, moved and zoomed, blurred, made smaller, noisy, and compressed by H.264."""
-    from scipy.ndimage import gaussian_filter
-    from skimage import data, transform
-
-    photograph = gaussian_filter(data.stereo_motorcycle()[0] / 255, (SAMPLE_BLUR_SIGMA_PX, SAMPLE_BLUR_SIGMA_PX, 0))
+    """Write the low-quality clip: a photograph, moved and zoomed, blurred, made smaller, noisy, compressed by H.264."""
+    photograph = Image.fromarray(data.stereo_motorcycle()[0])  # type: ignore[no-untyped-call]
+    blurred = photograph.filter(ImageFilter.GaussianBlur(SAMPLE_BLUR_SIGMA_PX))
+    size = SAMPLE_WIDTH_PX, SAMPLE_HEIGHT_PX
     random = np.random.default_rng(0)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=SAMPLE_RATE, options={"crf": str(SAMPLE_CRF)})
-        stream.width, stream.height, stream.pix_fmt = SAMPLE_WIDTH_PX, SAMPLE_HEIGHT_PX, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for n in range(SAMPLE_NUM_FRAMES):
             progress = n / (SAMPLE_NUM_FRAMES - 1)
-            view = transform.AffineTransform(scale=SCALE * (1 - 0.1 * progress), translation=(60 + 60 * progress, 30))
-            lr = transform.warp(photograph, view, output_shape=(SAMPLE_HEIGHT_PX, SAMPLE_WIDTH_PX), order=1)
-            noisy = lr + random.normal(0, SAMPLE_NOISE_SIGMA, lr.shape)
+            scale, left, top = SCALE * (1 - 0.1 * progress), 60 + 60 * progress, 30
+            view = blurred.transform(
+                size, Image.Transform.AFFINE, (scale, 0, left, 0, scale, top), Image.Resampling.BICUBIC
+            )
+            noisy = np.asarray(view) / 255 + random.normal(0, SAMPLE_NOISE_SIGMA, (*size[::-1], 3))
             rgb = (noisy.clip(0, 1) * 255).round().astype(np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         file.mux(stream.encode())
@@ -96,8 +108,9 @@ def make_sample(path: Path) -> None:
 def open_clip(path: Path, index_folder: Path) -> tuple[vs.VideoNode, Timeline]:
     """The frames of a video file and their time stamps, as the script will see them. Raises DemoError."""
     logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # it warns of the return values that are asked for here
+    source = partial(vs.core.bs.VideoSource, str(path), cachepath=str(index_folder), showprogress=False)
     try:
-        opened = vs.core.bs.VideoSource(str(path), cachepath=str(index_folder), exporttimestamps=True, showprogress=False)
+        opened = source(exporttimestamps=True)
     except vs.Error as error:
         raise DemoError(f"{path} is not a video that can be read ({error})") from None
     clip, pts = opened["clip"], opened["timestamps"]
@@ -105,18 +118,19 @@ def open_clip(path: Path, index_folder: Path) -> tuple[vs.VideoNode, Timeline]:
     if not clip.width or clip.format is None:
         raise DemoError(f"{path} changes its size or format on the way. Convert it to one size first.")
     pts = [pts] if isinstance(pts, int) else list(pts)
-    if len(pts) != clip.num_frames or any(before >= after for before, after in zip(pts, pts[1:], strict=False)):
+    if len(pts) != clip.num_frames or any(before >= after for before, after in pairwise(pts)):
         time_base = 1 / clip.fps  # no usable time stamps in the file: the frame rate must do
         pts = list(range(clip.num_frames))
-    return clip, Timeline(pts=tuple(pts), end=pts[-1] + last_duration(clip, pts, time_base), time_base=time_base)
+    frame_duration = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (clip.fps * time_base)))
+    end = pts[-1] + (last_duration(path, pts[-1], time_base) or frame_duration)
+    return clip, Timeline(pts=tuple(pts), end=end, time_base=time_base)
 
 
-def last_duration(clip: vs.VideoNode, pts: list[int], time_base: Fraction) -> int:
-    """How long the last frame is shown, in units of time_base: as it says itself, else as long as the one before."""
-    props = clip.get_frame(clip.num_frames - 1).props
-    if props.get("_DurationNum") and props.get("_DurationDen"):
-        return max(1, round(Fraction(props["_DurationNum"], props["_DurationDen"]) / time_base))
-    return pts[-1] - pts[-2] if len(pts) > 1 else 1
+def last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
+    """How long the last frame is shown, in units of time_base, where the file says so."""
+    with av.open(str(path)) as file:
+        durations = {packet.pts: packet.duration for packet in file.demux(video=0) if packet.time_base == time_base}
+    return durations.get(last_pts) or None
 
 
 def shortened(timeline: Timeline, num_frames: int) -> Timeline:
@@ -135,14 +149,12 @@ def find_vspipe() -> Path:
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     found = shutil.which("vspipe", path=str(folder))
     if not found:
-        raise DemoError(f"no vspipe beside the Python module vapoursynth ({folder}). Reinstall it: pip install vapoursynth")
+        raise DemoError(f"there is no vspipe in {folder}. Reinstall it: pip install --force-reinstall vapoursynth")
     return Path(found)
 
 
 def find_ffmpeg() -> Path:
     """The ffmpeg on PATH if it can encode H.264, else the one that the package imageio-ffmpeg carries."""
-    import imageio_ffmpeg
-
     on_path = shutil.which("ffmpeg")
     if on_path:
         encoders = subprocess.run([on_path, "-v", "quiet", "-encoders"], capture_output=True, text=True, check=False)
@@ -152,9 +164,11 @@ def find_ffmpeg() -> Path:
 
 
 def vspipe_environment(folder: Path) -> dict[str, str]:
-    """Variables under which vspipe finds this Python and BestSource its index, with nothing written outside `folder`."""
+    """Variables under which vspipe finds this Python, and BestSource its index; nothing is written outside `folder`."""
     environment = {**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
-    subprocess.run([sys.executable, "-m", "vapoursynth", "config"], env=environment, capture_output=True, check=False)
+    python = Path(sys.executable)
+    python = python.parent.resolve() / python.name  # vspipe looks itself up by its real path
+    subprocess.run([str(python), "-m", "vapoursynth", "config"], env=environment, capture_output=True, check=False)
     return environment
 
 
@@ -178,15 +192,23 @@ def colour_filter(clip: vs.VideoNode) -> str:
     return "setparams=" + ":".join(f"{name}={value}" for name, value in tags.items())
 
 
-def upscale(source: Path, clip: vs.VideoNode, options: Mapping[str, str], num_frames: int, folder: Path) -> Path:
-    """Pipe `source` through vspipe and ffmpeg; the encoded frames, in a file in `folder`. Raises DemoError."""
+def nominal_rate(clip: vs.VideoNode, timeline: Timeline) -> Fraction:
+    """The rate to tell the encoder: the clip's own; the mean where that is not what it has (a variable rate)."""
+    mean = timeline.mean_rate().limit_denominator(1001)
+    return Fraction(clip.fps) if abs(clip.fps / mean - 1) < MAX_RATE_DEVIATION else mean
+
+
+def upscale(source: Path, clip: vs.VideoNode, timeline: Timeline, options: Mapping[str, str], folder: Path) -> Path:
+    """Pipe the frames through vspipe and ffmpeg; they come out encoded, in a file in `folder`. Raises DemoError."""
+    num_frames = len(timeline.pts)
     encoded = folder / "encoded.mkv"
     given = {"source": str(source.resolve()), "frames": str(num_frames), **options}
     arguments = [text for name, value in given.items() for text in ("--arg", f"{name}={value}")]
     vspipe = [str(find_vspipe()), "-p", "-c", "y4m", *arguments, str(SCRIPT), "-"]
-    ffmpeg = [str(find_ffmpeg()), "-nostdin", "-v", "error", "-y", "-f", "yuv4mpegpipe", "-i", "-"]
-    ffmpeg += ["-vf", colour_filter(clip), "-c:v", "libx264", "-crf", str(CRF)]
-    ffmpeg += ["-bf", "0", str(encoded)]  # no B-frames: packets come in the order of the frames, and `mux` may count them
+    ffmpeg = [str(find_ffmpeg()), "-nostdin", "-v", "error", "-f", "yuv4mpegpipe"]
+    ffmpeg += ["-r", str(nominal_rate(clip, timeline)), "-i", "-"]
+    # No B-frames: packets come in the order of the frames, and `mux` may count them.
+    ffmpeg += ["-vf", colour_filter(clip), "-c:v", "libx264", "-crf", str(CRF), "-bf", "0", str(encoded)]
     environment = vspipe_environment(folder)
     log = folder / "ffmpeg.log"
     with (
@@ -235,7 +257,7 @@ def follow(stderr: IO[bytes], num_frames: int) -> str:
 def check(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str) -> None:
     """Raise DemoError, in one line, if vspipe or ffmpeg failed; the first to fail pulls the other along."""
     vspipe_code, ffmpeg_code = codes
-    broken_pipe = vspipe_code == -signal.SIGPIPE or "fwrite" in vspipe_said
+    broken_pipe = vspipe_code == -getattr(signal, "SIGPIPE", 0) or "fwrite" in vspipe_said
     if vspipe_code and not (ffmpeg_code and broken_pipe):
         raise DemoError(f"vspipe {ending(vspipe_code)}: {reason(vspipe_said)}")
     if ffmpeg_code:
@@ -260,12 +282,16 @@ def reason(said: str) -> str:
 
 
 def result_suffix(source: Path) -> str:
-    """.mkv for a Matroska file, and where the source's audio does not fit into .mp4; else .mp4, for its exact time stamps."""
-    if source.suffix.lower() in MATROSKA_SUFFIXES:
-        return ".mkv"
-    with av.open(str(source)) as file, tempfile.TemporaryFile() as nothing, av.open(nothing, "w", format="mp4") as mp4:
-        known = all(stream.codec_context.name in mp4.supported_codecs for stream in file.streams.audio)
-    return ".mp4" if known else ".mkv"
+    """The container for the result: the source's own kind, if it is one of three; else .mp4 if the audio fits into it.
+
+    .mp4 and .mov keep time stamps exactly, .mkv takes every audio codec.
+    """
+    known = {".mp4": ".mp4", ".m4v": ".mp4", ".mov": ".mov", ".mkv": ".mkv", ".webm": ".mkv"}
+    if source.suffix.lower() in known:
+        return known[source.suffix.lower()]
+    with av.open(str(source)) as file:
+        codecs = {stream.codec_context.codec.canonical_name for stream in file.streams.audio}
+    return ".mp4" if codecs <= MP4_AUDIO_CODECS else ".mkv"
 
 
 def mux(encoded: Path, source: Path, timeline: Timeline, path: Path, *, whole: bool) -> None:
@@ -273,9 +299,13 @@ def mux(encoded: Path, source: Path, timeline: Timeline, path: Path, *, whole: b
 
     whole: all of the audio; else only what begins before the last frame ends.
     """
-    options = {"movie_timescale": str(timeline.time_base.denominator)} if path.suffix == ".mp4" else {}
+    options = {} if path.suffix == ".mkv" else {"movie_timescale": str(timeline.time_base.denominator)}
     end = timeline.end * timeline.time_base
-    with av.open(str(encoded)) as video, av.open(str(source)) as original, av.open(str(path), "w", options=options) as out:
+    with (
+        av.open(str(encoded)) as video,
+        av.open(str(source)) as original,
+        av.open(str(path), "w", options=options) as out,
+    ):
         video_stream = out.add_stream_from_template(video.streams.video[0])
         video_stream.time_base = timeline.time_base
         audio_streams = {}
@@ -314,11 +344,11 @@ def check_result(clip: vs.VideoNode, found: Timeline, wanted: Timeline, suffix: 
     tolerance_seconds = Fraction(1, 1000) if suffix == ".mkv" else 0
     for n, (has, should) in enumerate(zip(found.seconds(), wanted.seconds(), strict=True)):
         if abs(has - should) > tolerance_seconds:
-            raise DemoError(f"frame {n} of the result is shown at {float(has):.6f} s, in the source at {float(should):.6f} s")
+            raise DemoError(f"frame {n} of the result is shown at {float(has):.6f} s, not at {float(should):.6f} s")
 
 
 def side_by_side(source: vs.VideoNode, result: vs.VideoNode, n: int) -> Image.Image:
-    """Frame n of the source, enlarged by bicubic interpolation, beside frame n of the result; the middle of the frame."""
+    """The middle of frame n of the source, enlarged by bicubic interpolation, beside that of the result."""
     enlarged = picture(source, n, size=(result.width, result.height))
     ours = picture(result, n, size=(result.width, result.height))
     width, height = min(ours.width, SIDE_MAX_WIDTH_PX), min(ours.height, SIDE_MAX_HEIGHT_PX)
@@ -360,11 +390,14 @@ def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping
         wanted = shortened(timeline, num_frames)
 
         start = time.perf_counter()
-        encoded = upscale(source, clip, options, num_frames, folder)
+        encoded = upscale(source, clip, wanted, options, folder)
         seconds = time.perf_counter() - start
 
         video = folder / f"{source.stem}_x4{result_suffix(source)}"
-        mux(encoded, source, wanted, video, whole=num_frames == clip.num_frames)
+        try:
+            mux(encoded, source, wanted, video, whole=num_frames == clip.num_frames)
+        except av.FFmpegError as error:
+            raise DemoError(f"{video.name} could not be written with the audio of {source.name} ({error})") from error
         result, found = open_clip(video, folder / "result")
         check_result(result, found, wanted, video.suffix)
         image = folder / f"{source.stem}_x4.png"
@@ -378,35 +411,34 @@ def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """What was asked for. Exits with argparse's message if that makes no sense."""
     parser = argparse.ArgumentParser(prog="demo", description="Upscale a video by four with vspipe, rbvsr and ffmpeg.")
     parser.add_argument("--input", type=Path, help="a video file; without it, a low-quality clip is made first")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default: %(default)s)")
     parser.add_argument("--frames", type=int, help="upscale only the first so many frames")
-    for name in ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision"):
+    for name in OPTIONS:
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"as in rbvsr.Upscale({name}=...)")
     return parser.parse_args(arguments)
 
 
-def stop_once(handler: Callable[..., Any]) -> None:
-    """Let the first Ctrl-C or SIGTERM end the program in good order, and none after it disturb that."""
-
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        handler(number, frame)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+def interrupt_once(number: int, frame: Any) -> None:
+    """A signal handler: the first Ctrl-C or SIGTERM ends the program in good order, and none after it disturbs that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; the exit status."""
     given = parse_arguments(arguments)
-    stop_once(signal.default_int_handler)
-    names = ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision")
-    options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    signal.signal(signal.SIGINT, interrupt_once)
+    signal.signal(signal.SIGTERM, interrupt_once)
+    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+    if "model" in options and options["model"] != "default":
+        options["model"] = str(Path(options["model"]).resolve())  # vspipe looks for files beside the script
     try:
         if given.input is not None and not given.input.is_file():
-            raise DemoError(f"there is no file {given.input}")
+            raise DemoError(f"{given.input} is not a file")
         if given.frames is not None and given.frames < 1:
             raise DemoError(f"--frames must be at least 1, got {given.frames}")
         print(demo(given.input, given.out, frames=given.frames, options=options))

@@ -1,4 +1,4 @@
-"""What the tests share: a real core, a real vspipe, a real ffmpeg, real files; and a network small enough to be fast."""
+"""What the tests share: a real core, vspipe and ffmpeg, real files, and a network small enough to be fast."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def ffmpeg() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Vspipe:
-    """vspipe of this Python, configured in a folder of its own: the user's configuration is neither read nor written."""
+    """vspipe of this Python, configured in a folder of its own: the user's configuration is left alone."""
 
     executable: Path
     environment: dict[str, str]
@@ -78,8 +78,11 @@ class Vspipe:
 @pytest.fixture(scope="session")
 def vspipe_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = str(tmp_path_factory.mktemp("home"))
-    environment = {**os.environ, "XDG_CONFIG_HOME": folder, "XDG_CACHE_HOME": folder}
-    command = [sys.executable, "-m", "vapoursynth", "config"]
+    # One thread: the tests' networks are so small that threads waiting for each other would take most of the time.
+    environment = {**os.environ, "XDG_CONFIG_HOME": folder, "XDG_CACHE_HOME": folder, "OMP_NUM_THREADS": "1"}
+    # vspipe looks itself up by its real path: a link on the way to the environment's folder is followed.
+    python = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+    command = [str(python), "-m", "vapoursynth", "config"]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
     return environment
 
@@ -136,18 +139,18 @@ def write_clip(
     codec: str = "libx264",
     audio_codecs: tuple[str, ...] = (),
     colours: dict[str, int] | None = None,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Write a clip of a moving photograph; its container is chosen by the suffix.
 
-    pts: time stamp of each frame in units of time_base; default: one after another at `rate`. audio_codecs: one track of a
-    tone for each. colours: attributes of the codec context, such as color_range.
+    pts: time stamp of each frame in units of time_base; default: one after another at `rate`. audio_codecs: one track
+    of a tone for each. colours: attributes of the codec context, such as color_range. options: of the video codec.
     """
     time_base = time_base or 1 / rate
     pts = list(range(num_frames)) if pts is None else pts
     seconds = float((pts[-1] + 1) * time_base)
     with av.open(str(path), "w") as file:
-        options = {"preset": "veryfast"} if codec == "libx264" else {}
-        stream = file.add_stream(codec, rate=rate, options=options)
+        stream = file.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.time_base = stream.codec_context.time_base = time_base
         for name, value in (colours or {}).items():

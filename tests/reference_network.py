@@ -7,6 +7,7 @@ Written from the description of the network and not from the package: slow, obvi
 writes fixtures/reference_cases.npz: inputs whole, results on every KEPT_STRIDE-th row and column.
 """
 
+import functools
 import json
 import sys
 import zlib
@@ -53,12 +54,16 @@ def formula_weights(shapes: Mapping[str, tuple[int, ...]], salt: str = "") -> di
     return weights
 
 
-def formula_network(sizes: Architecture, salt: str = "") -> RealBasicVSR:
-    """The package's network of these sizes with the formula's weights."""
+@functools.cache
+def formula_tensors(sizes: Architecture, salt: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in RealBasicVSR(sizes).state_dict().items()}
-    network = RealBasicVSR.from_state_dict({k: torch.from_numpy(w) for k, w in formula_weights(shapes, salt).items()})
-    return network.eval().requires_grad_(False)
+    return {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()}
+
+
+def formula_network(sizes: Architecture, salt: str = "") -> RealBasicVSR:
+    """The package's network of these sizes with the formula's weights; each call makes a new one."""
+    return RealBasicVSR.from_state_dict(formula_tensors(sizes, salt)).eval().requires_grad_(False)
 
 
 def reference_sizes(mid_channels: int, num_blocks: int) -> Architecture:

@@ -224,7 +224,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), ERRORS, ids=lambda value: str(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("arguments", "words"), ERRORS, ids=lambda value: str(value) if isinstance(value, dict) else ""
+)
 def test_a_wrong_argument_gets_one_line_that_says_what_and_the_way_out(core, arguments, words):
     clip = core.std.BlankClip(format=vs.RGB24, width=16, height=16, length=2)
     with pytest.raises(vs.Error) as caught:

@@ -48,9 +48,7 @@ def get(engine: WindowUpscaler, frames: torch.Tensor, n: int, **cuts) -> torch.T
     try:
         missing = engine.missing(number)
         begins, ends = cuts.get("begins", {}), cuts.get("ends", {})
-        engine.supply(
-            number, {i: SourceFrame(frames[i].clone(), begins.get(i), ends.get(i), host=i) for i in missing}
-        )
+        engine.supply(number, {i: SourceFrame(frames[i].clone(), begins.get(i), ends.get(i), host=i) for i in missing})
         hr, host = engine.upscale(n)
         assert host == n
         return hr
@@ -165,9 +163,7 @@ def test_many_threads_at_once_get_the_same_bytes():
             if not torch.equal(get(engine, frames, n), alone[n]):
                 wrong.append(n)
 
-    threads = [
-        threading.Thread(target=work, args=(random.Random(seed).sample(range(24), 24),)) for seed in range(8)
-    ]
+    threads = [threading.Thread(target=work, args=(random.Random(seed).sample(range(24), 24),)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

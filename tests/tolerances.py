@@ -4,17 +4,18 @@ Differences are of values in the units of the picture (0 to 1) or of flow (pixel
 """
 
 REFERENCE = 2e-4
-"""Against the reference network (float32, another build of torch, another CPU). Measured here: 2e-5 pixels on flow, 4e-7 on pictures. A picture in 8 bits
-has steps of 4e-3; a swapped channel, a missing bias or align_corners set wrong shows at 1e-2 and more."""
+"""Against the reference network (float32, another build of torch, another CPU). Measured here: 2e-5 pixels on flow,
+4e-7 on pictures. A picture in 8 bits has steps of 4e-3; a swapped channel, a missing bias or a wrong align_corners
+shows at 1e-2 and more."""
 
 FLOAT64 = 1e-5
 """Float32 against the same network in float64. Measured: 3e-7 on pictures, 3e-6 pixels on flow; rounding grows with the
 number of layers, not with the size of the picture."""
 
 REGROUPED = 1e-5
-"""Float32 against float32 when the same frames are computed in other batches: libraries choose other kernels, which add in
-another order. Measured: 3e-7."""
+"""Float32 against float32 when the same frames are computed in other batches: libraries choose other kernels, which add
+in another order. Measured: 3e-7."""
 
 SAMPLING = 1e-5
-"""Bilinear sampling at integer places: the coordinates pass through the range -1 to 1 in float32 and come back 1e-6 of a
-pixel off, on values of about 1."""
+"""Bilinear sampling at integer places: the coordinates pass through the range -1 to 1 in float32 and come back 1e-6 of
+a pixel off, on values of about 1."""

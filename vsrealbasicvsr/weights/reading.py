@@ -5,6 +5,7 @@ import pickletools
 import re
 import threading
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,14 +157,17 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _read_checkpoint(path: Path, kind: Kind) -> Mapping[str, Any]:
     names = _names_in_zip(path) if kind == "zip" else _names_in_legacy_file(path)
     if unwanted := _unwanted(names):
+        if all(name.startswith("torch._utils._rebuild_") for name in unwanted):
+            raise _error(path, f"holds tensors that are not dense (it calls {_first(unwanted)})", "Use a state dict")
         raise _error(
             path,
             f"would run code when unpickled, so it was not loaded (it calls {_first(unwanted)})",
             "Use a file that holds tensors only, from a source that you trust",
         )
     try:
-        with _placeholders_for(names.intersection(_LOG_NAMES)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, not its name: newer versions of torch choose the reader by the name.
+        with _placeholders_for(names.intersection(_LOG_NAMES)), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise _error(path, f"is cut off or damaged ({_one_line(error)})", "Download it again") from None
     if isinstance(content, Mapping):
@@ -245,9 +249,9 @@ def _names_in_pickle(file: BinaryIO) -> tuple[set[str], object]:
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
             case "GLOBAL" | "INST":
-                names.add(_modern(str(argument).replace(" ", ".")))
+                names.add(_modern(*str(argument).split(" ", 1)))
             case "STACK_GLOBAL":
-                names.add(_modern(f"{below}.{top}"))
+                names.add(f"{below}.{top}")
             case "MEMOIZE":
                 memo[len(memo)] = top
             case "PUT" | "BINPUT" | "LONG_BINPUT":
@@ -267,9 +271,11 @@ def _unwanted(names: set[str]) -> list[str]:
     return sorted(name for name in names if name not in _LOG_NAMES and not _TENSOR_NAMES.fullmatch(name))
 
 
-def _modern(name: str) -> str:
-    """Python 3's name for what old pickles call by Python 2's."""
-    return re.sub(r"^__builtin__\.", "builtins.", name)
+def _modern(module: str, name: str) -> str:
+    """Python 3's name for what pickles up to protocol 2 call by Python 2's."""
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _prefix_of_generator(values: Mapping[str, Any]) -> str:

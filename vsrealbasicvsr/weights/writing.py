@@ -25,7 +25,7 @@ def write_weights(
         for key, tensor in model.state_dict().items()
     }
     if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(f"write_weights: {broken[0]!r} has values that are no finite numbers as {dtype}")
+        raise ValueError(f"write_weights: {broken[0]!r} has values that are not finite as {dtype}. Use a wider type.")
     description = {
         **metadata,
         "architecture": json.dumps(dataclasses.asdict(model.sizes)),

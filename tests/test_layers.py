@@ -1,0 +1,215 @@
+"""The layers, held: who imports whom, one room for each third party, and no switch of torch changed on the way."""
+
+import ast
+import graphlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "vsrealbasicvsr"
+
+# Imports go from right to left only. The root module (the public names for Python) lies above `weights`.
+LAYERS = [f"{PACKAGE}.model", f"{PACKAGE}.weights", PACKAGE, f"{PACKAGE}.engine", f"{PACKAGE}.filter"]
+PLUGIN = f"{PACKAGE}.plugin"
+
+ROOMS = {
+    # The programs in scripts/ are hosts: they read clips as a user's script does.
+    "vapoursynth": [
+        "vsrealbasicvsr/filter/",
+        "vsrealbasicvsr/plugin/build_hook.py",
+        "vsrealbasicvsr/plugin/rbvsr.pyi",
+        "scripts/demo.py",
+    ],
+    "vsutil": ["vsrealbasicvsr/filter/"],
+    "safetensors": ["vsrealbasicvsr/weights/"],
+    "av": ["training/clips.py", "training/degradations.py", "scripts/demo.py", "scripts/measure_windows.py"],
+    "cv2": ["training/"],
+    "hatchling": ["vsrealbasicvsr/plugin/build_hook.py"],
+}
+
+
+def sources() -> Iterator[Path]:
+    """Every Python file and stub of ours but the tests."""
+    for folder in (PACKAGE, "training", "scripts"):
+        yield from sorted(path for path in (ROOT / folder).rglob("*.py*") if path.suffix in {".py", ".pyi"})
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """The full names of what a file imports, wherever in the file: modules, or names in modules."""
+    package = module_name(path).split(".")
+    if path.stem != "__init__":
+        package = package[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def layer_of(name: str) -> str | None:
+    """The layer, the plugin, or the folder that a module or a name in it belongs to; None for a third party."""
+    for place in (PLUGIN, *sorted(LAYERS, key=len, reverse=True), "training", "scripts", "tests"):
+        if is_in(name, place):
+            return place
+    return None
+
+
+def all_imports() -> Iterator[tuple[Path, str]]:
+    for path in sources():
+        for name in sorted(imported(path)):
+            yield path, name
+
+
+def test_there_is_something_to_hold():
+    found = {layer_of(module_name(path)) for path in sources()}
+    assert found == {*LAYERS, PLUGIN, "training", "scripts"}
+    crossings = [(layer_of(module_name(path)), layer_of(name)) for path, name in all_imports()]
+    assert (f"{PACKAGE}.filter", f"{PACKAGE}.engine") in crossings
+    assert (f"{PACKAGE}.engine", f"{PACKAGE}.model") in crossings
+
+
+def may_import(importer: str, place: str) -> bool:
+    if importer == place:
+        return True
+    if importer == "scripts":
+        return place not in {"tests"}
+    if importer == "training":
+        return place in LAYERS[:3]  # the network and its weights: never the engine or the filter
+    if PLUGIN in (importer, place):
+        return False  # it reaches the filter through the interpreter, at run time
+    return place in LAYERS and LAYERS.index(place) < LAYERS.index(importer)
+
+
+def test_imports_only_go_down():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, name in all_imports()
+        if (place := layer_of(name)) is not None and not may_import(str(layer_of(module_name(path))), place)
+    ]
+    assert wrong == []
+
+
+def test_no_imports_go_in_circles():
+    modules = {module_name(path): path for path in sources()}
+
+    def module_of(name: str) -> str | None:
+        return name if name in modules else name.rpartition(".")[0] if name.rpartition(".")[0] in modules else None
+
+    graph = {
+        module: {m for name in imported(path) if (m := module_of(name)) is not None and m != module}
+        for module, path in modules.items()
+    }
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("third_party", ROOMS)
+def test_each_third_party_has_one_room(third_party):
+    strangers = [
+        f"{place} imports {name}"
+        for path, name in all_imports()
+        if is_in(name, third_party)
+        and not any((place := path.relative_to(ROOT).as_posix()).startswith(room) for room in ROOMS[third_party])
+    ]
+    assert strangers == []
+
+
+def test_the_model_knows_torch_only():
+    names = {name for path, name in all_imports() if layer_of(module_name(path)) == f"{PACKAGE}.model"}
+    third_parties = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {PACKAGE}
+    assert third_parties == {"torch"}
+
+
+def test_no_module_is_called_after_nothing():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
+    assert [
+        str(path) for path in sources() if vague & {part.lower() for part in (path.stem, *path.parent.parts[-2:])}
+    ] == []
+
+
+def run(program: str) -> object:
+    """What a program prints as JSON, in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_importing_the_package_imports_no_host_no_codec_and_no_training():
+    loaded = run(f"import json, sys, {PACKAGE}; print(json.dumps(sorted(sys.modules)))")
+    unwanted = ["vapoursynth", "vsutil", "cv2", "av", "skimage", "training", "scripts"]
+    unwanted += [f"{PACKAGE}.engine", f"{PACKAGE}.filter", PLUGIN]
+    assert [name for name in loaded if any(is_in(name, module) for module in unwanted)] == []
+
+
+SWITCHES = """
+import json, locale, logging, os, random, signal, sys, warnings
+import numpy, torch
+
+def switches():
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "threads": torch.get_num_threads(),
+        "threads between operations": torch.get_num_interop_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": [torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")],
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "cudnn": [torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic],
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "denormals": torch.tensor([1e-40]).mul(1).item(),
+        "printing": repr(torch._tensor_str.PRINT_OPTS),
+        "allowed in pickles": len(torch.serialization.get_safe_globals()),
+        "random numbers": [hash(bytes(torch.get_rng_state())), hash(random.getstate()), str(numpy.random.get_state())],
+        "errors of numpy": numpy.geterr(),
+        "warnings": len(warnings.filters),
+        "log": [logging.root.level, len(logging.root.handlers)],
+        "signals": str(signal.getsignal(signal.SIGINT)),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "environment": sorted(os.environ.items()),
+        "folder": os.getcwd(),
+        "recursion": sys.getrecursionlimit(),
+        "path": sys.path,
+    }
+
+lr = torch.rand(1, 2, 3, 9, 8)
+torch.nn.functional.conv2d(lr[0], torch.rand(3, 3, 3, 3))  # whatever torch sets itself on first use
+before = switches()
+import vsrealbasicvsr
+{steps}
+after = switches()
+print(json.dumps({{name: [str(before[name]), str(after[name])] for name in before if before[name] != after[name]}}))
+"""
+
+
+WORK = """
+model = vsrealbasicvsr.load_model()
+model.super_resolve(vsrealbasicvsr.refine(model, lr)[0])
+from vsrealbasicvsr.engine import choose_compute
+compute = choose_compute("cpu", "auto")
+compute.prepare(model)
+compute.run(lambda: model(lr))
+"""
+
+
+@pytest.mark.parametrize("steps", ["", WORK], ids=["imported", "used"])
+def test_no_switch_of_torch_or_of_the_process_is_changed(steps):
+    assert run(SWITCHES.replace("{steps}", steps).replace("{{", "{").replace("}}", "}")) == {}
