@@ -61,9 +61,7 @@ def main() -> int:
 
     def upscaler(length: int, overlap: int) -> WindowUpscaler:
         grid = Grid(num_frames=len(frames), length=length, overlap=overlap)
-        return WindowUpscaler(
-            load_model(arguments.model), compute, grid, theta=arguments.theta, scene_cuts="off"
-        )
+        return WindowUpscaler(load_model(arguments.model), compute, grid, theta=arguments.theta, scene_cuts="off")
 
     whole = [frame.half() for frame in upscaled(upscaler(len(frames), 0), frames)]
     height, width = frames[0].shape[1:]

@@ -1,4 +1,4 @@
-"""core.rbvsr.Upscale on a real core: formats, properties, order of the requests, scene cuts, memory, and every error."""
+"""core.rbvsr.Upscale on a real core: formats, properties, order of the requests, scene cuts, memory, every error."""
 
 import concurrent.futures
 import hashlib
@@ -40,7 +40,7 @@ def as_format(core, format_id, **arguments):
 
 
 def digest(frame) -> str:
-    return hashlib.md5(b"".join(np.ascontiguousarray(plane).tobytes() for plane in frame)).hexdigest()  # noqa: S324
+    return hashlib.md5(b"".join(np.ascontiguousarray(plane).tobytes() for plane in frame)).hexdigest()
 
 
 def digests(clip) -> list[str]:

@@ -39,7 +39,7 @@ def test_a_fast_pan_is_no_cut(name):
 def test_a_flash_a_fade_and_noise_are_no_cuts(name):
     image = photograph(name)
     before = thumbnail(image)
-    assert not is_scene_cut(before, thumbnail((image * 0.6 + 0.4)))
+    assert not is_scene_cut(before, thumbnail(image * 0.6 + 0.4))
     assert not is_scene_cut(before, thumbnail(image * 0.5))
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     assert not is_scene_cut(before, thumbnail(image + 0.1 * noise))

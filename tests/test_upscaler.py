@@ -159,9 +159,7 @@ def test_many_threads_at_once_get_the_same_bytes():
     wrong: list[int] = []
 
     def work(numbers):
-        for n in numbers:
-            if not torch.equal(get(engine, frames, n), alone[n]):
-                wrong.append(n)
+        wrong.extend(n for n in numbers if not torch.equal(get(engine, frames, n), alone[n]))
 
     threads = [threading.Thread(target=work, args=(random.Random(seed).sample(range(24), 24),)) for seed in range(8)]
     for thread in threads:

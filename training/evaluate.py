@@ -46,17 +46,20 @@ def evaluate(model: RealBasicVSR, pool: Path, theta: float) -> list[dict[str, fl
         ours = to_bytes(super_resolve(model, lr, theta))
         bicubic = to_bytes(F.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False))
         source = json.loads(path.with_name(path.name.replace(".lr.npy", ".json")).read_text())["source"]
-        records.append({
-            "clip": path.name.removesuffix(".lr.npy"),
-            "source": source,
-            "ours_db": psnr_db(luma(ours), luma(truth)),
-            "bicubic_db": psnr_db(luma(bicubic), luma(truth)),
-            "colour_shift_255": (ours.mean((0, 2, 3)) - bicubic.mean((0, 2, 3))).abs().max().item() * 255,
-        })
+        records.append(
+            {
+                "clip": path.name.removesuffix(".lr.npy"),
+                "source": source,
+                "ours_db": psnr_db(luma(ours), luma(truth)),
+                "bicubic_db": psnr_db(luma(bicubic), luma(truth)),
+                "colour_shift_255": (ours.mean((0, 2, 3)) - bicubic.mean((0, 2, 3))).abs().max().item() * 255,
+            }
+        )
     return records
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pool", type=Path, required=True, help="made by python -m training.pool --held-out")
     parser.add_argument("--model", default="default", help='"default" or a file of weights')
@@ -68,8 +71,8 @@ def main() -> None:
     for record in records:
         gain = float(record["ours_db"]) - float(record["bicubic_db"])
         print(
-            f"{record['clip']} {record['source']:28} bicubic {record['bicubic_db']:.2f} dB  ours {record['ours_db']:.2f} "
-            f"dB  {gain:+.2f}  colour shift {record['colour_shift_255']:.2f}/255"
+            f"{record['clip']} {record['source']:28} bicubic {record['bicubic_db']:.2f} dB  "
+            f"ours {record['ours_db']:.2f} dB  {gain:+.2f}  colour shift {record['colour_shift_255']:.2f}/255"
         )
     gains = np.array([float(record["ours_db"]) - float(record["bicubic_db"]) for record in records])
     print(f"mean gain {gains.mean():+.2f} dB, worst {gains.min():+.2f} dB over {len(gains)} clips")

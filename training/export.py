@@ -10,6 +10,7 @@ from vsrealbasicvsr.weights import load_model, write_weights
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ema", type=Path, help="a run's ema.pt")
     parser.add_argument("out", type=Path, help="the .safetensors to write")

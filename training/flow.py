@@ -37,7 +37,8 @@ def load_small(paths: list[Path], shrink: int = 3) -> list[NDArray[np.uint8]]:
 
 def draw_flow(size: int, max_translation_px: float, generator: torch.Generator) -> Tensor:
     """A random motion field (1, 2, size, size) in pixels: translation, rotation, zoom, a smooth bend, and in half of
-    the draws an ellipse that moves by itself."""
+    the draws an ellipse that moves by itself.
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -70,7 +71,7 @@ def draw_pairs(
     max_translation_px: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(ref, supp, flow_px): ref(p) = supp(p + flow(p)) to the pixel, each with noise of its own; (B, 3|2, size, size)."""
+    """(ref, supp, flow_px): ref(p) = supp(p + flow(p)) to the pixel, each with its own noise; (B, 3|2, size, size)."""
     margin = 16
     refs, supps, flows = [], [], []
     for _ in range(num_pairs):
@@ -150,6 +151,7 @@ def end_point_error_px(spynet: SPyNet, images: list[NDArray[np.uint8]], size: in
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="where the weights go (.pt)")

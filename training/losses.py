@@ -17,5 +17,5 @@ def output_loss(hr: Tensor, truth: Tensor) -> Tensor:
 
 
 def cleaning_loss(cleaned: Tensor, truth: Tensor) -> Tensor:
-    """Distance of the cleaned clip (N, T, 3, H, W) to the ground truth (N, T, 3, S*H, S*W), averaged over S x S blocks."""
+    """Distance of the cleaned clip (N, T, 3, H, W) to the ground truth (N, T, 3, S*H, S*W), averaged by S x S."""
     return charbonnier(cleaned, F.avg_pool2d(truth.flatten(0, 1), SCALE).view_as(cleaned))

@@ -94,12 +94,16 @@ def learning_rate_factor(iteration: int, settings: Settings) -> float:
     """Linear warm-up, then a cosine down to final_learning_rate; a factor of learning_rate."""
     if iteration < settings.warm_up_iterations:
         return (iteration + 1) / settings.warm_up_iterations
-    share = min((iteration - settings.warm_up_iterations) / max(settings.iterations - settings.warm_up_iterations, 1), 1)
+    share = min(
+        (iteration - settings.warm_up_iterations) / max(settings.iterations - settings.warm_up_iterations, 1), 1
+    )
     floor = settings.final_learning_rate / settings.learning_rate
     return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
-def train(pool: Path, out: Path, settings: Settings, *, start: Path | None, spynet: Path | None, save_every: int) -> None:
+def train(
+    pool: Path, out: Path, settings: Settings, *, start: Path | None, spynet: Path | None, save_every: int
+) -> None:
     """Run or resume training in the folder `out`; `start` and `spynet` are weights to begin from."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2))
@@ -201,6 +205,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pool", type=Path, required=True, help="folder of clips made by python -m training.pool")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there is resumed")

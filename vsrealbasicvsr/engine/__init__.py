@@ -1,7 +1,7 @@
 """Windows of frames through the network, lazily and in a bounded memory. Knows the model; knows no VapourSynth.
 
-The promise that everything here keeps: frame n of the output depends on (clip, arguments, n) alone, never on the order of
-the requests, on the number of threads or on what is still held.
+The promise that everything here keeps: frame n of the output depends on (clip, arguments, n) alone, never on the
+order of the requests, on the number of threads or on what is still held.
 """
 
 from .compute import Compute, ComputeError, Precision, choose_compute

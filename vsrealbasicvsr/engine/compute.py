@@ -1,5 +1,6 @@
 """Where and how exactly to compute: the one place that decides device and precision, and the thread that computes."""
 
+import copy
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,9 @@ class Compute:
     dtype: torch.dtype
 
     def prepare(self, model: RealBasicVSR) -> RealBasicVSR:
-        """The model on the device, in this precision, its flow network in float32, laid out channels last."""
-        model = model.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model.basicvsr.spynet.float()
-        return model
+        """A copy of the model on the device, in this precision (its flow network stays in float32), channels last."""
+        model = copy.deepcopy(model).to(self.device, self.dtype)
+        return model.to(memory_format=torch.channels_last)
 
     def run[T](self, job: Callable[[], T]) -> T:
         """What `job` returns, computed on the one thread that this process computes on for this device.

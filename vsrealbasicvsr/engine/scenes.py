@@ -7,9 +7,9 @@ from torch import Tensor
 THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH = 24, 32
 _MAX_SHIFT = 3
 
-# (mean change at least, correlation below): either makes a cut. Chosen on 1,500 pairs of photographs (a mean change of 0.10
-# at least, a correlation of 0.84 at most) and 2,384 pairs of frames 1, 3 and 6 apart in 7 videos: 0.2 % of the cuts are
-# missed, no two neighbouring frames are parted. The second is for dark scenes.
+# (mean change at least, correlation below): either makes a cut. Chosen on 1,500 pairs of photographs (a mean change
+# of 0.10 at least, a correlation of 0.84 at most) and 2,384 pairs of frames 1, 3 and 6 apart in 7 videos: 0.2 % of
+# the cuts are missed, no two neighbouring frames are parted. The second is for dark scenes.
 _THRESHOLDS = ((0.06, 0.8), (0.02, 0.55))
 
 
@@ -23,9 +23,9 @@ def thumbnail(rgb: Tensor) -> Tensor:
 def is_scene_cut(before: Tensor, after: Tensor) -> bool:
     """Whether a new scene begins between two thumbnails.
 
-    A cut leaves nothing where it was. So: the picture changed, and it correlates with the one before under no shift of up
-    to 3 thumbnail pixels (a tenth of the picture). Correlation does not see brightness, so that flashes and fades are no
-    cuts; shifts forgive fast pans.
+    A cut leaves nothing where it was. So: the picture changed, and it correlates with the one before under no shift
+    of up to 3 thumbnail pixels (a tenth of the picture). Correlation does not see brightness, so that flashes and
+    fades are no cuts; shifts forgive fast pans.
     """
     change = (before - after).abs().mean().item()
     if change < min(minimum for minimum, _ in _THRESHOLDS):

@@ -13,6 +13,7 @@ from torch import Tensor
 from vsrealbasicvsr.model import RealBasicVSR, refine
 
 from .compute import Compute
+from .memory import return_freed_memory
 from .scenes import is_scene_cut, thumbnail
 from .windows import Grid, Window
 
@@ -26,8 +27,8 @@ MAX_IDLE_WINDOWS = 2
 class SourceFrame:
     """A frame of the clip, as the host hands it over, and later what was computed from it alone.
 
-    rgb: (3, H, W) float32 on the CPU, gamma-encoded. begins_scene and ends_scene: what the host knows of cuts before and
-    after the frame, or None. host: a thing of the host's own that comes back with the upscaled frame.
+    rgb: (3, H, W) float32 on the CPU, gamma-encoded. begins_scene and ends_scene: what the host knows of cuts before
+    and after the frame, or None. host: a thing of the host's own that comes back with the upscaled frame.
     """
 
     rgb: Tensor | None
@@ -76,9 +77,9 @@ class _LiveWindow:
 class WindowUpscaler:
     """Upscales the frames of one clip, window by window.
 
-    The host calls, for a frame n that it wants: `expect(n)`; `missing(window)` and `supply(...)` until nothing is missing;
-    `upscale(n)`; and, whatever happened, `release(n)` once for each `expect(n)`. All of it from any thread. A window that
-    somebody waits for is never dropped; two others are kept.
+    The host calls, for a frame n that it wants: `expect(n)`; `missing(window)` and `supply(...)` until nothing is
+    missing; `upscale(n)`; and, whatever happened, `release(n)` once for each `expect(n)`. All of it from any thread.
+    A window that somebody waits for is never dropped; two others are kept.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class WindowUpscaler:
         with self._lock:
             if live := self._live.get(self.grid.number_of(n)):
                 live.num_waiting -= 1
-            self._drop_idle_windows()
+            some_dropped = self._drop_idle_windows()
+        if some_dropped:
+            return_freed_memory()
 
     def missing(self, number: int) -> list[int]:
         """The source frames that the window still needs, ascending."""
@@ -127,7 +130,6 @@ class WindowUpscaler:
                 if i not in live.sources:
                     live.sources[i] = self._sources.setdefault(i, frame)
                     self.statistics.frames_supplied += 1
-            self._drop_idle_windows()
 
     def upscale(self, n: int) -> tuple[Tensor, object]:
         """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame.
@@ -150,10 +152,13 @@ class WindowUpscaler:
         self._live.move_to_end(number)
         return live
 
-    def _drop_idle_windows(self) -> None:
+    def _drop_idle_windows(self) -> bool:
+        """Whether there were any to drop. Call with the lock held."""
         idle = [number for number, live in self._live.items() if live.num_waiting <= 0]
-        for number in idle[: max(len(idle) - MAX_IDLE_WINDOWS, 0)]:
+        surplus = idle[: max(len(idle) - MAX_IDLE_WINDOWS, 0)]
+        for number in surplus:
             del self._live[number]
+        return bool(surplus)
 
     # From here on everything runs on the compute thread, one job at a time.
 

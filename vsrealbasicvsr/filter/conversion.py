@@ -1,7 +1,7 @@
 """From any constant format to RGBS and back, by what each frame says of its own colours.
 
-`_Matrix`, `_Range`, `_ChromaLocation` and the other properties that a conversion rewrites travel with the RGBS frame under
-names of our own and are put back at the end, so that a frame leaves with exactly the properties it came with.
+`_Matrix`, `_Range`, `_ChromaLocation` and the other properties that a conversion rewrites travel with the RGBS frame
+under names of our own and are put back at the end, so that a frame leaves with exactly the properties it came with.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ INTERLACED = (
 def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     """The clip as RGBS; each frame carries its original colour properties for `from_rgbs`.
 
-    Matrix, range and chroma location are those of the frame; where it does not name them, BT.601 up to a height of 576 and
-    BT.709 above, limited range (full for RGB), chroma on the left. Frames are taken as progressive.
+    Matrix, range and chroma location are those of the frame; where it does not name them, BT.601 up to a height of
+    576 and BT.709 above, limited range (full for RGB), chroma on the left. Frames are taken as progressive.
     """
     # A first reader beside FrameEval itself from the beginning: the core caches only what has several readers.
     converted = {_UNNAMED: _to_rgbs(clip, _UNNAMED)}

@@ -36,15 +36,17 @@ def upscale(
 ) -> vs.VideoNode:
     """The clip at four times the width and height, in the same format, with the same frame properties.
 
-    theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a path.
-    length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto", "props" or
-    "off". device: "auto" or a torch device; precision: "auto", "fp32", "fp16" or "bf16". Raises vapoursynth.Error, one
-    line that says what was given and what to do.
+    theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a
+    path. length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto",
+    "props" or "off". device: "auto" or a torch device; precision: "auto", "fp32", "fp16" or "bf16". Raises
+    vapoursynth.Error, one line that says what was given and what to do.
     """
     model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
     _check_clip(clip)
     if not (math.isfinite(theta) and 0 <= theta <= MAX_THETA):
-        raise _error(f"theta must be between 0 and 255 (units of 1/255), got {theta:g}. The usual values are 1.5 and 5.")
+        raise _error(
+            f"theta must be between 0 and 255 (units of 1/255), got {theta:g}. The usual values are 1.5 and 5."
+        )
     if length < 1:
         raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
     if overlap < 0:
@@ -63,14 +65,15 @@ def upscale(
     upscaler = WindowUpscaler(network, compute, grid, theta=theta, scene_cuts=scene_cuts)  # type: ignore[arg-type]
     vs.core.log_message(
         vs.MESSAGE_TYPE_INFORMATION,
-        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {compute.device} in "
-        f"{str(compute.dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames + {overlap} each side",
+        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {compute.device} "
+        f"in {str(compute.dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames "
+        f"+ {overlap} on each side",
     )
     return from_rgbs(serve(to_rgbs(clip), upscaler), clip)
 
 
 def version() -> dict[str, Any]:
-    """The versions of everything that decides the pixels, and the devices: {"rbvsr": "0.1.0", ..., "devices": [...]}."""
+    """The versions of all that decides the pixels, and the devices: {"rbvsr": "0.1.0", ..., "devices": [...]}."""
     return {
         "rbvsr": vsrealbasicvsr.__version__,
         "vapoursynth": str(vs.__version__),

@@ -1,8 +1,9 @@
 """The steps that the native frame server calls: which frames it needs for n, then frame n.
 
 Two servers make the filter. The window server hands the source frames of window k to the upscaler and returns an empty
-token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked for once.
-The frame server asks for the token of n's window and then computes frame n. Nobody ever waits for a frame in a callback.
+token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked for
+once. The frame server asks for the token of n's window and then computes frame n. Nobody ever waits for a frame in a
+callback.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import vapoursynth as vs
 from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler
 from vsrealbasicvsr.model import SCALE
 
-Answer = vs.VideoFrame | list[int] | dict[str, str]
-Step = Callable[..., Answer]
+type Answer = vs.VideoFrame | list[int] | dict[str, str]
+type Step = Callable[..., Answer]
 
 
 def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> vs.VideoNode:

@@ -42,7 +42,8 @@ class Architecture:
             tensor = state_dict.get(key)
             if tensor is None:
                 raise StateDictError(
-                    f"not the tensors of a RealBasicVSR network: no {key!r} among {len(state_dict)} keys{_some(state_dict)}"
+                    f"not the tensors of a RealBasicVSR network: no {key!r} among {len(state_dict)} keys"
+                    f"{_some(state_dict)}"
                 )
             if tensor.ndim != rank or tensor.shape[0] < 1:
                 raise StateDictError(f"{key!r} has shape {tuple(tensor.shape)}, expected {rank} axes")
@@ -51,7 +52,9 @@ class Architecture:
         def shuffled_channels(key: str) -> int:
             num_rows = rows(key)
             if num_rows % 4:
-                raise StateDictError(f"{key!r} has {num_rows} output channels; a pixel shuffle by 2 needs a multiple of 4")
+                raise StateDictError(
+                    f"{key!r} has {num_rows} output channels; a pixel shuffle by 2 needs a multiple of 4"
+                )
             return num_rows // 4
 
         flow = "basicvsr.spynet.basic_module.0.basic_module"

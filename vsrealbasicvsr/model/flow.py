@@ -3,7 +3,9 @@
 Always computed in float32: in float16 the sampling coordinates are wrong by half a pixel at a width of 1920.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
     """Sample `x` where the flow points: out(p) = x(p + flow(p)), bilinear.
 
-    x (N, C, H, W), flow_px (N, 2, H, W): channel 0 to the right, channel 1 down. Outside of the frame lie zeros, or with
-    padding="border" its outermost pixels. Returns (N, C, H, W) in x's dtype. Coordinates are float32 whatever x is:
-    float16 cannot count pixels beyond 2048.
+    x (N, C, H, W), flow_px (N, 2, H, W): channel 0 to the right, channel 1 down. Outside of the frame lie zeros, or
+    with padding="border" its outermost pixels. Returns (N, C, H, W) in x's dtype. Coordinates are float32 whatever x
+    is: float16 cannot count pixels beyond 2048.
 
     Raises ValueError if the two sizes differ.
     """
@@ -59,7 +61,7 @@ class _PyramidLevel(nn.Module):
     def __init__(self, hidden_channels: tuple[int, int, int, int]) -> None:
         super().__init__()
         widths = (8, *hidden_channels, 2)
-        self.basic_module = nn.ModuleList(_ConvLayer(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.basic_module = nn.ModuleList(_ConvLayer(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         last = len(self.basic_module) - 1
@@ -113,6 +115,15 @@ class SPyNet(nn.Module):
             flow = flow + module(torch.cat((level_ref, aligned, flow), dim=1))
             flows.append(flow)
         return flows
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the network to another device, but stay in float32 when it goes to another type."""
+
+        def without_type(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        return super()._apply(without_type, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _pyramid(self, image: Tensor) -> list[Tensor]:
         """The normalised image at every level's size, the coarsest first."""

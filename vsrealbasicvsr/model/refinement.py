@@ -17,10 +17,10 @@ def refine(
 ) -> tuple[Tensor, Tensor]:
     """Clean a clip, and clean again what still changes much: at most three passes.
 
-    lr (N, T, 3, H, W); theta >= 0 in units of 1/255. A frame is cleaned again while its mean absolute change in the last
-    pass is at least theta / 255: with decide_per="frame" each by itself (Eq. 5), so that a frame's result depends on that
-    frame alone; with "sequence" by the mean over the whole call, as the published code does. Returns the cleaned clip,
-    shaped like lr, and the number of passes of each frame, (N, T) int64. lr is not changed.
+    lr (N, T, 3, H, W); theta >= 0 in units of 1/255. A frame is cleaned again while its mean absolute change in the
+    last pass is at least theta / 255: with decide_per="frame" each by itself (Eq. 5), so that a frame's result
+    depends on that frame alone; with "sequence" by the mean over the whole call, as the published code does. Returns
+    the cleaned clip, shaped like lr, and the number of passes of each frame, (N, T) int64. lr is not changed.
 
     Raises ValueError for a clip of another shape, a theta below 0 or an unknown rule.
     """
