@@ -262,6 +262,20 @@ class Settings:
     codec_presets: tuple[str, ...] = ("ultrafast", "veryfast", "medium")
 
 
+USUAL = Settings(
+    blur_sigma_px=(0.6, 2.0),
+    blur_anisotropic_probability=0.2,
+    intermediate_size_probability=0.15,
+    noise_usual_sigma_255=(2.0, 8.0),
+    noise_full_sigma_255=(0.0, 10.0),
+    noise_poisson_probability=0.2,
+    jpeg_probability=0.1,
+    codec_bitrate_probability=0.05,
+    codec_crf=(23, 32),
+)
+"""What most videos have been through: the middle of the full ranges."""
+
+
 def sample(settings: Settings, generator: np.random.Generator) -> Recipe:
     """A recipe drawn from the settings: blur, downscale, noise, sometimes JPEG, nearly always a video codec."""
     steps: list[Step] = [_sample_blur(settings, generator), _sample_downscale(settings, generator)]

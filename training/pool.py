@@ -33,10 +33,12 @@ from training.clips import (
     read_photographs,
     read_videos,
 )
-from training.degradations import SCALE, Recipe, Settings, apply, moderate_recipe, sample
+from training.degradations import SCALE, USUAL, Recipe, Settings, apply, moderate_recipe, sample
 
 HELD_OUT_EVERY = 12
 HELD_OUT_VIDEOS = frozenset({"sam2_04_coffee"})
+RANDOM = {"random": Settings(), "usual": USUAL}
+"""What random recipes are drawn from; "moderate" is the same for every clip."""
 CLIPS_PER_VIDEO_CLIP = 7
 """Every 7th clip comes from a video."""
 
@@ -50,7 +52,7 @@ class PoolPlan:
     num_frames: int
     size_px: int
     seed: int
-    recipe: Literal["random", "moderate"]
+    recipe: Literal["random", "usual", "moderate"]
 
     def __post_init__(self) -> None:
         if not self.photographs:
@@ -63,7 +65,10 @@ class PoolPlan:
         plain = asdict(self)
         for kind in ("photographs", "videos"):
             plain[kind] = [path.name for path in plain[kind]]
-        return json.dumps({**plain, "settings": asdict(Settings())}, indent=1) + "\n"
+        return (
+            json.dumps({**plain, "settings": asdict(RANDOM[self.recipe]) if self.recipe in RANDOM else None}, indent=1)
+            + "\n"
+        )
 
 
 def held_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -102,7 +107,8 @@ def make_clip(plan: PoolPlan, index: int) -> tuple[Frames, Frames, Recipe, str]:
         image = read_photograph(source)
         foreground = read_photograph(other) if generator.random() < 0.5 else None
         hr = moved_photograph(image, **shape, generator=generator, foreground=foreground)
-    recipe = moderate_recipe(index) if plan.recipe == "moderate" else sample(Settings(), generator)
+    settings = RANDOM.get(plan.recipe)
+    recipe = moderate_recipe(index) if settings is None else sample(settings, generator)
     return apply(recipe, hr), hr, recipe, source.name
 
 
@@ -193,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--held-out", action="store_true", help="use the held-out sources instead of the others")
-    parser.add_argument("--recipe", choices=("random", "moderate"), default="random")
+    parser.add_argument("--recipe", choices=("random", "usual", "moderate"), default="random")
     options = parser.parse_args(arguments)
     try:
         side = int(options.held_out)

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from training.losses import cleaning_loss, output_loss
 from vsrealbasicvsr.model import SCALE, Architecture, RealBasicVSR
@@ -55,24 +56,26 @@ class Settings:
 class Crops:
     """Random crops of a pool's clips, flipped and transposed, backwards in time half of the time."""
 
-    def __init__(self, pool: Path, settings: Settings) -> None:
-        self.clips = sorted(pool.glob("*.lr.npy"))
+    def __init__(self, pools: list[Path], settings: Settings) -> None:
+        self.pools = [sorted(pool.glob("*.lr.npy")) for pool in pools]
         self.settings = settings
-        if not self.clips:
-            raise SystemExit(f"training: no clips in {pool}; make some with python -m training.pool")
+        for pool, clips in zip(pools, self.pools, strict=True):
+            if not clips:
+                raise SystemExit(f"training: no clips in {pool}; make some with python -m training.pool")
 
-    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """The batch of this iteration: (lr, truth), (N, T, 3, H, W) and (N, T, 3, S*H, S*W), in [0, 1].
+    def batch(self, iteration: int, rank: int) -> tuple[Tensor, Tensor]:
+        """The batch of this iteration for one process: (lr, truth), (N, T, 3, H, W) and (N, T, 3, S*H, S*W), in [0, 1].
 
-        It depends on the seed and the iteration only, so that a resumed run sees what it would have seen.
+        It depends on the seed, the iteration and the rank only, so that a resumed run sees what it would have seen.
         """
-        generator = np.random.default_rng((self.settings.seed, iteration))
+        generator = np.random.default_rng((self.settings.seed, iteration, rank))
         pairs = [self._crop(generator) for _ in range(self.settings.batch)]
         lr, truth = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
         return lr.permute(0, 1, 4, 2, 3).float() / 255, truth.permute(0, 1, 4, 2, 3).float() / 255
 
     def _crop(self, generator: np.random.Generator) -> tuple[Any, Any]:
-        path = self.clips[int(generator.integers(len(self.clips)))]
+        clips = self.pools[int(generator.integers(len(self.pools)))]
+        path = clips[int(generator.integers(len(clips)))]
         lr = np.load(path, mmap_mode="r")
         hr = np.load(path.with_name(path.name.replace(".lr.", ".hr.")), mmap_mode="r")
         size, num_frames = self.settings.crop_px, self.settings.num_frames
@@ -102,13 +105,18 @@ def learning_rate_factor(iteration: int, settings: Settings) -> float:
 
 
 def train(
-    pool: Path, out: Path, settings: Settings, *, start: Path | None, spynet: Path | None, save_every: int
+    pools: list[Path], out: Path, settings: Settings, *, start: Path | None, spynet: Path | None, save_every: int
 ) -> None:
     """Run or resume training in the folder `out`; `start` and `spynet` are weights to begin from."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2))
     torch.manual_seed(settings.seed)
-    crops = Crops(pool, settings)
+    crops = Crops(pools, settings)
+    # Under torchrun several processes share the work: each has crops of its own, and the gradients are averaged.
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1:
+        distributed.init_process_group("gloo")
+    rank = distributed.get_rank() if num_processes > 1 else 0
 
     model = RealBasicVSR(settings.architecture)
     with torch.no_grad():  # start as bilinear enlargement and as no cleaning at all
@@ -121,7 +129,7 @@ def train(
     flow_parameters = list(model.basicvsr.spynet.parameters())
     flow_ids = {id(parameter) for parameter in flow_parameters}
     parameters = [parameter for parameter in model.parameters() if id(parameter) not in flow_ids]
-    print(f"{len(crops.clips)} clips, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    print(f"{sum(map(len, crops.pools))} clips, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.Adam(
         [
@@ -148,7 +156,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
 
-        lr, truth = crops.batch(iteration)
+        lr, truth = crops.batch(iteration, rank)
         cleaned = model.clean(lr)
         losses = {
             "output": output_loss(model.super_resolve(cleaned), truth),
@@ -157,11 +165,15 @@ def train(
         loss = losses["output"] + losses["cleaning"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if num_processes > 1:
+            average_gradients(model, num_processes)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
         if not math.isfinite(norm.item()):
             print(f"{iteration}: gradient is not finite, step skipped", flush=True)
             continue
         optimizer.step()
+        if rank > 0:
+            continue
         decay = min(settings.ema_decay, (iteration + 1) / (iteration + 10))
         for name, tensor in model.state_dict().items():
             ema[name].lerp_(tensor, 1 - decay)
@@ -196,6 +208,18 @@ def train(
             }
             _save(state, checkpoint)
             _save(ema, out / "ema.pt")
+    if num_processes > 1:
+        distributed.destroy_process_group()
+
+
+def average_gradients(model: RealBasicVSR, num_processes: int) -> None:
+    """Replace the gradients by their mean over the processes."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= num_processes
+    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -207,7 +231,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pool", type=Path, required=True, help="folder of clips made by python -m training.pool")
+    parser.add_argument("--pool", type=Path, nargs="+", required=True, help="folders made by python -m training.pool")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; a run found there is resumed")
     parser.add_argument("--from", dest="start", type=Path, help="weights to begin from (an ema.pt)")
     parser.add_argument("--spynet", type=Path, help="flow weights made by python -m training.flow")
