@@ -1,0 +1,98 @@
+"""Whole processes: scripts evaluated over and over, long clips, and how much memory they take."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run_python(script: str, *arguments: object) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+EVALUATE = """
+    import gc, sys, weakref
+    import vapoursynth as vs
+
+    class Policy(vs.EnvironmentPolicy):
+        def on_policy_registered(self, api):
+            self.api, self.current = api, None
+        def on_policy_cleared(self):
+            self.current = None
+        def get_current_environment(self):
+            return self.current
+        def set_environment(self, environment):
+            previous, self.current = self.current, environment
+            return previous
+
+    def resident_mib():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096 / 2**20
+
+    policy = Policy()
+    vs.register_policy(policy)
+    alive, digests = [], set()
+    for round in range(50):
+        environment = policy.api.create_environment()
+        alive.append(weakref.ref(environment))
+        with policy.api.wrap_environment(environment).use():
+            clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=8, color=[90, 100, 160])
+            out = clip.rbvsr.Upscale(model=sys.argv[1], length=4, overlap=1)
+            for frame in out.frames(close=True):
+                digests.add(bytes(frame[0]))
+        policy.api.destroy_environment(environment)
+        del environment, clip, out, frame
+        if round == 9:
+            gc.collect()
+            start = resident_mib()
+    gc.collect()
+    print(sum(reference() is not None for reference in alive), len(digests), resident_mib() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_script_evaluated_fifty_times_in_one_process_leaves_nothing_behind(tiny_model):
+    num_alive, num_pictures, growth_mib = run_python(EVALUATE, tiny_model).split()
+    assert int(num_alive) == 0
+    assert int(num_pictures) <= 8
+    assert float(growth_mib) < 30
+
+
+PLAY = """
+    import resource, sys
+    import numpy as np
+    import vapoursynth as vs
+
+    core = vs.core
+    core.num_threads = 8
+    blank = core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=int(sys.argv[2]))
+    y, x = np.mgrid[0:48, 0:64]
+
+    def fill(n, f):
+        frame = f.copy()
+        np.copyto(np.asarray(frame[0]), ((3 * x + 2 * y + 2 * n) % 200).astype(np.uint8))
+        return frame
+
+    clip = core.std.ModifyFrame(blank, blank, fill).rbvsr.Upscale(model=sys.argv[1])
+    for frame in clip.frames(prefetch=16, backlog=16, close=True):
+        pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_a_clip_five_times_as_long_takes_no_more_memory(tiny_model):
+    short, long = (float(run_python(PLAY, tiny_model, num_frames)) for num_frames in (300, 1500))
+    assert long < 1.05 * short
