@@ -9,6 +9,9 @@ import pytest
 import skimage.data
 import vapoursynth as vs
 
+from vsrealbasicvsr.engine import WindowUpscaler
+from vsrealbasicvsr.filter import entry
+
 FORMATS = [
     *(vs.GRAY8, vs.GRAY10, vs.GRAY16, vs.GRAYH, vs.GRAYS),
     *(vs.RGB24, vs.RGB30, vs.RGB48, vs.RGBH, vs.RGBS),
@@ -101,6 +104,24 @@ def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
         assert np.abs(picture - shown[0]).mean() < 65535 * 0.001
 
 
+@pytest.mark.parametrize("props", [
+    {"_Matrix": 0}, {"_Matrix": 2}, {"_Matrix": 3}, {"_Matrix": 10}, {"_Matrix": 11}, {"_Matrix": 14}, {"_Matrix": 99},
+    {"_Transfer": 3}, {"_Primaries": 99}, {"_Range": 7}, {"_ChromaLocation": 9},
+])  # fmt: skip
+@pytest.mark.parametrize("format_id", [vs.GRAY8, vs.YUV420P8, vs.RGB24])
+def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kept(core, tiny_model, format_id, props):
+    clip = as_format(core, format_id, num_frames=1).std.RemoveFrameProps()
+    out = clip.std.SetFrameProps(**props).rbvsr.Upscale(model=tiny_model).get_frame(0)
+    assert dict(out.props) == props
+    assert digest(out) == digest(clip.rbvsr.Upscale(model=tiny_model).get_frame(0))
+
+
+def test_the_luma_of_an_rgb_clip_can_be_upscaled(core, tiny_model):
+    luma = core.std.ShufflePlanes(photograph(core, num_frames=1), 1, vs.GRAY)
+    assert luma.get_frame(0).props["_Matrix"] == 0
+    assert luma.rbvsr.Upscale(model=tiny_model).get_frame(0).width == 256
+
+
 @pytest.mark.parametrize(("height", "matrix"), [(576, vs.MATRIX_ST170_M), (578, vs.MATRIX_BT709)])
 def test_a_clip_that_names_no_matrix_is_taken_for_what_its_height_suggests(core, tiny_model, height, matrix):
     clip = photograph(core, width=16, height=288, num_frames=1).resize.Point(16, height)
@@ -160,6 +181,25 @@ def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings
     assert sorted(asked) == list(range(90))
 
 
+def test_memory_is_short_and_nothing_is_computed_twice(core_settings, tiny_model, monkeypatch):
+    core = core_settings
+    core.num_threads, core.max_cache_size = 8, 1
+    made: list[WindowUpscaler] = []
+
+    class Noted(WindowUpscaler):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(entry, "WindowUpscaler", Noted)
+    clip = as_format(core, vs.YUV420P8, num_frames=60, width=160, height=120)
+    for _ in clip.rbvsr.Upscale(model=tiny_model, length=10, overlap=3).frames(prefetch=16, backlog=16, close=True):
+        pass
+    done = made[0].statistics
+    assert (done.windows_computed, done.frames_reconstructed) == (6, 60)
+    assert done.backward_steps == done.forward_steps == 60 + 3 * 5
+
+
 def test_memory_is_short_and_nothing_waits_for_ever(core_settings, tiny_model):
     core = core_settings
     core.num_threads, core.max_cache_size = 8, 1
@@ -217,6 +257,9 @@ ERRORS = [
     ({"scene_cuts": "sometimes"}, ["scene_cuts", "sometimes", "auto, props, off"]),
     ({"precision": "fp8"}, ["precision", "fp8", "fp32"]),
     ({"device": "gpu"}, ["device", "gpu", "cpu"]),
+    ({"device": "hpu"}, ["device", "hpu", "cpu"]),
+    ({"device": "a\nb"}, ["device", "a b"]),
+    ({"scene_cuts": "x\ny" * 2000}, ["scene_cuts", "x y"]),
     ({"device": "cuda:77"}, ["device", "cuda:77", "cpu"]),
     ({"model": "no/such/file.safetensors"}, ["no/such/file.safetensors", "does not exist", "default"]),
     ({"model": "."}, ["folder", ".safetensors"]),

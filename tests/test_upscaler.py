@@ -206,3 +206,34 @@ def test_no_torch_setting_of_the_process_changes():
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
     get(upscaler(3), clip(3), 0)
     assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == before
+
+
+def test_a_window_that_failed_half_way_is_begun_again_by_whoever_comes_next(monkeypatch):
+    frames = clip(6)
+    expected = get(upscaler(6), frames, 5)
+    engine = upscaler(6)
+    steps = []
+
+    def out_of_memory(self, *arguments):
+        steps.append(arguments)
+        if len(steps) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return propagate(self, *arguments)
+
+    propagate = RealBasicVSR.propagate_backward
+    monkeypatch.setattr(RealBasicVSR, "propagate_backward", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        get(engine, frames, 0)
+    assert torch.equal(get(engine, frames, 5), expected)
+
+
+def test_half_precision_holds_the_picture_itself_in_full():
+    ramp = torch.linspace(0, 1, 64 * 64).view(1, 64, 64).expand(3, 64, 64)[None]
+    grid = Grid(num_frames=1, length=1, overlap=0)
+    model = network()
+    for convolution in (model.basicvsr.conv_last, model.image_cleaning[1]):
+        torch.nn.init.zeros_(convolution.weight)
+        torch.nn.init.zeros_(convolution.bias)
+    half = WindowUpscaler(model, Compute(torch.device("cpu"), torch.bfloat16), grid, theta=5.0)
+    whole = WindowUpscaler(model, CPU, grid, theta=5.0)
+    assert (get(half, ramp, 0) - get(whole, ramp, 0)).abs().max() < 0.1 / 255

@@ -53,16 +53,15 @@ def choose_compute(device: str, precision: str) -> Compute:
     elsewhere: CPUs compute half precision many times slower), "fp32", "fp16", "bf16". Raises ComputeError.
     """
     if precision not in get_args(Precision):
-        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{precision}"')
+        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{precision}".')
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise ComputeError(f'device "{device}" is not a torch device. {_what_there_is()}') from None
-    try:
+        # One name for one GPU, so that it gets one thread.
+        chosen = torch.device(f"cuda:{torch.cuda.current_device()}" if name == "cuda" else name)
         torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ComputeError(f'device "{device}" is not available. {_what_there_is()}') from None
+    except Exception as error:  # torch raises what it likes, import errors for instance
+        reason = " ".join(str(error).split()).split(". ")[0][:120] or type(error).__name__
+        raise ComputeError(f'device "{name}" cannot be used ({reason}). {_what_there_is()}') from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     return Compute(chosen, _DTYPES[precision])
@@ -79,7 +78,7 @@ def available_devices() -> list[str]:
 
 def _what_there_is() -> str:
     found = ", ".join(available_devices())
-    return f'This torch ({torch.__version__}) has: {found}. Use one of these or "auto".'
+    return f"This torch ({torch.__version__}) has: {found}. Use one of these."
 
 
 @functools.cache

@@ -23,6 +23,9 @@ MAX_IDLE_WINDOWS = 2
 """Windows kept although nobody waits for them: the current one, and its neighbour that shares context with it."""
 
 
+NOT_BEGUN = -1
+
+
 @dataclass(slots=True, weakref_slot=True)
 class SourceFrame:
     """A frame of the clip, as the host hands it over, and later what was computed from it alone.
@@ -63,7 +66,7 @@ class _Segment:
     backward: dict[int, Tensor] = field(default_factory=dict)
     forward: dict[int, Tensor] = field(default_factory=dict)
     forward_state: Tensor | None = None
-    next_forward: int = -1  # below frames.start: not begun
+    next_forward: int = NOT_BEGUN
 
 
 @dataclass(slots=True)
@@ -129,7 +132,7 @@ class WindowUpscaler:
             for i, frame in frames.items():
                 if i not in live.sources:
                     live.sources[i] = self._sources.setdefault(i, frame)
-                    self.statistics.frames_supplied += 1
+                    self.statistics.frames_supplied += live.sources[i] is frame
 
     def upscale(self, n: int) -> tuple[Tensor, object]:
         """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame.
@@ -170,7 +173,8 @@ class WindowUpscaler:
             ]
             self.statistics.windows_computed += 1
         segment = next(segment for segment in live.segments if n in segment.kept)
-        if n not in segment.backward or (n not in segment.forward and n < segment.next_forward):
+        given_away = n not in segment.backward or (n not in segment.forward and n < segment.next_forward)
+        if segment.next_forward == NOT_BEGUN or given_away:
             self._propagate_backward(segment, live.sources)
         while segment.next_forward <= n:
             self._propagate_forward_once(segment, live.sources)
@@ -183,6 +187,8 @@ class WindowUpscaler:
         """Begin a segment, or begin it again for a frame that was given away before."""
         segment.backward.clear()
         segment.forward.clear()
+        # Not begun, until this has come to its end: it may fail half-way, for want of memory.
+        segment.forward_state, segment.next_forward = None, NOT_BEGUN
         state: Tensor | None = None
         # Frames before the first one that is kept can be spared: nothing flows from them in this direction.
         for i in reversed(range(segment.kept.start, segment.frames.stop)):
@@ -191,7 +197,6 @@ class WindowUpscaler:
             if i in segment.kept:
                 segment.backward[i] = state
             self.statistics.backward_steps += 1
-        segment.forward_state = None
         segment.next_forward = segment.frames.start
 
     def _propagate_forward_once(self, segment: _Segment, sources: Mapping[int, SourceFrame]) -> None:
@@ -207,7 +212,7 @@ class WindowUpscaler:
         if source.cleaned is None:
             self._look_at(source)
             assert source.rgb is not None
-            lr = source.rgb.to(self._compute.device, self._compute.dtype)[None, None]
+            lr = source.rgb.to(self._compute.device)[None, None]
             cleaned, num_passes = refine(self._model, lr, theta=self._theta)
             source.cleaned = cleaned[0].contiguous(memory_format=torch.channels_last)
             source.rgb = None

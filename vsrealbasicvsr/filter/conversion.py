@@ -4,9 +4,11 @@
 under names of our own and are put back at the end, so that a frame leaves with exactly the properties it came with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import vapoursynth as vs
+
+from vsrealbasicvsr.model import SCALE
 
 REWRITTEN_PROPS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation", "_FieldBased")
 """What core.resize reads and writes."""
@@ -15,7 +17,11 @@ SD_MAX_HEIGHT = 576
 """A clip whose frames do not name their matrix is taken for BT.601 up to this height, for BT.709 above it."""
 
 _STASH = "_rbvsr"
-_RGB_MATRIX, _UNSPECIFIED = int(vs.MatrixCoefficients.MATRIX_RGB), int(vs.MatrixCoefficients.MATRIX_UNSPECIFIED)
+_RGB_MATRIX, _UNSPECIFIED = 0, 2
+_PLAIN_MATRICES = frozenset({1, 4, 5, 6, 7, 8, 9})
+_NEEDS_TRANSFER = frozenset({10, 12, 13, 14})
+"""Matrices (ITU-T H.273) that core.resize can use as they are, and those that ask for transfer and primaries too."""
+_VALID: Mapping[str, Container[int | None]] = {"_Range": range(2), "_ChromaLocation": range(6)}
 
 _Colours = tuple[int | None, ...]
 """The values of REWRITTEN_PROPS of one frame; None: absent."""
@@ -69,20 +75,23 @@ def from_rgbs(clip: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
 
 def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
-    progressive = clip.std.SetFrameProps(_FieldBased=0) if known["_FieldBased"] else clip
-    arguments = {} if clip.format.color_family == vs.RGB else {"matrix_in": _matrix(clip.height, known["_Matrix"])}
-    rgb = progressive.resize.Bicubic(format=vs.RGBS, **arguments)
+    matrix = _RGB_MATRIX if clip.format.color_family == vs.RGB else _matrix(clip.height, known)
+    # Core.resize refuses a frame for any property that it cannot use, needed or not: those are left out on the way.
+    useless = [] if matrix in _NEEDS_TRANSFER else ["_Transfer", "_Primaries"]
+    useless += [name for name, valid in _VALID.items() if known[name] is not None and known[name] not in valid]
+    if useless:
+        clip = clip.std.RemoveFrameProps(useless)
+    rgb = clip.std.SetFrameProps(_Matrix=matrix, _FieldBased=0).resize.Bicubic(format=vs.RGBS)
     return rgb.std.SetFrameProps(**{_STASH + name: value for name, value in known.items() if value is not None})
 
 
 def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
-    arguments = {}
-    if wanted.color_family != vs.RGB:
-        arguments["matrix"] = _matrix(clip.height // 4, known["_Matrix"])
-    default_range = vs.RANGE_FULL if wanted.color_family == vs.RGB else vs.RANGE_LIMITED
-    arguments["range"] = int(default_range) if known["_Range"] is None else known["_Range"]
-    if known["_ChromaLocation"] is not None and wanted.color_family == vs.YUV:
+    is_rgb = wanted.color_family == vs.RGB
+    arguments: dict[str, int | None] = {} if is_rgb else {"matrix": _matrix(clip.height // SCALE, known)}
+    default_range = int(vs.RANGE_FULL if is_rgb else vs.RANGE_LIMITED)
+    arguments["range"] = known["_Range"] if known["_Range"] in _VALID["_Range"] else default_range
+    if wanted.color_family == vs.YUV and known["_ChromaLocation"] in _VALID["_ChromaLocation"]:
         arguments["chromaloc"] = known["_ChromaLocation"]
     converted = clip.resize.Bicubic(format=wanted.id, **arguments)
     present = {name: value for name, value in known.items() if value is not None}
@@ -92,12 +101,16 @@ def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) ->
     return converted.std.SetFrameProps(**present) if present else converted
 
 
-def _matrix(height: int, matrix: int | None) -> int:
-    """The matrix to convert with: the frame's own, or by the height where it names none (or RGB's, for YUV)."""
-    if matrix is not None and matrix not in (_UNSPECIFIED, _RGB_MATRIX):
+def _matrix(height: int, known: Mapping[str, int | None]) -> int:
+    """The matrix to convert with: the frame's own where it names one that can be used, else by the height."""
+    matrix = known["_Matrix"]
+    if matrix in _NEEDS_TRANSFER:
+        usable = all(known[name] not in (None, _UNSPECIFIED) for name in ("_Transfer", "_Primaries"))
+    else:
+        usable = matrix in _PLAIN_MATRICES
+    if matrix is not None and usable:
         return matrix
-    standard = vs.MATRIX_ST170_M if height <= SD_MAX_HEIGHT else vs.MATRIX_BT709
-    return int(standard)
+    return int(vs.MATRIX_ST170_M if height <= SD_MAX_HEIGHT else vs.MATRIX_BT709)
 
 
 def _colours_of(props: Mapping[str, object]) -> _Colours:

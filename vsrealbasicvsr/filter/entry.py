@@ -22,6 +22,7 @@ DEFAULT_THETA = 5.0
 DEFAULT_LENGTH = 30
 DEFAULT_OVERLAP = 8
 MAX_THETA = 255.0
+MAX_ERROR_LENGTH = 600
 
 
 def upscale(
@@ -58,11 +59,12 @@ def upscale(
     try:
         compute = choose_compute(device, precision)
         network = load_model(model if model == "default" else Path(model))
+        grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
+        upscaler = WindowUpscaler(network, compute, grid, theta=theta, scene_cuts=scene_cuts)  # type: ignore[arg-type]
     except (ComputeError, WeightsError) as error:
         raise _error(str(error)) from None
-
-    grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
-    upscaler = WindowUpscaler(network, compute, grid, theta=theta, scene_cuts=scene_cuts)  # type: ignore[arg-type]
+    except (RuntimeError, MemoryError) as error:
+        raise _error(f'the network does not fit on the device ({error}). Use device="cpu".') from None
     vs.core.log_message(
         vs.MESSAGE_TYPE_INFORMATION,
         f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {compute.device} "
@@ -117,4 +119,6 @@ def _text(value: str | bytes) -> str:
 
 
 def _error(text: str) -> vs.Error:
-    return vs.Error(f"rbvsr.Upscale: {text}")
+    """One line, whatever was given."""
+    line = " ".join(text.split())
+    return vs.Error(f"rbvsr.Upscale: {line if len(line) <= MAX_ERROR_LENGTH else line[:MAX_ERROR_LENGTH] + '...'}")

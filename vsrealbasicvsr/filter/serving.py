@@ -33,6 +33,9 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> vs.VideoNode:
     clip: vs.VideoNode = core.rbvsr.Serve(
         clips=[windows], format=form, step=frame_step(upscaler), name="rbvsr.Upscale", cache=1
     )
+    # The conversion reads each frame twice: for its properties, then for its pixels. A cache of fixed size keeps it
+    # until then; the automatic one drops it when memory is short, and the whole window would be computed again.
+    clip.std.SetVideoCache(mode=1, fixedsize=1, maxsize=4, maxhistory=0)
     return clip
 
 
@@ -46,7 +49,10 @@ def window_step(upscaler: WindowUpscaler) -> Step:
             return []
         if frames is not None:
             numbers = asked.pop(n)
-            upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
+            try:
+                upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
+            except (RuntimeError, MemoryError) as error:
+                return {"error": _out_of_luck(numbers[0], error)}
         elif missing := upscaler.missing(n):
             asked[n] = missing
             return [value for i in missing for value in (0, i)]

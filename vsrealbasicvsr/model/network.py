@@ -82,7 +82,7 @@ class BasicVSR(nn.Module):
         x = F.leaky_relu(self.upsample2(x), 0.1)
         x = F.leaky_relu(self.conv_hr(x), 0.1)
         base = F.interpolate(cleaned, scale_factor=SCALE, mode="bilinear", align_corners=False)
-        return self.conv_last(x) + base  # type: ignore[no-any-return]
+        return self.conv_last(x).to(base.dtype) + base  # type: ignore[no-any-return]
 
 
 class RealBasicVSR(nn.Module):
@@ -139,13 +139,20 @@ class RealBasicVSR(nn.Module):
         network.load_state_dict(tensors, assign=True)
         return network
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the convolutions compute in, the flow network apart. Frames keep their own: a picture held in
+        bfloat16 would show bands.
+        """
+        return self.basicvsr.fusion.weight.dtype
+
     def forward(self, lr: Tensor) -> Tensor:
         """The super-resolved clip after one cleaning pass, as in training: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
         return self.super_resolve(self.clean(lr))
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
-        """What one cleaning pass adds: (B, 3, H, W) to the same."""
-        return self.image_cleaning(frames)  # type: ignore[no-any-return]
+        """What one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
+        return self.image_cleaning(frames.to(self.dtype)).to(frames.dtype)  # type: ignore[no-any-return]
 
     def clean(self, lr: Tensor) -> Tensor:
         """The clip after one cleaning pass, each frame by itself: (N, T, 3, H, W) to the same."""
@@ -202,10 +209,11 @@ class RealBasicVSR(nn.Module):
 
     def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         if state is None or flow_px is None:
-            state = cleaned.new_zeros(cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])
+            shape = (cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])
+            state = cleaned.new_zeros(shape, dtype=self.dtype)
         else:
             state = flow_warp(state, flow_px)
-        return trunk(torch.cat((cleaned, state), dim=1))  # type: ignore[no-any-return]
+        return trunk(torch.cat((cleaned.to(state.dtype), state), dim=1))  # type: ignore[no-any-return]
 
 
 def check_clip(function: str, clip: Tensor) -> None:
