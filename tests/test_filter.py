@@ -117,7 +117,8 @@ def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kep
 
 
 def test_the_luma_of_an_rgb_clip_can_be_upscaled(core, tiny_model):
-    luma = core.std.ShufflePlanes(photograph(core, num_frames=1), 1, vs.GRAY)
+    rgb = photograph(core, num_frames=1).resize.Bicubic(format=vs.RGB48)
+    luma = core.std.ShufflePlanes(rgb, 1, vs.GRAY)
     assert luma.get_frame(0).props["_Matrix"] == 0
     assert luma.rbvsr.Upscale(model=tiny_model).get_frame(0).width == 256
 
