@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from training.losses import cleaning_loss, output_loss
+from training.losses import cleaning_loss, colour_loss, output_loss
 from vsrealbasicvsr.model import SCALE, Architecture, RealBasicVSR
 
 COMPACT = Architecture(
@@ -49,6 +49,7 @@ class Settings:
     warm_up_iterations: int = 60
     flow_frozen_share: float = 0.6  # of the run; afterwards the flow network is trained with the rest
     ema_decay: float = 0.997
+    colour_weight: float = 1.0
     max_gradient_norm: float = 0.5
     seed: int = 0
 
@@ -147,7 +148,7 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         ema, first = saved["ema"], saved["iteration"]
 
-    started, sums = time.monotonic(), {"output": 0.0, "cleaning": 0.0}
+    started, sums = time.monotonic(), {"output": 0.0, "cleaning": 0.0, "colour": 0.0}
     for iteration in range(first, settings.iterations):
         flow_trains = iteration >= settings.flow_frozen_share * settings.iterations
         for parameter in flow_parameters:
@@ -158,11 +159,13 @@ def train(
 
         lr, truth = crops.batch(iteration, rank)
         cleaned = model.clean(lr)
+        hr = model.super_resolve(cleaned)
         losses = {
-            "output": output_loss(model.super_resolve(cleaned), truth),
+            "output": output_loss(hr, truth),
             "cleaning": cleaning_loss(cleaned, truth),
+            "colour": colour_loss(hr, lr),
         }
-        loss = losses["output"] + losses["cleaning"]
+        loss = losses["output"] + losses["cleaning"] + settings.colour_weight * losses["colour"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if num_processes > 1:
@@ -196,6 +199,7 @@ def train(
             left = seconds * (settings.iterations - done) / 60
             print(
                 f"{done}/{settings.iterations} output {record['output']:.4f} cleaning {record['cleaning']:.4f} "
+                f"colour {record['colour']:.4f} "
                 f"norm {record['gradient_norm']:.3f} {seconds:.2f} s/it, {left:.0f} min left",
                 flush=True,
             )
