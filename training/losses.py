@@ -1,9 +1,35 @@
-"""The losses of stage 1 (paper, Eq. 1 and 2), and one of ours for short trainings."""
+"""The losses (paper, Eq. 1 to 3), and three of ours for short trainings. Knows no network and no gradients' ways."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vsrealbasicvsr.model import SCALE
+
+Distance = Literal["charbonnier", "l1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """What each loss is multiplied with; the defaults are the paper's, and 0 switches a loss off.
+
+    Perceptual and adversarial count where their networks are given: without them this is stage 1.
+    """
+
+    output: float = 1.0
+    cleaning: float = 1.0
+    perceptual: float = 1.0
+    adversarial: float = 0.05
+    squared_error: float = 0.0
+    colour: float = 0.0
+    rest: float = 0.0
+
+
+# ---- the paper's -----------------------------------------------------------------------------------------------------
 
 
 def charbonnier(a: Tensor, b: Tensor, *, epsilon: float = 1e-3) -> Tensor:
@@ -11,14 +37,45 @@ def charbonnier(a: Tensor, b: Tensor, *, epsilon: float = 1e-3) -> Tensor:
     return ((a - b).square() + epsilon**2).sqrt().mean()
 
 
-def output_loss(hr: Tensor, truth: Tensor) -> Tensor:
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """The mean of |a - b|: what the published code takes for rho."""
+    return F.l1_loss(a, b)
+
+
+def output_loss(hr: Tensor, truth: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
     """Distance of the super-resolved clip to the ground truth, both (N, T, 3, S*H, S*W)."""
-    return charbonnier(hr, truth)
+    return _between(hr, truth, distance)
 
 
-def cleaning_loss(cleaned: Tensor, truth: Tensor) -> Tensor:
+def cleaning_loss(cleaned: Tensor, truth: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
     """Distance of the cleaned clip (N, T, 3, H, W) to the ground truth (N, T, 3, S*H, S*W), averaged by S x S."""
-    return charbonnier(cleaned, F.avg_pool2d(truth.flatten(0, 1), SCALE).view_as(cleaned))
+    return _between(cleaned, averaged(truth), distance)
+
+
+def averaged(truth: Tensor) -> Tensor:
+    """The ground truth (N, T, 3, S*H, S*W) at the size of the input: (N, T, 3, H, W), each value the mean of S x S."""
+    small = F.avg_pool2d(truth.flatten(0, 1), SCALE)
+    return small.view(*truth.shape[:2], *small.shape[1:])
+
+
+def generator_adversarial_loss(logits_fake: Tensor) -> Tensor:
+    """How far the discriminator is from calling every pixel of the output real: binary cross-entropy with logits."""
+    return F.binary_cross_entropy_with_logits(logits_fake, torch.ones_like(logits_fake))
+
+
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy of (real pictures against 1, fake ones against 0); the published code adds the two."""
+    real = F.binary_cross_entropy_with_logits(logits_real, torch.ones_like(logits_real))
+    fake = F.binary_cross_entropy_with_logits(logits_fake, torch.zeros_like(logits_fake))
+    return real, fake
+
+
+# ---- ours ------------------------------------------------------------------------------------------------------------
+
+
+def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
+    """The mean squared error of the output, both (N, T, 3, S*H, S*W): for networks that are to be exact, not crisp."""
+    return F.mse_loss(hr, truth)
 
 
 def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = 16) -> Tensor:
@@ -30,3 +87,25 @@ def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = 16) -> Tensor:
     """
     means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * SCALE)
     return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px), epsilon=1e-4)
+
+
+def rest_loss(
+    clean: Callable[[Tensor], Tensor], cleaned: Tensor, truth: Tensor, *, distance: Distance = "charbonnier"
+) -> Tensor:
+    """Distance to the averaged ground truth of what is cleaned once more: the cleaned clip, and that truth itself.
+
+    Not in the paper. Training sees one cleaning pass, core.rbvsr.Upscale up to three; a module trained for hours also
+    sharpens, and sharpens again on the next pass. cleaned (N, T, 3, H, W) gets no gradient; `clean` is one pass on
+    (2N, T, 3, H, W); truth (N, T, 3, S*H, S*W).
+    """
+    target = averaged(truth)
+    again = clean(torch.cat((cleaned.detach(), target)))
+    return _between(again, torch.cat((target, target)), distance)
+
+
+def _between(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
+    if distance == "charbonnier":
+        return charbonnier(a, b)
+    if distance == "l1":
+        return l1(a, b)
+    raise ValueError(f'losses: distance must be "charbonnier" or "l1", got {distance!r}')

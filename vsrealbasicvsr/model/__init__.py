@@ -7,7 +7,7 @@ to, channel 0 to the right, channel 1 down.
 
 from .architecture import Architecture, StateDictError
 from .flow import SPyNet, flow_warp
-from .network import SCALE, RealBasicVSR
+from .network import SCALE, RealBasicVSR, RunStep, run_directly
 from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
 
 __all__ = [
@@ -16,8 +16,10 @@ __all__ = [
     "Architecture",
     "DecidePer",
     "RealBasicVSR",
+    "RunStep",
     "SPyNet",
     "StateDictError",
     "flow_warp",
     "refine",
+    "run_directly",
 ]

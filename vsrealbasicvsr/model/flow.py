@@ -1,9 +1,11 @@
 """Optical flow between two frames (SPyNet, Ranjan and Black, CVPR 2017) and sampling along it.
 
-Always computed in float32: in float16 the sampling coordinates are wrong by half a pixel at a width of 1920.
+Always computed in float32, under autocast too: in float16 the sampling coordinates are wrong by half a pixel at a width
+of 1920.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -34,8 +36,16 @@ def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"]
     grid_x = (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - 1.0
     grid_y = (rows[:, None] + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0
     grid = torch.stack((grid_x, grid_y), dim=3)
-    sampled = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode=padding, align_corners=True)
+    with _without_autocast(x.device):
+        sampled = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode=padding, align_corners=True)
     return sampled.to(x.dtype)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """While this lasts, operations on this kind of device compute in the type of what they are given."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 class _ConvLayer(nn.Module):
@@ -105,16 +115,17 @@ class SPyNet(nn.Module):
 
         ref and supp (N, 3, H, W), H and W multiples of 2 ** (levels - 1). Each flow is in pixels of its own level.
         """
-        levels_ref, levels_supp = self._pyramid(ref), self._pyramid(supp)
-        flow = levels_ref[0].new_zeros(ref.shape[0], 2, *levels_ref[0].shape[-2:])
-        flows: list[Tensor] = []
-        for module, level_ref, level_supp in zip(self.basic_module, levels_ref, levels_supp, strict=True):
-            if flows:
-                flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
-            aligned = flow_warp(level_supp, flow, padding="border")
-            flow = flow + module(torch.cat((level_ref, aligned, flow), dim=1))
-            flows.append(flow)
-        return flows
+        with _without_autocast(ref.device):
+            levels_ref, levels_supp = self._pyramid(ref), self._pyramid(supp)
+            flow = levels_ref[0].new_zeros(ref.shape[0], 2, *levels_ref[0].shape[-2:])
+            flows: list[Tensor] = []
+            for module, level_ref, level_supp in zip(self.basic_module, levels_ref, levels_supp, strict=True):
+                if flows:
+                    flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
+                aligned = flow_warp(level_supp, flow, padding="border")
+                flow = flow + module(torch.cat((level_ref, aligned, flow), dim=1))
+                flows.append(flow)
+            return flows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the network to another device, but stay in float32 when it goes to another type."""

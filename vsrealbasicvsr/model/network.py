@@ -4,8 +4,8 @@ The steps are public one by one (`clean`, `flows`, `propagate`, `reconstruct`), 
 `super_resolve` composes them over a whole sequence.
 """
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,20 @@ from .architecture import Architecture, StateDictError
 from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp
 
 SCALE = 4
+
+
+class RunStep(Protocol):
+    """Calls a step of the network on its arguments and returns what it returns.
+
+    A caller's own may compute activations again in the backward pass instead of keeping them.
+    """
+
+    def __call__[*Ts, R](self, step: Callable[[*Ts], R], /, *arguments: *Ts) -> R: ...
+
+
+def run_directly[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:
+    """The plain way to run a step."""
+    return step(*arguments)
 
 
 class ResidualBlock(nn.Module):
@@ -181,30 +195,33 @@ class RealBasicVSR(nn.Module):
         """The high-resolution frame: (B, 3, H, W) and two (B, mid, H, W) to (B, 3, S*H, S*W)."""
         return self.basicvsr.reconstruct(cleaned, backward_features, forward_features)
 
-    def super_resolve(self, cleaned: Tensor) -> Tensor:
-        """BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
+    def super_resolve(self, cleaned: Tensor, *, run: RunStep = run_directly) -> Tensor:
+        """BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W).
+
+        `run` calls each step (flows, propagation and reconstruction of a frame): the seam for gradient checkpointing.
+        """
         check_clip("RealBasicVSR.super_resolve", cleaned)
         num_clips, num_frames, _, height, width = cleaned.shape
         flows_forward, flows_backward = None, None
         if num_frames > 1:
             first, second = cleaned[:, :-1].flatten(0, 1), cleaned[:, 1:].flatten(0, 1)
             flows_forward, flows_backward = (
-                flow.view(num_clips, num_frames - 1, 2, height, width) for flow in self.flows(first, second)
+                flow.view(num_clips, num_frames - 1, 2, height, width) for flow in run(self.flows, first, second)
             )
 
         state: Tensor | None = None
         backward_features: list[Tensor] = []
         for i in reversed(range(num_frames)):
             flow = flows_backward[:, i] if flows_backward is not None and state is not None else None
-            state = self.propagate_backward(cleaned[:, i], state, flow)
+            state = run(self.propagate_backward, cleaned[:, i], state, flow)
             backward_features.insert(0, state)
 
         state = None
         frames = []
         for i in range(num_frames):
             flow = flows_forward[:, i - 1] if flows_forward is not None and state is not None else None
-            state = self.propagate_forward(cleaned[:, i], state, flow)
-            frames.append(self.reconstruct(cleaned[:, i], backward_features[i], state))
+            state = run(self.propagate_forward, cleaned[:, i], state, flow)
+            frames.append(run(self.reconstruct, cleaned[:, i], backward_features[i], state))
         return torch.stack(frames, dim=1)
 
     def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:

@@ -1,6 +1,15 @@
 """Weights: reading them from files, writing our own format. Knows the model and files; knows no windows and no host."""
 
-from .reading import DEFAULT_WEIGHTS, StoredNetwork, WeightsError, build_network, load_model, read_network
+from .reading import (
+    DEFAULT_WEIGHTS,
+    StoredNetwork,
+    WeightsError,
+    build_network,
+    load_model,
+    read_discriminator,
+    read_network,
+    read_tensors,
+)
 from .writing import write_weights
 
 __all__ = [
@@ -9,6 +18,8 @@ __all__ = [
     "WeightsError",
     "build_network",
     "load_model",
+    "read_discriminator",
     "read_network",
+    "read_tensors",
     "write_weights",
 ]

@@ -26,6 +26,7 @@ Kind = Literal["safetensors", "zip", "pickle"]
 _EMA_PREFIXES = ("generator_ema.module.", "generator_ema.")
 _OTHER_PREFIXES = ("generator.module.", "generator.", "module.", "")
 _PARTS = ("image_cleaning.", "basicvsr.")
+_DISCRIMINATOR_PREFIXES = ("discriminator.module.", "discriminator.")
 
 # What a pickle of tensors calls. Narrower than what torch allows: weights are dense, and nothing else is wanted.
 _TENSOR_NAMES = re.compile(
@@ -91,19 +92,52 @@ def read_network(path: Path) -> StoredNetwork:
 
     Raises WeightsError if the file cannot be read, would run code, or holds no tensors.
     """
+    values, metadata = _read_values(path)
+    prefix = _prefix_of_generator(values)
+    chosen = _below(prefix, values)
+    return StoredNetwork(tensors=_only_tensors(path, chosen, _PARTS), prefix=prefix, metadata=metadata)
+
+
+def read_discriminator(path: Path) -> dict[str, Tensor]:
+    """The discriminator in a checkpoint of the published layout, under its names without `discriminator.`, on the CPU.
+
+    Raises WeightsError if the file cannot be read, would run code, or holds no discriminator.
+    """
+    values, _ = _read_values(path)
+    for prefix in _DISCRIMINATOR_PREFIXES:
+        if chosen := _below(prefix, values):
+            return _only_tensors(path, chosen, ("",))
+    begin = _first(sorted(values)) or "nothing"
+    raise _error(
+        path,
+        f"holds no discriminator: none of its {len(values)} keys begins with 'discriminator.' (it holds {begin})",
+        "Use a published checkpoint of the stage with GAN, whole",
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file under the name that it has there, on the CPU: for networks that this package knows not.
+
+    Raises WeightsError if the file cannot be read or would run code.
+    """
+    values, _ = _read_values(path)
+    return _only_tensors(path, values, ())
+
+
+def _read_values(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Whatever a file holds under names, and what it says of itself. Raises WeightsError."""
     try:
         path = path.expanduser()
     except RuntimeError as error:
         raise _error(path, f"is not a path here ({_one_line(error)})", "Write the path in full") from None
     kind = _kind_of(path)
-    metadata: dict[str, str] = {}
     if kind == "safetensors":
-        values, metadata = _read_safetensors(path)
-    else:
-        values = _read_checkpoint(path, kind)
-    prefix = _prefix_of_generator(values)
-    chosen = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-    return StoredNetwork(tensors=_only_tensors(path, chosen), prefix=prefix, metadata=metadata)
+        return _read_safetensors(path)
+    return _read_checkpoint(path, kind), {}
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
 
 
 def _kind_of(path: Path) -> Kind:
@@ -287,8 +321,11 @@ def _prefix_of_generator(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _only_tensors(path: Path, values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors among these values, each with memory of its own behind every element."""
+def _only_tensors(path: Path, values: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors among these values, each with memory of its own behind every element.
+
+    Raises WeightsError if something else stands under a name that begins like one of `parts`.
+    """
     tensors = {}
     for key, value in values.items():
         if isinstance(value, Tensor):
@@ -300,7 +337,7 @@ def _only_tensors(path: Path, values: Mapping[str, Any]) -> dict[str, Tensor]:
                     "Do not trust it",
                 )
             tensors[key] = value
-        elif key.startswith(_PARTS):
+        elif key.startswith(parts):
             raise _error(path, f"holds a {type(value).__name__} instead of a tensor at {key!r}", "Use a state dict")
     return tensors
 
