@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 import skimage.data
+from conftest import MakeClip, moving_photograph
 
 from training import clips
 from training.clips import (
     CameraPath,
-    cut_video,
+    Gap,
+    TimedFrame,
+    find_sources,
     has_scene_cut,
     moved_photograph,
+    read_numbered_frames,
     read_photograph,
-    read_photographs,
     read_video,
-    read_videos,
+    read_video_facts,
+    split_held_out,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -75,7 +82,7 @@ def test_no_border_of_the_photograph_is_ever_shown(monkeypatch: pytest.MonkeyPat
     image[:2] = image[-2:] = 0
     image[:, :2] = image[:, -2:] = 0
     monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 0.0)
-    for seed in range(40):
+    for seed in range(12):
         clip = moved_photograph(image, num_frames=10, height=256, width=256, generator=np.random.default_rng(seed))
         assert clip.min() > 250, seed
 
@@ -142,48 +149,105 @@ def test_objects_move_in_front_of_the_photograph(monkeypatch: pytest.MonkeyPatch
     assert moved >= 7
 
 
-def test_video_frames_come_in_order_and_from_the_time_asked_for(tmp_path: Path) -> None:
+def pictures(path: Path) -> list[Bytes]:
+    return [item.picture for item in read_video(path) if isinstance(item, TimedFrame)]
+
+
+def test_video_frames_come_in_order_with_their_time_stamps(tmp_path: Path) -> None:
     greys = np.arange(20, 220, 5, dtype=np.uint8)
     frames = np.broadcast_to(greys[:, None, None, None], (40, 48, 64, 3))
-    path = write_video(tmp_path / "greys.mp4", frames)
-    levels = np.array([frame.mean() for frame in read_video(path)])
-    assert np.abs(levels - greys).max() < 3
-    late = np.array([frame.mean() for frame in read_video(path, start_seconds=17 / 25)])
-    assert np.abs(late - greys[17:]).max() < 3
+    items = list(read_video(write_video(tmp_path / "greys.mp4", frames)))
+    assert all(isinstance(item, TimedFrame) for item in items)
+    levels = np.array([item.picture.mean() for item in items])
+    assert np.abs(levels - greys).max() < 1.5, "rounded, not cut off"
+    assert np.allclose([item.pts_seconds for item in items], np.arange(40) / 25)
 
 
-def test_a_cut_of_a_video_is_a_piece_of_it(video: Path) -> None:
-    for seed in range(4):
-        clip = cut_video(video, num_frames=6, height=128, width=160, generator=np.random.default_rng(seed))
-        assert clip.shape == (6, 128, 160, 3)
-        assert np.abs(np.diff(clip.astype(np.float64), axis=0)).mean() > 0.1, "it moves"
-    again = cut_video(video, num_frames=6, height=128, width=160, generator=np.random.default_rng(seed))
-    assert np.array_equal(clip, again)
+VIDEOS = {
+    "h264.mp4": {},
+    "h265_10_bit.mkv": {
+        "codec": "libx265",
+        "pixel_format": "yuv420p10le",
+        "options": {"crf": "8", "x265-params": "log-level=none"},
+    },
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"b": "4000000", "cpu-used": "8"}},
+    "av1_10_bit.mp4": {"codec": "libsvtav1", "pixel_format": "yuv420p10le", "options": {"crf": "10", "preset": "12"}},
+    "mpeg4.avi": {"codec": "mpeg4", "options": {"b": "4000000"}},
+    "lossless_444.mkv": {"codec": "ffv1", "pixel_format": "yuv444p"},
+    "transport.ts": {},
+}
 
 
-def test_a_cut_as_large_as_the_video_still_fits(video: Path) -> None:
-    clip = cut_video(video, num_frames=2, height=360, width=360, generator=np.random.default_rng(0))
-    assert clip.shape == (2, 360, 360, 3)
+@pytest.mark.parametrize("name", VIDEOS)
+def test_videos_of_any_codec_and_depth_come_out_as_8_bit_rgb_in_the_right_colours(
+    name: str, tmp_path: Path, make_clip: MakeClip
+) -> None:
+    path = make_clip(tmp_path / name, num_frames=6, width=64, height=48, **VIDEOS[name])
+    frames = np.stack(pictures(path))
+    assert frames.shape == (6, 48, 64, 3)
+    truth = np.stack(list(moving_photograph(6, 64, 48)))
+    difference = frames.astype(float) - truth
+    assert np.abs(difference).mean() < 6
+    assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 1.5, "no colour is shifted"
+    facts = read_video_facts(path)
+    assert facts.is_lossless == (name == "lossless_444.mkv")
+    assert facts.frames_per_second == pytest.approx(25)
 
 
-def test_no_clip_goes_across_a_scene_cut(tmp_path: Path, photograph: Bytes) -> None:
+def test_the_matrix_of_a_video_is_obeyed_and_guessed_from_its_height(tmp_path: Path) -> None:
+    """Y 100, U 90, V 200 as BT.601 and as BT.709 are different reds; without a tag low frames are BT.601."""
+    expected = {"601": (213, 53, 20), "709": (227, 67, 17)}
+    for tag, height, matrix in ((5, 64, "601"), (1, 64, "709"), (2, 64, "601"), (2, 720, "709")):
+        planes = np.full((height * 3 // 2, 64), 100, dtype=np.uint8)
+        planes[height : height * 5 // 4], planes[height * 5 // 4 :] = 90, 200
+        with av.open(str(tmp_path / "colour.mkv"), "w") as container:
+            stream = container.add_stream("ffv1", rate=Fraction(25))
+            stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+            stream.codec_context.colorspace = tag
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            container.mux(stream.encode(None))
+        (frame,) = pictures(tmp_path / "colour.mkv")
+        assert np.abs(frame[height // 2, 32].astype(int) - expected[matrix]).max() <= 2, (tag, height)
+
+
+def test_a_video_that_is_to_be_turned_comes_out_upright(tmp_path: Path, make_clip: MakeClip) -> None:
+    """The header's matrix is written over by the one of a telephone held upright: a quarter turn clockwise."""
+    path = make_clip(tmp_path / "turned.mp4", num_frames=2, width=64, height=48)
+    (upright, *_) = pictures(path)
+    contents = path.read_bytes()
+    one = 1 << 16
+    matrices = [
+        struct.pack(">9i", *values, 1 << 30) for values in ((one, 0, 0, 0, one, 0, 0, 0), (0, one, 0, -one, 0, 0, 0, 0))
+    ]
+    track = contents.index(b"tkhd")
+    path.write_bytes(contents[:track] + contents[track:].replace(matrices[0], matrices[1], 1))
+    (turned, *_) = pictures(path)
+    assert turned.shape == (64, 48, 3)
+    assert np.array_equal(turned, np.rot90(upright, -1))
+
+
+def test_a_gap_stands_where_time_stamps_pause_and_nowhere_else(tmp_path: Path, make_clip: MakeClip) -> None:
+    pts = [0, 40, 73, 140, 160, 200, 1400, 1440, 1480]  # milliseconds: uneven, then frames are missing
+    path = make_clip(tmp_path / "uneven.mkv", pts=pts, time_base=Fraction(1, 1000))
+    items = list(read_video(path))
+    assert [number for number, item in enumerate(items) if isinstance(item, Gap)] == [6]
+    times = [item.pts_seconds for item in items if isinstance(item, TimedFrame)]
+    assert np.allclose(times, np.array(pts) / 1000, atol=0.002)
+    slow = make_clip(tmp_path / "slow.mkv", num_frames=5, rate=Fraction(1))
+    assert not any(isinstance(item, Gap) for item in read_video(slow)), "one frame a second is no pause"
+
+
+def test_scene_cuts_are_told_from_motion(photograph: Bytes) -> None:
     dark, light = np.full((1, 96, 96, 3), 20, np.uint8), np.full((1, 96, 96, 3), 220, np.uint8)
     assert has_scene_cut(np.concatenate([dark, dark, light, light]))
     assert not has_scene_cut(panned(photograph, num_frames=6, height=360, width=480, step=12))
-    path = write_video(tmp_path / "scenes.mp4", np.concatenate([dark] * 20 + [light] * 20))
-    for seed in range(8):
-        clip = cut_video(path, num_frames=8, height=48, width=48, generator=np.random.default_rng(seed))
-        assert np.ptp(clip.mean(axis=(1, 2, 3))) < 10
-    flicker = write_video(tmp_path / "flicker.mp4", np.concatenate([dark, light, light] * 10))
-    with pytest.raises(ValueError, match=r"change of scene.*flicker\.mp4"):
-        cut_video(flicker, num_frames=8, height=48, width=48, generator=np.random.default_rng(0))
-
-
-def test_videos_too_short_or_too_small_are_named(video: Path) -> None:
-    with pytest.raises(ValueError, match=r"pan\.mp4"):
-        cut_video(video, num_frames=200, height=64, width=64, generator=np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"pan\.mp4 is 480x360, smaller"):
-        cut_video(video, num_frames=4, height=400, width=64, generator=np.random.default_rng(0))
+    fading = (photograph[None] * np.linspace(1, 0.3, 8)[:, None, None, None]).astype(np.uint8)
+    assert not has_scene_cut(fading), "a fade is no cut"
+    other = np.asarray(skimage.data.astronaut()[:400], dtype=np.uint8)
+    two = np.stack([photograph[:, :512], other])
+    assert has_scene_cut(two)
+    assert has_scene_cut((two * 0.3).astype(np.uint8)), "at night as well"
+    assert not has_scene_cut(photograph[None])
 
 
 def test_broken_files_are_named(tmp_path: Path, video: Path) -> None:
@@ -191,8 +255,6 @@ def test_broken_files_are_named(tmp_path: Path, video: Path) -> None:
     broken.write_bytes(b"this is no video" * 100)
     with pytest.raises(ValueError, match=r"read_video: cannot read .*broken\.mp4"):
         next(read_video(broken))
-    with pytest.raises(ValueError, match=r"broken\.mp4"):
-        cut_video(broken, num_frames=4, height=64, width=64, generator=np.random.default_rng(0))
     cut_off = tmp_path / "cut_off.mp4"
     cut_off.write_bytes(video.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"cut_off\.mp4"):
@@ -205,18 +267,110 @@ def test_broken_files_are_named(tmp_path: Path, video: Path) -> None:
         read_photograph(tmp_path / "missing.png")
 
 
-def test_folders_are_listed_by_name_and_empty_ones_refused(tmp_path: Path) -> None:
-    for name in ("b.png", "a.WEBP", "c.jpg", "notes.txt", "v.mp4"):
-        (tmp_path / name).touch()
-    assert [path.name for path in read_photographs(tmp_path)] == ["a.WEBP", "b.png", "c.jpg"]
-    assert [path.name for path in read_videos(tmp_path)] == ["v.mp4"]
-    with pytest.raises(ValueError, match="no photographs"):
-        read_photographs(tmp_path / "nowhere")
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
+def test_a_video_cut_short_gives_the_frames_before_the_break(suffix: str, tmp_path: Path, make_clip: MakeClip) -> None:
+    whole = make_clip(tmp_path / f"whole.{suffix}", num_frames=40, options={"g": "10"})
+    frames = pictures(whole)
+    contents = bytearray(whole.read_bytes())
+    if suffix == "mp4":  # its index is at the end, so it is damaged instead
+        contents[len(contents) // 2 : len(contents) // 2 + 200] = bytes(200)
+    else:
+        contents = contents[: len(contents) * 6 // 10]
+    broken = tmp_path / f"broken.{suffix}"
+    broken.write_bytes(contents)
+    before = pictures(broken)
+    assert 8 < len(before) < 40
+    if suffix == "mp4":
+        gaps = [item for item in read_video(broken) if isinstance(item, Gap)]
+        assert re.fullmatch(r"cannot be decoded further than \d+ frames: Invalid data.*", str(gaps[-1].reason))
+    assert np.array_equal(np.stack(before)[:-1], np.stack(frames)[: len(before) - 1])
+
+
+def write_pictures(folder: Path, frames: Bytes, name: str = "frame_{:03d}.png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames, start=1):
+        cv2.imwrite(str(folder / name.format(number)), np.ascontiguousarray(frame[:, :, ::-1]))
+
+
+def found_kinds(folder: Path, **options: str) -> dict[str, str]:
+    return {source.name: source.kind for source in find_sources(folder, **options).sources}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, photograph: Bytes) -> Path:
+    """Frames of a walk, numbered photographs that show different things, and strangers."""
+    write_pictures(tmp_path / "walk", panned(photograph, num_frames=12, height=96, width=128))
+    others = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.rocket(), photograph]
+    turned = [np.rot90(other[:256, :256], k) for k in range(2) for other in others]
+    write_pictures(tmp_path / "holiday", np.stack(turned), "IMG_{:04d}.jpg")
+    (tmp_path / "walk" / "notes.txt").touch()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "v.mp4").touch()
+    (tmp_path / "v.mp4").touch()
+    return tmp_path
+
+
+def test_frames_are_told_from_photographs(mixed: Path) -> None:
+    kinds = found_kinds(mixed)
+    assert kinds.pop("walk/frame_[001-012].png") == "frames"
+    assert kinds.pop("v.mp4") == "video"
+    assert set(kinds) == {f"holiday/IMG_{number:04d}.jpg" for number in range(1, 9)}
+    assert set(kinds.values()) == {"photograph"}
+    assert find_sources(mixed).num_ignored == {".txt": 1}
+
+
+def test_what_pictures_are_can_be_said(mixed: Path) -> None:
+    frames = find_sources(mixed, images="frames")
+    assert [source.name for source in frames.sources if source.kind == "frames"] == [
+        "holiday/IMG_[0001-0008].jpg",
+        "walk/frame_[001-012].png",
+    ]
+    assert set(found_kinds(mixed, images="photographs").values()) == {"photograph", "video"}
+    (mixed / "walk" / "frame_003.png").unlink()
+    names = [source.name for source in find_sources(mixed, images="frames").sources]
+    assert "walk/frame_[004-012].png" in names, "a missing number ends a run"
+    assert [one.name for one in find_sources(mixed, images="frames").unused] == [
+        "walk/frame_001.png",
+        "walk/frame_002.png",
+    ]
+
+
+def test_frames_come_in_the_order_of_their_numbers_and_a_corrupt_one_is_a_gap(tmp_path: Path) -> None:
+    frames = np.stack([np.full((32, 40, 3), 20 * number, np.uint8) for number in range(1, 12)])
+    write_pictures(tmp_path, frames, "{}.png")
+    (source,) = find_sources(tmp_path).sources
+    assert source.name == "[1-11].png"
+    (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:30])
+    items = list(read_numbered_frames(source.paths))
+    assert isinstance(items[3], Gap)
+    assert items[3].reason == "4.png holds no readable picture"
+    levels = [int(item.picture[0, 0, 0]) // 20 for item in items if isinstance(item, TimedFrame)]
+    assert levels == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_folder_without_anything_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no videos and no pictures\. Name a folder that holds some"):
+        find_sources(tmp_path)
+    with pytest.raises(ValueError, match="there is no folder"):
+        find_sources(tmp_path / "nowhere")
+
+
+def test_folders_that_link_in_circles_end(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "circle").symlink_to(tmp_path)
+    (tmp_path / "inside" / "v.mp4").touch()
+    assert list(found_kinds(tmp_path)) == ["inside/v.mp4"]
+
+
+def test_held_out_items_are_apart_and_all_are_accounted_for() -> None:
+    train, held = split_held_out(list(range(30)), every=12)
+    assert held == [0, 12, 24]
+    assert sorted(train + held) == list(range(30))
+    assert split_held_out(["only"], every=12) == (["only"], [])
+    assert split_held_out(["a", "b"], every=12) == (["b"], ["a"])
 
 
 def test_photographs_are_read_as_rgb(tmp_path: Path) -> None:
-    import cv2
-
     red_in_bgr = np.zeros((8, 8, 3), dtype=np.uint8)
     red_in_bgr[:, :, 2] = 255
     cv2.imwrite(str(tmp_path / "red.png"), red_in_bgr)

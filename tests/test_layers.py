@@ -27,8 +27,18 @@ ROOMS = {
     ],
     "vsutil": ["vsrealbasicvsr/filter/"],
     "safetensors": ["vsrealbasicvsr/weights/"],
-    "av": ["training/clips.py", "training/degradations.py", "scripts/demo.py", "scripts/measure_windows.py"],
-    "cv2": ["training/"],
+    "av": [
+        "training/clips.py",
+        "training/degradations/codecs.py",
+        "scripts/benchmark.py",
+        "scripts/demo.py",
+        "scripts/measure_windows.py",
+    ],
+    "cv2": ["training/", "scripts/benchmark.py"],
+    "lpips": ["training/metrics.py"],
+    "scipy": ["training/metrics.py", "scripts/benchmark.py"],
+    "skimage": ["training/metrics.py", "scripts/benchmark.py", "scripts/demo.py"],
+    "torchvision": ["training/perceptual.py", "training/metrics.py", "training/degradations/"],
     "hatchling": ["vsrealbasicvsr/plugin/build_hook.py"],
 }
 

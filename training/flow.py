@@ -5,7 +5,6 @@ The network's own recipe takes a ready-made SPyNet; people without one start her
 
 import argparse
 import math
-import time
 from pathlib import Path
 
 import cv2
@@ -14,25 +13,43 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from training.clips import read_photographs
-from training.pool import held_out
+from training.checkpoints import whole_file
+from training.store import ClipStore
 from vsrealbasicvsr.model import SPyNet, flow_warp
 
-FIRST_TRANSLATION_PX, LAST_TRANSLATION_PX = 2.0, 8.0
+MARGIN_PX = 16
+HELD_OUT_EVERY = 12
+WARM_UP_ITERATIONS = 100
+FIRST_TRANSLATION_PX, LAST_TRANSLATION_PX = 2.0, 6.0
 """The largest translation grows over the run: a level learns nothing while the levels below leave it too much."""
 
 
-def load_small(paths: list[Path], shrink: int = 3) -> list[NDArray[np.uint8]]:
-    """Photographs at about the sharpness of a low-resolution frame, RGB uint8 (H, W, 3), at least 128 pixels a side."""
-    images = []
-    for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if image is None or min(image.shape[:2]) < 128 * shrink:
-            continue
-        size = (image.shape[1] // shrink, image.shape[0] // shrink)
-        images.append(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8))
-    return images
+def load_small(store: ClipStore, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """First frames of the clips: (to train from, held out), every 12th is held out.
+
+    RGB uint8 (H, W, 3), shrunk by 3 and by 2 to about the sharpness of a low-resolution frame, and large enough to cut
+    pairs of `size` pixels out of. Raises ValueError if there are too few.
+    """
+    images: list[NDArray[np.uint8]] = []
+    held: list[NDArray[np.uint8]] = []
+    for number in range(len(store)):
+        clip = store[number]
+        for shrink in (3, 2):
+            if min(clip.height, clip.width) < (size + 2 * MARGIN_PX) * shrink:
+                continue
+            frame = store.read(number, num_frames=1)[0]
+            small = cv2.resize(frame, (clip.width // shrink, clip.height // shrink), interpolation=cv2.INTER_AREA)
+            (held if number % HELD_OUT_EVERY == 0 else images).append(np.asarray(small, dtype=np.uint8))
+            if number % HELD_OUT_EVERY == 0:
+                break
+    if not images or not held:
+        raise ValueError(
+            f"too few large pictures: {len(store)} clips, {len(images)} of at least {2 * (size + 2 * MARGIN_PX)} pixels"
+            " a side to learn from. Prepare more or larger ones, or give a smaller --size (a multiple of 32)."
+        )
+    return images, held
 
 
 def draw_flow(size: int, max_translation_px: float, generator: torch.Generator) -> Tensor:
@@ -72,11 +89,10 @@ def draw_pairs(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(ref, supp, flow_px): ref(p) = supp(p + flow(p)) to the pixel, each with its own noise; (B, 3|2, size, size)."""
-    margin = 16
     refs, supps, flows = [], [], []
     for _ in range(num_pairs):
         image = images[int(torch.randint(len(images), (), generator=generator))]
-        side = size + 2 * margin
+        side = size + 2 * MARGIN_PX
         top = int(torch.randint(image.shape[0] - side + 1, (), generator=generator))
         left = int(torch.randint(image.shape[1] - side + 1, (), generator=generator))
         crop = torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float() / 255
@@ -85,7 +101,7 @@ def draw_pairs(
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.transpose(-1, -2)
         flow = draw_flow(side, max_translation_px, generator)
-        inner = (..., slice(margin, -margin), slice(margin, -margin))
+        inner = (..., slice(MARGIN_PX, -MARGIN_PX), slice(MARGIN_PX, -MARGIN_PX))
         refs.append(flow_warp(crop, flow, padding="border")[inner])
         supps.append(crop[inner])
         flows.append(flow[inner])
@@ -141,7 +157,7 @@ def flow_loss(flows: list[Tensor], target_px: Tensor) -> Tensor:
     return loss
 
 
-def end_point_error_px(spynet: SPyNet, images: list[NDArray[np.uint8]], size: int = 96) -> tuple[float, float]:
+def end_point_error_px(spynet: SPyNet, images: list[NDArray[np.uint8]], size: int) -> tuple[float, float]:
     """Mean end-point error over 64 fixed pairs: (of the network, of no motion at all), in pixels."""
     generator = torch.Generator().manual_seed(1)
     ref, supp, flow = draw_pairs(images, 64, size=size, max_translation_px=4.0, generator=generator)
@@ -150,62 +166,64 @@ def end_point_error_px(spynet: SPyNet, images: list[NDArray[np.uint8]], size: in
     return (found - flow).norm(dim=1).mean().item(), flow.norm(dim=1).mean().item()
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--out", type=Path, required=True, help="where the weights go (.pt)")
-    parser.add_argument("--channels", type=int, nargs=4, default=[16, 32, 16, 8], help="hidden widths of a level")
-    parser.add_argument("--iterations", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=96, help="side of a pair in pixels, a multiple of 32")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+def blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """The images (B, 3, H, W), blurred by a Gaussian, mirrored at the edges."""
+    radius = math.ceil(3 * sigma_px)
+    line = torch.exp(-0.5 * ((torch.arange(2 * radius + 1) - radius) / sigma_px) ** 2)
+    line = (line / line.sum()).repeat(3, 1)
+    images = F.pad(images, (radius, radius, radius, radius), mode="reflect")
+    return F.conv2d(F.conv2d(images, line[:, None, None, :], groups=3), line[:, None, :, None], groups=3)
 
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `python -m training flow`."""
+    parser.add_argument("--data", type=Path, required=True, help="clips made by python -m training prepare")
+    parser.add_argument("--out", type=Path, required=True, help="where the weights go (.pt), for train --spynet")
+    parser.add_argument("--channels", type=int, nargs=4, default=[32, 64, 32, 16], help="hidden widths of a level")
+    parser.add_argument("--iterations", type=int, default=2300)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--size", type=int, default=96, help="side of a pair in pixels, a multiple of 32")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The exit status of `python -m training flow`."""
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
-    training_paths, held_paths = held_out(read_photographs(arguments.images))
-    training_images, held_images = load_small(training_paths), load_small(held_paths)
-    widths = tuple(arguments.channels)
-    spynet = SPyNet(6, widths)
+    images, held_images = load_small(ClipStore.open(arguments.data), arguments.size)
+    spynet = SPyNet(6, tuple(arguments.channels))
     # Every level has the same task on pictures of the same kind, so one level's weights learn from all of them, several
     # times faster; they part when the flow network is trained with the rest.
     spynet.basic_module = nn.ModuleList([spynet.basic_module[0]] * len(spynet.basic_module))
     start_as_gradient_matching(spynet.basic_module[0])
-    optimizer = torch.optim.Adam(spynet.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, arguments.learning_rate, total_steps=arguments.iterations, pct_start=0.1
-    )
-    started = time.monotonic()
-    for iteration in range(1, arguments.iterations + 1):
-        share = iteration / arguments.iterations
-        ref, supp, flow = draw_pairs(
-            training_images,
-            arguments.batch,
-            size=arguments.size,
-            max_translation_px=FIRST_TRANSLATION_PX + (LAST_TRANSLATION_PX - FIRST_TRANSLATION_PX) * share,
-            generator=generator,
-        )
-        loss = flow_loss(spynet.coarse_to_fine(ref, supp), flow)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if iteration % 100 == 0 or iteration == arguments.iterations:
-            error, still = end_point_error_px(spynet, held_images)
-            seconds = (time.monotonic() - started) / iteration
-            print(
-                f"{iteration}/{arguments.iterations} loss {loss.item():.3f}  held-out end-point error {error:.3f} px "
-                f"(no motion: {still:.3f} px)  {seconds:.2f} s/it",
-                flush=True,
+    optimizer = torch.optim.Adam(spynet.parameters(), betas=(0.9, 0.99))
+    with tqdm(total=arguments.iterations, unit="step") as bar:
+        for iteration in range(1, arguments.iterations + 1):
+            share = iteration / arguments.iterations
+            rate = min(iteration / WARM_UP_ITERATIONS, 1) * (0.002 + (1 + math.cos(math.pi * share)) / 2)
+            optimizer.param_groups[0]["lr"] = arguments.learning_rate * rate
+            ref, supp, flow = draw_pairs(
+                images,
+                arguments.batch,
+                size=arguments.size,
+                max_translation_px=FIRST_TRANSLATION_PX
+                + (LAST_TRANSLATION_PX - FIRST_TRANSLATION_PX) * min(2 * share, 1),
+                generator=generator,
             )
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            partial = arguments.out.with_suffix(".partial")
-            torch.save(spynet.state_dict(), partial)
-            partial.replace(arguments.out)
-
-
-if __name__ == "__main__":
-    main()
+            if torch.rand((), generator=generator) < 0.5:
+                sigma_px = 0.3 + 0.9 * torch.rand((), generator=generator).item()
+                ref, supp = blurred(ref, sigma_px), blurred(supp, sigma_px)
+            loss = flow_loss(spynet.coarse_to_fine(ref, supp), flow)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
+            optimizer.step()
+            bar.update()
+            if iteration % 100 == 0 or iteration == arguments.iterations:
+                error_px, still_px = end_point_error_px(spynet, held_images, arguments.size)
+                bar.set_postfix_str(f"held-out end-point error {error_px:.3f} px (no motion: {still_px:.3f} px)")
+                with whole_file(arguments.out) as file:
+                    torch.save(spynet.state_dict(), file)
+    print(f"{arguments.out}: held-out end-point error {error_px:.3f} px (no motion: {still_px:.3f} px)")
+    return 0

@@ -7,6 +7,7 @@ Perceptual and adversarial loss look at single frames, so that their gradient at
 a time, and their graphs are gone before the network's own backward pass begins.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -106,6 +107,11 @@ def generator_step(
 
     cleaning = _learning(model.image_cleaning)
     others = _learning(model.basicvsr)
+    if lr.device.type == "cpu" and not all(loss.isfinite() for loss in losses.values()):
+        # torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
+        for parameter in cleaning + others:
+            parameter.grad = torch.full_like(parameter, math.nan)
+        return _numbers(losses), output.detach()
     if for_the_rest is None or cleaning_gets_perceptual:
         at_output = for_all if for_the_rest is None else for_all + for_the_rest
         _backward([(hr, at_output), (for_cleaning, None)], cleaning + others)

@@ -86,7 +86,7 @@ def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = 16) -> Tensor:
     block_px is the side of a block in pixels of the input.
     """
     means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * SCALE)
-    return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px), epsilon=1e-4)
+    return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px))
 
 
 def rest_loss(

@@ -1,0 +1,264 @@
+"""The evaluation: the same numbers every time, fair to both sides, with words for what cannot be measured."""
+
+import argparse
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from training import evaluate, metrics, store
+from training.evaluate import AGAINST, BICUBIC, OURS, TRUTH, Measures, find_weights, read_pairs
+from training.metrics import Absent
+from vsrealbasicvsr.model import SCALE
+
+CROP_PX, NUM_FRAMES = 24, 3
+TOP, LEFT, HEIGHT, WIDTH = 50, 60, 200, 216  # of the view that pans by 2 pixels a frame
+NO_LPIPS = Measures(lpips=Absent("no weights", "Get some"))
+
+
+def entry(name, frames, kind):
+    return store.Clip(
+        file=name,
+        kind=kind,
+        source=f"{kind}s/of.{name}",
+        first_frame=0,
+        num_frames=len(frames),
+        height=frames.shape[1],
+        width=frames.shape[2],
+        top=0,
+        left=0,
+        frames_per_second=25.0,
+    )
+
+
+def write_store(folder, clips):
+    """A prepared folder of {file name: (frames, kind)}."""
+    folder.mkdir(exist_ok=True)
+    for name, (frames, _) in clips.items():
+        store.write_clip_file(folder / name, frames)
+    entries = tuple(entry(name, frames, kind) for name, (frames, kind) in clips.items())
+    store.write_index(folder, store.Index({}, {}, entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A photograph, a panning video that is larger than the crop, and one that is smaller and shorter."""
+    coffee, cat = skimage.data.coffee(), skimage.data.chelsea()
+    pan = np.stack([coffee[TOP:, LEFT + 2 * t :][:HEIGHT, :WIDTH] for t in range(5)])
+    return write_store(
+        tmp_path_factory.mktemp("held_out") / "clips",
+        {
+            "coffee.npy": (pan, "video"),
+            "cat.npy": (cat[None, :200, :220], "photograph"),
+            "short.npy": (pan[:2, :74, :81], "video"),
+        },
+    )
+
+
+def middle_of_view(t, side):
+    """What the panning video shows in the middle of frame t."""
+    top, left = TOP + (HEIGHT - side) // 2, LEFT + (WIDTH - side) // 2 + 2 * t
+    return skimage.data.coffee()[top : top + side, left : left + side]
+
+
+def pairs(folder, *, recipe="evaluation", num_clips=None, seed=0, crop_px=CROP_PX):
+    return list(
+        read_pairs(folder, recipe=recipe, num_clips=num_clips, num_frames=NUM_FRAMES, crop_px=crop_px, seed=seed)
+    )
+
+
+def command(*words):
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def run_tiny(tiny_model, clips, out, *words, crop_px=48):
+    small = ("--crop", crop_px, "--num-frames", NUM_FRAMES, "--device", "cpu")
+    assert evaluate.run(command(tiny_model, "--data", clips, "--out", out, *small, *words)) == 0
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def results(tiny_model, clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    return out, run_tiny(tiny_model, clips, out, "--against", tiny_model)
+
+
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_truth_is_the_middle_of_the_first_frames_untouched(clips):
+    pair = next(pair for pair in pairs(clips) if pair.name == "coffee")
+    expected = np.stack([middle_of_view(t, 96) for t in range(NUM_FRAMES)])
+    assert np.array_equal((pair.truth * 255).round().byte().permute(0, 2, 3, 1).numpy(), expected)
+    assert pair.lr.shape == (NUM_FRAMES, 3, CROP_PX, CROP_PX)
+
+
+def test_a_clip_that_is_smaller_or_shorter_than_asked_for_is_taken_as_it_is(clips):
+    pair = next(pair for pair in pairs(clips) if pair.name == "short")
+    assert pair.truth.shape == (2, 3, 72, 80)
+    assert pair.lr.shape == (2, 3, 18, 20)
+
+
+def test_a_photograph_moves_and_always_moves_the_same_way(clips):
+    first, again, other = (next(pair for pair in pairs(clips, seed=seed) if pair.name == "cat") for seed in (0, 0, 1))
+    assert torch.equal(first.truth, again.truth)
+    assert not torch.equal(first.truth, other.truth)
+    assert not torch.equal(first.truth[0], first.truth[-1])
+
+
+@pytest.mark.parametrize("recipe", evaluate.RECIPES)
+def test_every_recipe_degrades_to_a_quarter_of_the_size_the_same_way_each_time(clips, recipe):
+    once, again = pairs(clips, recipe=recipe, num_clips=1), pairs(clips, recipe=recipe, num_clips=1)
+    assert once[0].recipe == again[0].recipe
+    assert torch.equal(once[0].lr, again[0].lr)
+    assert once[0].lr.shape[-2:] == tuple(side // SCALE for side in once[0].truth.shape[-2:])
+
+
+def test_recipe_none_only_shrinks(clips):
+    gain = [
+        metrics.psnr_db(evaluate.bicubic(pair.lr), pair.truth)
+        for recipe in ("none", "evaluation")
+        for pair in pairs(clips, recipe=recipe)
+        if pair.name == "coffee"
+    ]
+    assert gain[0] > gain[1] + 0.5
+
+
+def test_what_befalls_a_clip_does_not_depend_on_the_other_clips(clips, tmp_path):
+    index = store.read_index(clips)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    kept = next(clip for clip in index.clips if clip.file == "cat.npy")
+    shutil.copy(clips / "cat.npy", alone)
+    store.write_index(alone, store.Index({}, {}, (kept,)))
+    assert torch.equal(pairs(alone)[0].lr, next(pair for pair in pairs(clips) if pair.name == "cat").lr)
+
+
+def test_fewer_clips_are_spread_over_all(clips):
+    assert [pair.name for pair in pairs(clips, num_clips=2)] == ["cat", "short"]
+    assert len(pairs(clips, num_clips=99)) == 3
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_enlargement_has_perfect_scores(clips):
+    pair = pairs(clips)[0]
+    enlarged = {BICUBIC: metrics.to_bytes(evaluate.bicubic(pair.lr)), OURS: pair.truth}
+    record = evaluate.measure(pair, enlarged, NO_LPIPS)
+    ours, truth = record.scores[OURS], record.scores[TRUTH]
+    assert (ours.psnr_db, ours.psnr_rgb_db, ours.ssim) == (120, 120, pytest.approx(1))
+    assert (ours.niqe, ours.flicker_255) == (truth.niqe, truth.flicker_255)
+    assert record.gain_db == 120 - record.scores[BICUBIC].psnr_db
+    assert record.colour_shift_255 == metrics.colour_shift_255(pair.truth, enlarged[BICUBIC])
+
+
+def test_the_network_sees_only_the_degraded_clip_and_answers_in_8_bits(clips, tiny_model):
+    pair = pairs(clips)[0]
+    model = evaluate.load_model(tiny_model)
+    enlarged = evaluate.enlargements({OURS: model}, pair, theta=5.0)
+    assert set(enlarged) == {BICUBIC, OURS}
+    for clip in enlarged.values():
+        assert clip.shape == pair.truth.shape
+        assert torch.equal(clip, metrics.to_bytes(clip))
+    assert torch.equal(enlarged[OURS], metrics.to_bytes(evaluate.super_resolve(model, pair.lr, 5.0)))
+
+
+def test_the_same_arguments_give_the_same_numbers(results, tiny_model, clips, tmp_path):
+    again = run_tiny(tiny_model, clips, tmp_path, "--against", tiny_model)
+    assert again["clips"] == results[1]["clips"]
+    assert again["recipes"] == results[1]["recipes"]
+
+
+def test_a_network_against_itself_scores_the_same_and_bicubic_comes_first(results):
+    for clip in results[1]["clips"]:
+        assert list(clip["scores"]) == [BICUBIC, AGAINST, OURS, TRUTH]
+        assert clip["scores"][AGAINST] == clip["scores"][OURS]
+    assert list(results[1]["means"]) == [BICUBIC, AGAINST, OURS, TRUTH]
+
+
+def test_means_and_the_worst_clip_follow_from_the_clips(results):
+    records = results[1]["clips"]
+    gains = {clip["clip"]: clip["gain_db"] for clip in records}
+    assert results[1]["mean_gain_db"] == pytest.approx(np.mean(list(gains.values())))
+    assert results[1]["worst"] == {"clip": min(gains, key=gains.get), "gain_db": min(gains.values())}
+    mean = results[1]["means"][OURS]
+    assert mean["ssim"] == pytest.approx(np.mean([clip["scores"][OURS]["ssim"] for clip in records]))
+    # the short clip is smaller than a patch: the mean is over the others
+    measured = [clip["scores"][OURS]["niqe"] for clip in records if clip["clip"] != "short"]
+    assert None not in measured
+    assert mean["niqe"] == pytest.approx(np.mean(measured))
+
+
+# ---- what is shown and written ---------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_line_for_every_clip_the_means_and_the_worst(tiny_model, clips, tmp_path, capsys):
+    run_tiny(tiny_model, clips, tmp_path, crop_px=CROP_PX)
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()].count("cat") == 1
+    assert "photographs/of.cat.npy" in text
+    for word in ("PSNR dB", "SSIM", "LPIPS", "NIQE", "flicker", "gain dB", "shift", "mean", "worst clip"):
+        assert word in text
+    lines = text.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("clip ")) :][:5]
+    assert {len(line) for line in table} == {len(table[0])}  # aligned
+    assert "LPIPS is absent: AlexNet's weights are not at" in text
+    assert "--lpips-weights" in text
+    assert "NIQE is absent: frames of 96 px hold no two patches. Use --crop 48 or more." in text
+
+
+def test_what_is_absent_is_null_with_its_reason_and_never_a_number(results):
+    assert results[1]["means"][OURS]["lpips"] is None
+    assert set(results[1]["absent"]["lpips"]) == {"reason", "cure"}
+    short = next(clip for clip in results[1]["clips"] if clip["clip"] == "short")
+    assert short["scores"][OURS]["niqe"] is None
+    assert short["scores"][OURS]["psnr_db"] > 0
+
+
+def test_pictures_stand_side_by_side_with_a_row_over_time(results):
+    folder, plain = results
+    truth, middle = middle_of_view(NUM_FRAMES // 2, 192), 192 // 2
+    picture = cv2.imread(str(folder / "coffee.png"))[:, :, ::-1]
+    assert picture.shape == (192, 4 * 192 + 3 * 4, 3)
+    assert np.array_equal(picture[:, -192:], truth)
+    strip = cv2.imread(str(folder / "coffee_slice.png"))[:, :, ::-1]
+    assert strip.shape == (96, 4 * 192 + 3 * 4, 3)
+    assert np.array_equal(strip[40, -192:], truth[middle])
+    for clip in plain["clips"]:
+        assert (folder / f"{clip['clip']}.png").is_file()
+        assert (folder / f"{clip['clip']}_slice.png").is_file()
+
+
+def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match=r"holds no ema\.safetensors"):
+        find_weights(str(tmp_path))
+    shutil.copy(tiny_model, tmp_path / "ema.safetensors")
+    assert find_weights(str(tmp_path)) == tmp_path / "ema.safetensors"
+    assert find_weights("default") == "default"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--num-frames", 0), "--num-frames must be at least 1, got 0"),
+        (("--num-clips", 0), "--num-clips must be at least 1"),
+        (("--crop", 4), "--crop must be at least 16"),
+        (("--device", "gpu"), "--device must be auto"),
+    ],
+)
+def test_a_wrong_argument_gets_one_clear_line(words, message, clips, tiny_model):
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(command(tiny_model, "--data", clips, *words))
+
+
+def test_a_folder_without_clips_gets_one_clear_line(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="prepare"):
+        evaluate.run(command(tiny_model, "--data", tmp_path, "--out", tmp_path))

@@ -1,0 +1,265 @@
+"""Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
+from vsrealbasicvsr import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TIMEOUT_SECONDS = 240
+
+TINY = [
+    "--preset", "smoke", "--device", "cpu", "--workers", "1",
+    "--architecture.cleaning-channels", "4", "--architecture.mid-channels", "4", "--architecture.fusion-channels", "4",
+    "--architecture.quarter-channels", "4", "--architecture.hr-channels", "4", "--architecture.hr-out-channels", "4",
+    "--architecture.num-cleaning-blocks", "1", "--architecture.num-backward-blocks", "1",
+    "--architecture.num-forward-blocks", "1", "--architecture.num-flow-levels", "2",
+    "--architecture.flow-channels", "4,4,4,4",
+    "--num-frames", "2", "--crop-px", "16", "--pool-clips", "4", "--pool-crop-px", "16", "--pool-num-frames", "2",
+    "--flow-from-share", "0", "--rest-weight", "0.5", "--log-every", "2",
+]  # fmt: skip
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "training", *map(str, words)]
+
+
+def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*words), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Three photographs, prepared."""
+    folder = tmp_path_factory.mktemp("footage")
+    for name in ("astronaut", "coffee", "chelsea"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    out = tmp_path_factory.mktemp("prepared") / "clips"
+    run("prepare", folder, out, "--images", "photographs", "--workers", "1")
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_run(clips, tmp_path_factory) -> Path:
+    """Twelve steps without interruption, a checkpoint every four."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run("train", *TINY, "--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4)
+    return out
+
+
+def assert_same(left: Path, right: Path, iteration: int) -> None:
+    """The two runs' checkpoints after `iteration` steps hold the same bits."""
+    a, b = (load_checkpoint(checkpoint_path(run_folder, iteration)) for run_folder in (left, right))
+    for part in ("model", "ema"):
+        assert a[part].keys() == b[part].keys()
+        assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
+    states = a["optimizer"]["state"], b["optimizer"]["state"]
+    assert states[0].keys() == states[1].keys()
+    for number in states[0]:
+        assert torch.equal(states[0][number]["exp_avg_sq"], states[1][number]["exp_avg_sq"])
+
+
+def test_a_run_leaves_what_it_should(whole_run):
+    assert [path.name for path in list_checkpoints(whole_run)] == ["000000004.pt", "000000008.pt", "000000012.pt"]
+    assert json.loads((whole_run / "settings.json").read_text())["architecture"]["mid_channels"] == 4
+    records = read_log(whole_run)
+    assert [record["iteration"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert {"output", "cleaning", "colour", "rest", "data_wait_share", "seconds_per_step"} <= records[0].keys()
+    assert any((whole_run / "tensorboard").iterdir())
+    model = load_model(whole_run / "ema.safetensors")
+    ema = load_checkpoint(checkpoint_path(whole_run, 12))["ema"]
+    assert all(torch.equal(tensor, ema[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("moment", ["first checkpoint", "between", "anywhere"])
+def test_killed_and_resumed_it_ends_at_the_same_bits(clips, whole_run, tmp_path, moment):
+    out = tmp_path / "killed"
+    words = ["--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4]
+    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not list_checkpoints(out) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep({"first checkpoint": 0.0, "between": 0.1, "anywhere": np.random.default_rng().uniform(0, 0.4)}[moment])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run("train", "--resume", out, "--workers", "0")
+    assert_same(whole_run, out, 12)
+    assert [record["iteration"] for record in read_log(out)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_checkpoint_cut_in_half_is_named_and_the_one_before_it_used(clips, whole_run, tmp_path):
+    out = tmp_path / "cut"
+    words = ["--data", clips, "--out", out, "--batch", 2, "--checkpoint-every", 4, "--iterations", 8]
+    # The learning rate knows the end of the run: what is begun as eight steps and made longer is another run.
+    run("train", *TINY, *words)
+    newest = checkpoint_path(out, 8)
+    good = load_checkpoint(newest)
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    done = run("train", "--resume", out)
+    assert "000000008.pt" in done.stderr
+    assert "one before it" in done.stderr
+    again = load_checkpoint(newest)
+    assert all(torch.equal(good["model"][name], again["model"][name]) for name in good["model"])
+
+
+def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_path):
+    out = tmp_path / "interrupted"
+    words = ["--data", clips, "--out", out, "--iterations", 100000, "--batch", 1, "--checkpoint-every", 100000]
+    process = subprocess.Popen(
+        command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(read_log(out)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    (path,) = list_checkpoints(out)
+    iteration = load_checkpoint(path)["iteration"]
+    done = run("train", "--resume", out, "--iterations", iteration + 2)
+    assert f"going on after step {iteration}" in done.stderr
+
+
+def torchrun(*words: object) -> None:
+    """Two processes on this machine; gradients meet through gloo."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    done = subprocess.run(
+        [*start, *map(str, words)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
+    """After one step Adam's first moment is (1 - 0.9) times the gradient: that is compared, then EMA and resuming."""
+    words = [*TINY, "--data", clips, "--checkpoint-every", 1, "--max-gradient-norm", 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run("train", *words, "--out", one, "--batch", 2, "--iterations", 3)
+    torchrun("train", *words, "--out", two, "--batch", 1, "--iterations", 2)
+    torchrun("train", "--resume", two, "--iterations", 3)
+    a, b = (load_checkpoint(checkpoint_path(folder, 1)) for folder in (one, two))
+    gradients = [
+        [state["optimizer"]["state"][number]["exp_avg"] * 10 for number in sorted(state["optimizer"]["state"])]
+        for state in (a, b)
+    ]
+    assert len(gradients[0]) == len(gradients[1]) > 40
+    assert max(gradient.abs().max() for gradient in gradients[0]) > 1e-2
+    assert max((left - right).abs().max().item() for left, right in zip(*gradients, strict=True)) < 1e-5
+    a, b = (load_checkpoint(checkpoint_path(folder, 3)) for folder in (one, two))
+    assert max((a["ema"][name] - b["ema"][name]).abs().max().item() for name in a["ema"]) < 1e-3
+
+
+def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):
+    exported = tmp_path / "mine.safetensors"
+    done = run("export", whole_run, exported, "--license", "CC0-1.0")
+    assert "after 12 steps" in done.stdout
+    assert "exists" in run("export", whole_run, exported, status=2).stderr
+    for number, start in enumerate((whole_run, exported)):
+        words = ["--data", clips, "--from", start, "--iterations", 1, "--batch", 1, "--learning-rate", 0]
+        run("train", *TINY, *words, "--out", tmp_path / f"next{number}", "--flow-learning-rate", 0)
+    begun = load_checkpoint(checkpoint_path(tmp_path / "next0", 1))
+    before = load_checkpoint(checkpoint_path(whole_run, 12))["model"]
+    assert all(torch.equal(begun["model"][name], before[name]) for name in before)
+
+
+def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path):
+    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 50, "--batch", 1, "--learning-rate", 1e30]
+    done = run("train", *TINY, *words, "--max-skipped-steps", 3, "--warm-up-iterations", 0, status=2)
+    assert "the step is skipped" in done.stdout + done.stderr
+    assert "3 steps in a row" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are Unix's")
+def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clips, whole_run, tmp_path):
+    out = tmp_path / "full"
+    words = ["--data", clips, "--out", out, "--batch", 2, "--checkpoint-every", 1, "--iterations", 2]
+    run("train", *TINY, *words)
+    largest = checkpoint_path(out, 2).stat().st_size
+    limit = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);\
+ resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2},) * 2);\
+ from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, "train", "--resume", str(out), "--iterations", "4", "--workers", "0"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "could not be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (out / "checkpoints").iterdir() if path.suffix != ".pt"] == []
+    assert load_checkpoint(list_checkpoints(out)[-1])["iteration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "stage7"], "invalid choice: 'stage7'"),
+        (["--bach", "2"], "unrecognized arguments: --bach"),
+        (["--batch", "none"], "batch must be of type int"),
+        (["--data", "nowhere"], "nowhere holds no prepared clips"),
+        (["--device", "cuda:7"], "CUDA devices; use cpu"),
+        (["--device", "abacus"], "is no device"),
+        (["--architecture.mid-channels", "8"], "of other sizes than the settings ask for"),
+        (["--from", "missing.pth"], "missing.pth"),
+        (["--from", "none", "--spynet", "missing.pt"], "missing.pt"),
+        (["--preset", "stage1", "--from", "none"], "there is no flow network to begin with"),
+        (["--preset", "stage2"], "VGG19"),
+        (["--crop-px", "200", "--pool-clips", "0"], "800"),
+        (["--resume", "nowhere"], "settings.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, words, said):
+    given = {"--data": str(clips), "--out": str(tmp_path / "out"), "--from": str(whole_run), "--iterations": "1"}
+    given |= dict(zip(words[::2], words[1::2], strict=True))
+    if given["--from"] == "none":
+        del given["--from"]
+    if given.get("--preset") == "stage2":  # the sizes of the run it begins from, so that VGG is what is missing
+        given["--vgg-weights"] = "missing-VGG19.pth"
+    tiny = [] if "--preset" in given else TINY
+    if given.get("--preset") == "stage2":
+        tiny = TINY[2:]
+    done = run("train", *tiny, *(word for pair in given.items() for word in pair), status=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
+    done = run("train", "--resume", whole_run, "--learning-rate", "1", status=2)
+    assert "learning_rate cannot be changed when a run goes on" in done.stderr
+    assert "is finished" in run("train", "--resume", whole_run).stderr
+
+
+def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
+    done = run("train", *TINY, "--data", clips, "--out", whole_run, status=2)
+    assert "holds a run already" in done.stderr

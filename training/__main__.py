@@ -1,0 +1,51 @@
+"""python -m training COMMAND: from a folder of videos to weights for core.rbvsr.Upscale."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "prepare": "cut a folder of videos, frames or photographs into clips",
+    "flow": "teach the flow network known motion, for people who start without one",
+    "train": "train, fine-tune or go on with a run",
+    "evaluate": "measure weights on held-out clips, with pictures",
+    "export": "the weights of a run as a file for Upscale(model=...)",
+    "degrade": "show what the degradations do to a clip",
+}
+"""Each is a module of this package with add_arguments(parser) and run(arguments) -> exit status; train is `loop`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status. An error that the user can mend is one line on standard error and status 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    if not words or words[0] not in COMMANDS:
+        parser.parse_args(words[:1] or ["--help"])
+        return 2
+    # Only the command that is wanted is imported: `export` needs neither codecs nor TensorBoard.
+    try:
+        module = importlib.import_module("training." + {"train": "loop"}.get(words[0], words[0]))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("training", "vsrealbasicvsr"):
+            raise
+        print(f"training {words[0]}: {error.name} is missing; pip install -e '.[train]'", file=sys.stderr)
+        return 2
+    command = argparse.ArgumentParser(prog=f"python -m training {words[0]}", description=module.__doc__)
+    module.add_arguments(command)
+    arguments = command.parse_args(words[1:])
+    try:
+        return int(module.run(arguments))
+    except (ValueError, OSError) as error:
+        print(f"training {words[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"training {words[0]}: interrupted; what was written is whole", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""A run's folder: complete checkpoints that survive anything, the weights for use, the settings and the log.
+
+    settings.json              every setting of the run
+    origin.json                the data, the weights it began from, versions
+    log.jsonl                  one record for each log_every steps
+    checkpoints/000001000.pt   everything that going on needs; the last few are kept
+    ema.safetensors            the moving average at the newest checkpoint, for core.rbvsr.Upscale(model=...)
+    tensorboard/
+
+Whatever lies under a final name is whole: it was written beside it, brought to the disk, and renamed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+SETTINGS, ORIGIN, LOG, EMA = "settings.json", "origin.json", "log.jsonl", "ema.safetensors"
+FOLDER = "checkpoints"
+
+State = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A run cannot be written or gone on with; the text says which file, what is wrong and what to do."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that appears under `path` when all of it is on the disk, or not at all.
+
+    Raises CheckpointError, naming the file and the cause, if it cannot be written; what was at `path` stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} could not be written: {cause}. What was written before is whole: make room on the disk or check"
+            " the folder, then go on with --resume."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all. Raises CheckpointError."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def checkpoint_path(run: Path, iteration: int) -> Path:
+    """Where the checkpoint after `iteration` steps lies."""
+    return run / FOLDER / f"{iteration:09d}.pt"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, the oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("*.pt") if re.fullmatch(r"\d{9}\.pt", path.name))
+
+
+def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> None:
+    """Write the state after `iteration` steps, then delete all but the last `keep` checkpoints.
+
+    Raises CheckpointError if it cannot be written; the checkpoints before it are all still there.
+    """
+    with whole_file(checkpoint_path(run, iteration)) as file:
+        torch.save(state, file)
+    for old in list_checkpoints(run)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> State:
+    """The state of one checkpoint, on the CPU; nothing in the file is executed.
+
+    Raises CheckpointError if it was cut off or changed, or is something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch reads without looking at the checksums
+        if broken is not None:
+            raise CheckpointError(f"{path} is damaged (in {broken}).")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0]}).") from None
+    if not isinstance(state, dict) or not {"model", "ema", "optimizer", "iteration"} <= state.keys():
+        raise CheckpointError(f"{path} is not a checkpoint of a training run.")
+    return state
+
+
+def newest_checkpoint(run: Path) -> tuple[State, list[str]]:
+    """The newest checkpoint of the run that is whole, and a warning for each newer one that is not.
+
+    Raises CheckpointError if there is none.
+    """
+    warnings: list[str] = []
+    for path in reversed(list_checkpoints(run)):
+        try:
+            return load_checkpoint(path), warnings
+        except CheckpointError as error:
+            warnings.append(f"{error} Going on from the one before it.")
+    found = f"none of its {len(warnings)} checkpoints is whole" if warnings else f"there is none in {run / FOLDER}"
+    raise CheckpointError(f"no checkpoint to go on from: {found}. Start the run again with another --out.")
+
+
+class Log:
+    """log.jsonl: one record a line. Opened at step `iteration`, it forgets records of later steps."""
+
+    def __init__(self, run: Path, iteration: int) -> None:
+        self.path = run / LOG
+        kept = [record for record in read_log(run) if record["iteration"] <= iteration]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record. Raises CheckpointError if the disk is full."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} could not be written: {error.strerror}. The checkpoints are whole: make room on the disk,"
+                " then go on with --resume."
+            ) from None
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The run's records; a last line that was cut off is left out."""
+    path = run / LOG
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

@@ -1,0 +1,48 @@
+"""Degradations in two steps: `sample` draws a recipe, `apply` carries it out, to the bit the same every time.
+
+A recipe is plain data: printable, JSON, replayable. Clips are uint8 (T, 3, H, W), RGB, gamma-encoded. What can be done
+in torch runs on the clip's device, all frames together; video codecs run on the CPU, on one thread.
+Knows no files and no networks. From the inside out: walks, kernels, resizing, noise, colour; recipe; codecs; sampling
+and applying.
+"""
+
+from training.degradations.applying import SCALE, Pieces, apply, apply_steps
+from training.degradations.colour import as_bytes
+from training.degradations.recipe import (
+    Blur,
+    GaussianNoise,
+    Jpeg,
+    PoissonNoise,
+    Recipe,
+    Resize,
+    SincBlur,
+    Step,
+    VideoCodec,
+    describe,
+)
+from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSettings, evaluation_recipe, sample
+from training.degradations.sharpening import unsharp
+
+__all__ = [
+    "MODERATE",
+    "PUBLISHED",
+    "SCALE",
+    "Blur",
+    "DegradationSettings",
+    "GaussianNoise",
+    "Jpeg",
+    "Pieces",
+    "PoissonNoise",
+    "Recipe",
+    "Resize",
+    "SincBlur",
+    "Step",
+    "VideoCodec",
+    "apply",
+    "apply_steps",
+    "as_bytes",
+    "describe",
+    "evaluation_recipe",
+    "sample",
+    "unsharp",
+]

@@ -1,0 +1,193 @@
+"""Video codecs through PyAV: planes of yuv420p in, as many planes out. One thread. Knows neither tensors nor colours.
+
+Planes are (T, 3 H / 2, W) uint8, H and W even: the luma above the two colour planes, as FFmpeg lays out yuv420p.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.codec
+import numpy as np
+import numpy.typing as npt
+
+from training.degradations.recipe import CODECS, PRESETS, Codec, VideoCodec
+
+type Planes = npt.NDArray[np.uint8]
+type RunCodec = Callable[[VideoCodec, Planes], Planes]
+
+FRAMES_PER_SECOND = 1
+"""A bitrate is thus a number of bits per frame, as in the published pipeline."""
+
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 talks to standard error by itself; this is its only switch: errors only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """Who encodes and decodes a format, and from which size on (smaller frames are continued by their edge)."""
+
+    encoder: str
+    decoder: str
+    min_size_px: int = 2
+
+
+IMPLEMENTATIONS: dict[Codec, Implementation] = {
+    "h264": Implementation(encoder="libx264", decoder="h264"),
+    "mpeg4": Implementation(encoder="mpeg4", decoder="mpeg4"),
+    # below 64 pixels x265 writes beyond its buffers and aborts the process
+    "h265": Implementation(encoder="libx265", decoder="hevc", min_size_px=64),
+    "vp9": Implementation(encoder="libvpx-vp9", decoder="vp9", min_size_px=8),
+    "av1": Implementation(encoder="libsvtav1", decoder="libdav1d", min_size_px=64),
+}
+
+# The words of x264 and x265 in the scales of the others.
+_VP9_SPEEDS = dict(zip(PRESETS, ("6", "5", "4"), strict=True))  # 7 and 8 show a flat frame again rather than its change
+_AV1_SPEEDS = dict(zip(PRESETS, ("12", "10", "8"), strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A clip after the encoder: which one it was, and its packets in the order of coding."""
+
+    encoder: str
+    packets: tuple[av.Packet[av.VideoStream], ...]
+    """As they left the encoder. Not bytes: a decoder reads a little beyond the end and wants zeros there, which the
+    encoder's packets have and packets made of bytes have not (seen: broken MPEG-4 frames, others at every run)."""
+
+    @property
+    def num_bits(self) -> int:
+        """Of all packets, headers included."""
+        return 8 * sum(packet.size for packet in self.packets)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(bytes(packet) for packet in self.packets)
+
+
+def run(step: VideoCodec, planes: Planes) -> Planes:
+    """The planes after encoding and decoding: the same number, size and order.
+
+    Raises ValueError if the planes have another layout, RuntimeError if the encoder is missing or fails.
+    """
+    return decode(step, encode(step, planes), shape=planes.shape)
+
+
+def require(codec: Codec) -> None:
+    """Raise ValueError if `codec` is unknown or this build of PyAV cannot encode and decode it."""
+    if codec not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown video codec {codec!r}. Known are {', '.join(CODECS)}.")
+    implementation = IMPLEMENTATIONS[codec]
+    for name, mode in ((implementation.encoder, "w"), (implementation.decoder, "r")):
+        try:
+            av.codec.Codec(name, mode)  # type: ignore[arg-type]
+        except av.codec.codec.UnknownCodecError as error:
+            raise ValueError(
+                f"video codec {codec} needs FFmpeg's {name}, which this PyAV ({av.__version__}) was built without."
+                " Choose other codecs or install another build of PyAV."
+            ) from error
+
+
+def encode(step: VideoCodec, planes: Planes) -> Encoded:
+    """The packets of the clip, smaller frames continued to the encoder's smallest size."""
+    _check_planes(planes)
+    implementation = IMPLEMENTATIONS[step.codec]
+    planes = _enlarged(planes, implementation.min_size_px)
+    context = av.CodecContext.create(implementation.encoder, "w")
+    if not isinstance(context, av.VideoCodecContext):
+        raise RuntimeError(f"codecs.encode: {implementation.encoder} is no video encoder.")
+    context.width, context.height, context.pix_fmt = planes.shape[2], planes.shape[1] * 2 // 3, "yuv420p"
+    context.framerate = Fraction(FRAMES_PER_SECOND)
+    context.time_base = Fraction(1, FRAMES_PER_SECOND)
+    context.thread_count = 1
+    if step.bits_per_frame is not None:
+        context.bit_rate = step.bits_per_frame * FRAMES_PER_SECOND
+        # for mpeg4: with FFmpeg's value a short clip ends before its rate control sets in
+        context.bit_rate_tolerance = context.bit_rate
+    context.options = encoder_options(step)
+    packets: list[av.Packet[av.VideoStream]] = []
+    try:
+        for number, frame in enumerate(planes):
+            picture = av.VideoFrame.from_ndarray(frame, format="yuv420p")
+            picture.pts = number
+            packets += context.encode(picture)
+        packets += context.encode(None)
+    except av.FFmpegError as error:
+        raise RuntimeError(f"codecs.encode: {implementation.encoder} failed at {step}: {error}.") from error
+    return Encoded(encoder=implementation.encoder, packets=tuple(packets))
+
+
+def decode(step: VideoCodec, encoded: Encoded, *, shape: tuple[int, ...]) -> Planes:
+    """The planes in the order of display, cut to `shape` (T, 3 H / 2, W).
+
+    Raises RuntimeError if there are more or fewer than T.
+    """
+    num_frames, height, width = shape[0], shape[1] * 2 // 3, shape[2]
+    context = av.CodecContext.create(IMPLEMENTATIONS[step.codec].decoder, "r")
+    if not isinstance(context, av.VideoCodecContext):
+        raise RuntimeError(f"codecs.decode: {IMPLEMENTATIONS[step.codec].decoder} is no video decoder.")
+    context.thread_count = 1
+    pictures = [picture for packet in encoded.packets for picture in context.decode(packet)]
+    pictures += context.decode(None)
+    if len(pictures) != num_frames:
+        raise RuntimeError(
+            f"codecs.decode: {num_frames} frames went into {encoded.encoder}, {len(pictures)} came out of {step}."
+        )
+    out = np.empty(shape, dtype=np.uint8)
+    for frame, picture in zip(out, pictures, strict=True):
+        colour = frame[height:].reshape(2, height // 2, width // 2)
+        for plane, target in zip(picture.planes, (frame[:height], *colour), strict=True):
+            lines = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
+            target[:] = lines[: target.shape[0], : target.shape[1]]
+    return out
+
+
+def encoder_options(step: VideoCodec) -> dict[str, str]:
+    """What FFmpeg is told besides the bitrate."""
+    rate = step.bits_per_frame
+    constant_quality = {} if step.crf is None else {"crf": str(step.crf)}
+    match step.codec:
+        case "h264":
+            options = {"preset": str(step.preset), **constant_quality}
+            if rate is not None:  # without these, x264 spends up to 3 times the bits in 30 frames of noise
+                options |= {"maxrate": str(rate), "bufsize": str(4 * rate)}
+            return options
+        case "h265":
+            own = "pools=none:frame-threads=1:log-level=none"
+            if rate is not None:  # without these, x265 spends up to 3.8 times the bits
+                kilobits = max(1, round(rate / 1000))
+                own += f":vbv-maxrate={kilobits}:vbv-bufsize={4 * kilobits}:strict-cbr=1"
+            return {"preset": str(step.preset), "x265-params": own, **constant_quality}
+        case "vp9":
+            speed = {"deadline": "realtime", "cpu-used": _VP9_SPEEDS[str(step.preset)]}
+            if rate is None:
+                return {**speed, "b": "0", **constant_quality}
+            # without these, libvpx spends 1.9 times 10,000 bits a frame
+            return {**speed, "minrate": str(rate), "maxrate": str(rate), "bufsize": str(8 * rate)}
+        case "av1":
+            return {"preset": _AV1_SPEEDS[str(step.preset)], "svtav1-params": "lp=1", **constant_quality}
+        case "mpeg4":
+            return {}
+
+
+def _check_planes(planes: Planes) -> None:
+    good = planes.ndim == 3 and planes.dtype == np.uint8 and planes.size > 0
+    if not good or planes.shape[1] % 3 or planes.shape[2] % 2:
+        raise ValueError(
+            "codecs: planes must be uint8 (T, 3 H / 2, W) of even height and width with T > 0,"
+            f" got {planes.dtype} {planes.shape}."
+        )
+
+
+def _enlarged(planes: Planes, min_size_px: int) -> Planes:
+    """The planes, their last row and column repeated up to the size that an encoder needs."""
+    num_frames, height, width = planes.shape[0], planes.shape[1] * 2 // 3, planes.shape[2]
+    below, right = max(0, min_size_px - height), max(0, min_size_px - width)
+    if not below and not right:
+        return planes
+    colour = planes[:, height:].reshape(num_frames, 2, height // 2, width // 2)
+    luma = np.pad(planes[:, :height], ((0, 0), (0, below), (0, right)), mode="edge")
+    colour = np.pad(colour, ((0, 0), (0, 0), (0, below // 2), (0, right // 2)), mode="edge")
+    return np.concatenate([luma, colour.reshape(num_frames, -1, width + right)], axis=1)

@@ -1,0 +1,376 @@
+"""What decides a run's result: one frozen dataclass, its presets, its JSON and its command line.
+
+Knows no data, no network and no loop. What only decides how fast a run is (device, workers) stands in the loop's call.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from training.degradations import MODERATE, PUBLISHED, DegradationSettings
+from vsrealbasicvsr.model import Architecture
+
+COMPACT_ARCHITECTURE = Architecture(
+    cleaning_channels=32,
+    num_cleaning_blocks=6,
+    mid_channels=32,
+    num_backward_blocks=8,
+    num_forward_blocks=8,
+    fusion_channels=32,
+    quarter_channels=32,
+    hr_channels=16,
+    hr_out_channels=16,
+    flow_channels=(16, 32, 16, 8),
+)
+"""The default weights' sizes: 870,690 parameters."""
+
+SMOKE_ARCHITECTURE = Architecture(
+    cleaning_channels=16,
+    num_cleaning_blocks=2,
+    mid_channels=16,
+    num_backward_blocks=2,
+    num_forward_blocks=2,
+    fusion_channels=16,
+    quarter_channels=16,
+    hr_channels=16,
+    hr_out_channels=16,
+    flow_channels=(8, 16, 8, 8),
+)
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or out of its range; the text names it and what may stand there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that decides a run's result, with the clips and the code. The defaults are the paper's stage 1.
+
+    Sizes: `crop_px` is the side of the low-resolution crop; the ground truth is S = 4 times as large. `batch` counts
+    clips of one process. Learning rates are Adam's; 0 freezes.
+    """
+
+    # the network
+    architecture: Architecture = field(default_factory=Architecture)
+
+    # how long, and on what
+    iterations: int = 300_000
+    batch: int = 16
+    num_frames: int = 30
+    """L, frames that the network sees."""
+    crop_px: int = 64
+    stochastic: bool = True
+    """The paper's scheme: load L/2 frames, mirror them in time, let every degradation walk. False: load L frames."""
+    unsharp: bool = True
+    """Sharpen the ground truth first, as published; the discriminator's real pictures stay as they are."""
+    degradations: DegradationSettings = PUBLISHED
+    seed: int = 0
+
+    # a machine without a GPU: a finite number of degraded clips, each made once and kept on disk
+    pool_clips: int = 0
+    """0: every sample is degraded afresh."""
+    pool_crop_px: int = 96
+    pool_num_frames: int = 12
+
+    # losses
+    distance: Literal["charbonnier", "l1"] = "charbonnier"
+    """Of the output and the cleaning loss: the paper's Charbonnier or the published code's L1."""
+    output_weight: float = 1.0
+    cleaning_weight: float = 1.0
+    perceptual_weight: float = 0.0
+    adversarial_weight: float = 0.0
+    cleaning_gets_perceptual: bool = False
+    """False, the paper: no gradient of the perceptual and adversarial losses to C. True, the published code."""
+    squared_error_weight: float = 0.0
+    """Mean squared error of the output, for networks that are to be exact rather than crisp. Not in the paper."""
+    colour_weight: float = 0.0
+    """Block means of the output against the input's: see losses.colour_loss. Not in the paper."""
+    rest_weight: float = 0.0
+    """What was cleaned stays as it is on the next pass: see losses.rest_loss. Not in the paper."""
+
+    # optimisation
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-4
+    """A cosine leads from learning_rate to it; equal: constant, as published."""
+    discriminator_learning_rate: float = 1e-4
+    flow_learning_rate: float = 0.0
+    """0, as published: SPyNet is frozen; gradients still pass through it."""
+    flow_from_share: float = 0.0
+    """Share of the run after which the flow network begins to learn."""
+    warm_up_iterations: int = 0
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    max_gradient_norm: float = 0.0
+    """0: gradients are not clipped."""
+    ema_decay: float = 0.999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the convolutions; flow and losses are float32. auto: bf16 on CUDA, fp32 elsewhere."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: half as much time again, a quarter of the memory."""
+    max_skipped_steps: int = 20
+    """Steps in a row whose gradient was not finite, after which the run stops."""
+
+    # what is written when
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    log_every: int = 100
+    images_every: int = 1000
+
+    def __post_init__(self) -> None:
+        at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
+        at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
+        at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
+        at_least_0 += " squared_error_weight colour_weight rest_weight learning_rate final_learning_rate"
+        at_least_0 += " discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
+        for names, low, high in (
+            (at_least_1, 1, math.inf),
+            (at_least_0, 0, math.inf),
+            ("flow_from_share ema_decay", 0, 1),
+        ):
+            for name in names.split():
+                value = getattr(self, name)
+                if not low <= value <= high:
+                    rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                    raise SettingsError(f"{name} must be {rule}, got {value}")
+        for name in ("distance", "precision"):
+            choices = typing.get_args(typing.get_type_hints(Settings)[name])
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.adversarial_weight > 0 and self.crop_px % 2:
+            raise SettingsError(f"the discriminator needs an even crop_px, got {self.crop_px}")
+        if self.pool_clips and (self.pool_crop_px < self.crop_px or self.pool_num_frames < self.num_frames):
+            raise SettingsError(
+                f"the pool's clips ({self.pool_num_frames} frames of {self.pool_crop_px} px) are smaller than the crops"
+                f" ({self.num_frames} frames of {self.crop_px} px): raise pool_num_frames and pool_crop_px"
+            )
+
+    def to_json(self) -> str:
+        """The settings as they lie beside a run's weights."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Settings":
+        """The settings that `to_json` wrote. Raises SettingsError on an unknown field or a wrong value."""
+        try:
+            plain = json.loads(text)
+        except ValueError as error:
+            raise SettingsError(f"not JSON: {error}") from None
+        return typing.cast(Settings, _from_plain(Settings, plain, ""))
+
+    @property
+    def num_loaded_frames(self) -> int:
+        """Frames that a sample reads: half of them, rounded up, with the stochastic scheme."""
+        return -(-self.num_frames // 2) if self.stochastic else self.num_frames
+
+
+STAGE_1 = Settings()
+
+STAGE_2 = dataclasses.replace(
+    STAGE_1,
+    iterations=150_000,
+    batch=8,
+    perceptual_weight=1.0,
+    adversarial_weight=0.05,
+    learning_rate=5e-5,
+    final_learning_rate=5e-5,
+)
+
+PRESETS: Mapping[str, Settings] = {
+    "stage1": STAGE_1,
+    "stage2": STAGE_2,
+    "finetune": dataclasses.replace(STAGE_2, iterations=20_000, batch=2, gradient_checkpointing=True),
+    "compact": dataclasses.replace(
+        STAGE_1,
+        architecture=COMPACT_ARCHITECTURE,
+        degradations=MODERATE,
+        iterations=6000,
+        batch=6,
+        num_frames=6,
+        crop_px=48,
+        stochastic=False,
+        unsharp=False,
+        pool_clips=2000,
+        squared_error_weight=8.0,
+        colour_weight=1.0,
+        rest_weight=0.25,
+        learning_rate=1e-3,
+        final_learning_rate=1e-5,
+        flow_learning_rate=1e-4,
+        flow_from_share=0.4,
+        warm_up_iterations=100,
+        max_gradient_norm=0.5,
+        ema_decay=0.998,
+        checkpoint_every=200,
+        log_every=50,
+        images_every=500,
+    ),
+    "smoke": dataclasses.replace(
+        STAGE_1,
+        architecture=SMOKE_ARCHITECTURE,
+        degradations=MODERATE,
+        iterations=300,
+        batch=4,
+        num_frames=4,
+        crop_px=32,
+        unsharp=False,
+        pool_clips=48,
+        pool_crop_px=48,
+        pool_num_frames=6,
+        colour_weight=1.0,
+        learning_rate=2e-3,
+        final_learning_rate=1e-4,
+        flow_learning_rate=1e-4,
+        flow_from_share=0.5,
+        warm_up_iterations=10,
+        max_gradient_norm=1.0,
+        ema_decay=0.98,
+        checkpoint_every=50,
+        log_every=20,
+        images_every=150,
+    ),
+}
+"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact: hours on a CPU. smoke: minutes on one."""
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field: --learning-rate 2e-4, --degradations.jpeg-quality 30,95, --no-stochastic.
+
+    Without a default: only what the user wrote is in the parsed arguments, under the field's name with dots.
+    """
+    group = parser.add_argument_group("settings", "Every field of the preset can be changed; lists are written a,b.")
+    for name, kind, default in _fields(Settings, PRESETS["stage1"], ""):
+        option = "--" + name.replace("_", "-")
+        if kind is bool:
+            group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
+            continue
+        text = f"stage1: {_written(default)}".replace("%", "%%")
+        group.add_argument(option, dest=name, metavar="V", default=argparse.SUPPRESS, help=text)
+
+
+def changed(settings: Settings, arguments: Mapping[str, Any]) -> Settings:
+    """The settings with what the command line says put in. Raises SettingsError for a value that does not fit."""
+    tree: dict[str, Any] = dataclasses.asdict(settings)
+    kinds = {name: kind for name, kind, _ in _fields(Settings, settings, "")}
+    for name, value in arguments.items():
+        if name not in kinds:
+            continue
+        *path, last = name.split(".")
+        place = tree
+        for part in path:
+            place = place[part]
+        place[last] = _parsed(value, kinds[name], name) if isinstance(value, str) else value
+    return typing.cast(Settings, _from_plain(Settings, tree, ""))
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a run. Raises SettingsError, naming the file."""
+    try:
+        return Settings.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): is this the folder of a run?") from None
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _fields(kind: type, value: Any, prefix: str) -> list[tuple[str, Any, Any]]:
+    """(name with dots, type, value) of every plain field, dataclasses taken apart."""
+    hints = typing.get_type_hints(kind)
+    found: list[tuple[str, Any, Any]] = []
+    for entry in dataclasses.fields(kind):
+        inner, name = getattr(value, entry.name), f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(hints[entry.name]):
+            found += _fields(typing.cast(type, hints[entry.name]), inner, name + ".")
+        else:
+            found.append((name, hints[entry.name], inner))
+    return found
+
+
+def _written(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _without_alias(kind: Any) -> Any:
+    return kind.__value__ if isinstance(kind, typing.TypeAliasType) else kind
+
+
+def _parsed(text: str, kind: Any, name: str) -> Any:
+    """A command line's text as plain data of this type."""
+    kind = _without_alias(kind)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if type(None) in options and text.lower() == "none":
+            return None
+        kind = next(option for option in options if option is not type(None))
+        return _parsed(text, kind, name)
+    if origin is tuple:
+        parts, inner = [part for part in text.split(",") if part], typing.get_args(kind)
+        kinds = [inner[0]] * len(parts) if inner[-1] is Ellipsis else list(inner)
+        if len(parts) != len(kinds):
+            raise SettingsError(f"{name} takes {len(kinds)} values with commas between them, got {text!r}")
+        return [_parsed(part, part_kind, name) for part, part_kind in zip(parts, kinds, strict=True)]
+    if origin is Literal or kind is str:
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise SettingsError(f"{name} must be of type {kind.__name__}, got {text!r}") from None
+
+
+def _from_plain(kind: type, plain: Any, prefix: str) -> Any:
+    """The dataclass of this plain data: lists become tuples, dictionaries dataclasses."""
+    if not isinstance(plain, Mapping):
+        raise SettingsError(f"{prefix.rstrip('.') or 'settings'} must be an object with fields, got {plain!r}")
+    hints = typing.get_type_hints(kind)
+    names = {entry.name for entry in dataclasses.fields(kind)}
+    if unknown := sorted(set(plain) - names):
+        raise SettingsError(f"unknown setting {prefix}{unknown[0]}; known are {', '.join(sorted(names))}")
+    values = {}
+    for name, value in plain.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = _from_plain(typing.cast(type, hint), value, f"{prefix}{name}.")
+        else:
+            values[name] = _checked(hint, value, f"{prefix}{name}")
+    try:
+        return kind(**values)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _checked(kind: Any, value: Any, name: str) -> Any:
+    """Plain data as the field's type. Raises SettingsError if it is of another one."""
+    kind = _without_alias(kind)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _checked(next(o for o in typing.get_args(kind) if o is not type(None)), value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise SettingsError(f"{name} must be a list, got {value!r}")
+        inner = typing.get_args(kind)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise SettingsError(f"{name} must have {len(kinds)} entries, got {value!r}")
+        return tuple(_checked(part_kind, part, name) for part_kind, part in zip(kinds, value, strict=True))
+    if origin is Literal:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise SettingsError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    return value
