@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +152,8 @@ def test_a_piece_of_a_video_is_frames_in_order_at_one_place_in_all_eight_turns(t
     store = write_store(tmp_path, {"places": clip})
     steps, turns, corners = set(), set(), set()
     for seed in range(80):
-        piece = draw_piece(store, 0, np.random.default_rng(seed), num_frames=3, side_px=32).astype(int)
+        piece = draw_piece(store, 0, np.random.default_rng(seed), num_frames=3, side_px=32)
+        piece = piece.transpose(0, 2, 3, 1).astype(int)
         times = piece[..., 2]
         assert (times == times[:, :1, :1]).all()
         steps |= set(np.diff(times[:, 0, 0]) // 10)
@@ -377,17 +377,20 @@ def test_a_pool_that_cannot_be_is_refused(tmp_path: Path) -> None:
 # ---- cost ------------------------------------------------------------------------------------------------------------
 
 
-def test_reading_half_the_frames_costs_little_more_than_half(tmp_path: Path) -> None:
-    """Medians, taken by turns: this machine has other work to do."""
-    rng = np.random.default_rng(0)
-    store = write_store(tmp_path, {"noise": rng.integers(0, 256, (60, 300, 300, 3), dtype=np.uint8)})
-    seconds = {15: [], 30: []}
-    for number, (num_frames, taken) in enumerate(list(seconds.items()) * 40):
-        started = time.process_time()
-        piece = draw_piece(store, 0, np.random.default_rng(number), num_frames=num_frames, side_px=256)
-        np.ascontiguousarray(piece.transpose(0, 3, 1, 2))
-        taken.append(time.process_time() - started)
-    assert np.median(seconds[15]) <= 0.55 * np.median(seconds[30])
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes that a process reads")
+def test_the_stochastic_scheme_reads_half_the_bytes(tmp_path: Path) -> None:
+    """What it costs in time, scripts/benchmark.py measures: a busy machine is no place to assert that."""
+    store = write_store(tmp_path, {"video": np.zeros((60, 96, 128, 3), dtype=np.uint8)})
+
+    def num_bytes(*, stochastic: bool) -> int:
+        options = replace(OPTIONS, num_frames=30, stochastic=stochastic)
+        before = Path("/proc/self/io").read_text()
+        for index in range(10):
+            draw(store, options, index)
+        after = Path("/proc/self/io").read_text()
+        return int(after.split()[1]) - int(before.split()[1])  # the line "rchar: N" comes first
+
+    assert 0 < num_bytes(stochastic=True) <= 0.51 * num_bytes(stochastic=False)
 
 
 def test_the_cost_of_the_input_says_how_many_workers_it_takes(store: ClipStore) -> None:

@@ -1,5 +1,6 @@
 """Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,10 +13,15 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+import vapoursynth as vs
 from PIL import Image
 
 from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
+from training.discriminator import UNetDiscriminator
+from training.loop import Networks, TrainingError
+from training.settings import PRESETS
 from vsrealbasicvsr import load_model
+from vsrealbasicvsr.model import Architecture, RealBasicVSR
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -186,6 +192,55 @@ def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whol
     begun = load_checkpoint(checkpoint_path(tmp_path / "next0", 1))
     before = load_checkpoint(checkpoint_path(whole_run, 12))["model"]
     assert all(torch.equal(begun["model"][name], before[name]) for name in before)
+
+
+def test_the_weights_of_a_run_upscale_a_clip(core, whole_run):
+    clip = core.std.BlankClip(format=vs.YUV420P8, width=32, height=24, length=3)
+    frames = list(core.rbvsr.Upscale(clip, model=str(whole_run / "ema.safetensors"), device="cpu").frames())
+    assert [(frame.width, frame.height) for frame in frames] == [(128, 96)] * 3
+
+
+GAN = [*TINY, "--adversarial-weight", 0.05, "--checkpoint-every", 1, "--batch", 1]
+
+
+def test_a_run_with_a_discriminator_is_resumed_at_the_same_bits(clips, whole_run, tmp_path):
+    """As stage 2 begins: from another run; VGG19 is not to be had offline and left out."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    run("train", *GAN, "--data", clips, "--from", whole_run, "--out", whole, "--iterations", 2)
+    run("train", *GAN, "--data", clips, "--from", whole_run, "--out", parted, "--iterations", 2)
+    checkpoint_path(parted, 2).unlink()
+    run("train", "--resume", parted)
+    assert_same(whole, parted, 2)
+    before, a, b = (
+        load_checkpoint(checkpoint_path(*place))["discriminator"] for place in ((whole, 1), (whole, 2), (parted, 2))
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["conv_0.weight"], before["conv_0.weight"])
+    assert {"adversarial", "discriminator_real", "discriminator_fake"} <= read_log(parted)[0].keys()
+
+
+def test_a_published_checkpoint_begins_a_fine_tuning_with_its_moving_average_and_its_discriminator(tmp_path):
+    sizes = Architecture(cleaning_channels=4, num_cleaning_blocks=1, mid_channels=4, num_backward_blocks=1,
+                         num_forward_blocks=1)  # fmt: skip
+    settings = dataclasses.replace(PRESETS["finetune"], architecture=sizes)
+    torch.manual_seed(3)
+    generator, average, discriminator = RealBasicVSR(sizes), RealBasicVSR(sizes), UNetDiscriminator()
+    tensors = {
+        **{f"generator.{name}": tensor for name, tensor in generator.state_dict().items()},
+        **{f"generator_ema.{name}": tensor for name, tensor in average.state_dict().items()},
+        **{f"discriminator.{name}": tensor for name, tensor in discriminator.state_dict().items()},
+        "step_counter": torch.zeros(1),
+    }
+    path = tmp_path / "RealBasicVSR_x4.pth"
+    torch.save({"state_dict": tensors, "meta": {}}, path, _use_new_zipfile_serialization=False)
+    networks = Networks(settings, torch.device("cpu"))
+    networks.start_from(path, None)
+    for own, published in ((networks.model, average), (networks.discriminator, discriminator)):
+        assert own is not None
+        assert all(torch.equal(own.state_dict()[name], tensor) for name, tensor in published.state_dict().items())
+    other = Networks(dataclasses.replace(settings, architecture=Architecture()), torch.device("cpu"))
+    with pytest.raises(TrainingError, match="of other sizes than the settings ask for"):
+        other.start_from(path, None)
 
 
 def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path):

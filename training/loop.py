@@ -424,7 +424,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spynet", type=Path, help="flow weights to begin from: of training flow, or published ones")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run from its newest whole checkpoint")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--workers", type=int, help="processes that make samples (default: cores - 1, at least 1)")
+    parser.add_argument("--workers", type=int, help="processes that make samples (default: cores - 1, shared)")
     parser.add_argument("--vgg-weights", type=Path, help="VGG19's weights, where torchvision cannot download them")
     parser.add_argument("--pool-folder", type=Path, help="where the pool's clips are kept (default: the run's folder)")
     add_options(parser)
@@ -481,7 +481,7 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         num_iterations=settings.iterations,
         num_processes=processes.num,
         rank=processes.rank,
-        num_workers=max(1, (os.cpu_count() or 2) - 1) if arguments.workers is None else arguments.workers,
+        num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
         device=processes.device,
     ) as loader:
         done = train(networks, loader, run_folder, processes=processes, first=first, perceptual=perceptual)
@@ -561,6 +561,11 @@ def start_processes(device_name: str) -> Processes:
     if num > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(num=num, rank=distributed.get_rank() if num > 1 else 0, device=device)
+
+
+def usual_num_workers() -> int:
+    """This process's share of the cores but one."""
+    return max(1, ((os.cpu_count() or 2) - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def sample_options(settings: Settings, pool_folder: Path) -> SampleOptions:

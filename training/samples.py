@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -157,7 +158,7 @@ def draw(store: ClipStore, options: SampleOptions, index: int) -> Drawn:
 def draw_piece(
     store: ClipStore, number: int, generator: np.random.Generator, *, num_frames: int, side_px: int
 ) -> Frames:
-    """A square piece (num_frames, side_px, side_px, 3) of clip `number`: any place and time, flipped and transposed.
+    """A square piece (num_frames, 3, side_px, side_px) of clip `number`: any place and time, flipped and transposed.
 
     A video gives every frame, or every second one if it is long enough; a photograph a camera that moves over it.
 
@@ -269,9 +270,8 @@ def _draw(store: ClipStore, options: SampleOptions, number: int, piece_stream: i
             continue
         recipe_generator = _generator(options, recipe_stream, number)
         recipe = sample(options.degradations, recipe_generator, num_frames=options.num_frames)
-        gt = torch.from_numpy(np.ascontiguousarray(piece.transpose(0, 3, 1, 2)))
-        what = "sample" if piece_stream == _PIECE else "pool clip"
-        return Drawn(gt, recipe, f"{what} {number} ({store[clip_number].file})", tuple(dict.fromkeys(notes)))
+        name = f"{'sample' if piece_stream == _PIECE else 'pool clip'} {number} ({store[clip_number].file})"
+        return Drawn(torch.from_numpy(piece), recipe, name, tuple(dict.fromkeys(notes)))
     raise ClipError(f"{MAX_DRAWS} clips in a row cannot be read; the last one: {notes[-1]}")
 
 
@@ -281,14 +281,16 @@ def _draw_turn(generator: np.random.Generator) -> tuple[bool, bool, bool]:
     return horizontally, vertically, transposed
 
 
-def _turned(clip: Frames, turn: tuple[bool, bool, bool]) -> Frames:
-    """A clip (T, H, W, 3), flipped and transposed."""
+def _turned(frames: Frames, turn: tuple[bool, bool, bool]) -> Frames:
+    """Square frames (T, H, H, 3) flipped and transposed, as planes (T, 3, H, H); one after another, in the cache."""
     horizontally, vertically, transposed = turn
-    if horizontally:
-        clip = clip[:, :, ::-1]
-    if vertically:
-        clip = clip[:, ::-1]
-    return clip.swapaxes(1, 2) if transposed else clip
+    code = {(True, True): -1, (True, False): 1, (False, True): 0}.get((horizontally, vertically))
+    out = np.empty((len(frames), 3, *frames.shape[1:3]), dtype=np.uint8)
+    for frame, targets in zip(frames, out, strict=True):
+        for plane, target in zip(cv2.split(frame), targets, strict=True):
+            flipped = plane if code is None else cv2.flip(plane, code)
+            target[:] = cv2.transpose(flipped) if transposed else flipped
+    return out
 
 
 def _cut_of_pool(store: ClipStore, options: SampleOptions, index: int, run_codec: codecs.RunCodec) -> Sample:

@@ -20,16 +20,16 @@ from vsrealbasicvsr.model import Architecture
 COMPACT_ARCHITECTURE = Architecture(
     cleaning_channels=32,
     num_cleaning_blocks=6,
-    mid_channels=32,
-    num_backward_blocks=8,
-    num_forward_blocks=8,
-    fusion_channels=32,
+    mid_channels=64,
+    num_backward_blocks=5,
+    num_forward_blocks=5,
+    fusion_channels=64,
     quarter_channels=32,
     hr_channels=16,
     hr_out_channels=16,
     flow_channels=(16, 32, 16, 8),
 )
-"""The default weights' sizes: 870,690 parameters."""
+"""The default weights' sizes: 1,413,442 parameters."""
 
 SMOKE_ARCHITECTURE = Architecture(
     cleaning_channels=16,
@@ -196,7 +196,7 @@ PRESETS: Mapping[str, Settings] = {
         stochastic=False,
         unsharp=False,
         pool_clips=2000,
-        squared_error_weight=8.0,
+        squared_error_weight=30.0,
         colour_weight=1.0,
         rest_weight=0.25,
         learning_rate=1e-3,

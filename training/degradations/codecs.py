@@ -14,6 +14,7 @@ import av
 import av.codec
 import numpy as np
 import numpy.typing as npt
+from torch.backends.cpu import get_cpu_capability
 
 from training.degradations.recipe import CODECS, PRESETS, Codec, VideoCodec
 
@@ -38,14 +39,21 @@ class Implementation:
 IMPLEMENTATIONS: dict[Codec, Implementation] = {
     "h264": Implementation(encoder="libx264", decoder="h264"),
     "mpeg4": Implementation(encoder="mpeg4", decoder="mpeg4"),
-    # below 64 pixels x265 writes beyond its buffers and aborts the process
-    "h265": Implementation(encoder="libx265", decoder="hevc", min_size_px=64),
+    # Below 64 pixels x265 writes beyond its buffers and now and then aborts the process; at 64 its streams differ from
+    # run to run; at 128 neither was seen.
+    "h265": Implementation(encoder="libx265", decoder="hevc", min_size_px=128),
     "vp9": Implementation(encoder="libvpx-vp9", decoder="vp9", min_size_px=8),
     "av1": Implementation(encoder="libsvtav1", decoder="libdav1d", min_size_px=64),
 }
 
+# Measured, x264 of PyAV 19 at 44 x 38: with AVX-512 its macroblock tree reads memory that nobody wrote, and six runs give
+# up to four different streams; with AVX2, without the tree or without assembler they give one. Processors without
+# AVX-512 choose AVX2 or what they have by themselves.
+_X264_SAME_BITS = {"x264-params": "asm=AVX2"} if get_cpu_capability() == "AVX512" else {}
+
 # The words of x264 and x265 in the scales of the others.
-_VP9_SPEEDS = dict(zip(PRESETS, ("6", "5", "4"), strict=True))  # 7 and 8 show a flat frame again rather than its change
+# VP9: 7 and 8 show a flat frame again rather than its change.
+_VP9_SPEEDS = dict(zip(PRESETS, ("6", "5", "4"), strict=True))
 _AV1_SPEEDS = dict(zip(PRESETS, ("12", "10", "8"), strict=True))
 
 
@@ -150,7 +158,7 @@ def encoder_options(step: VideoCodec) -> dict[str, str]:
     constant_quality = {} if step.crf is None else {"crf": str(step.crf)}
     match step.codec:
         case "h264":
-            options = {"preset": str(step.preset), **constant_quality}
+            options = {"preset": str(step.preset), **constant_quality, **_X264_SAME_BITS}
             if rate is not None:  # without these, x264 spends up to 3 times the bits in 30 frames of noise
                 options |= {"maxrate": str(rate), "bufsize": str(4 * rate)}
             return options
