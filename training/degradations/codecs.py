@@ -46,8 +46,8 @@ IMPLEMENTATIONS: dict[Codec, Implementation] = {
     "av1": Implementation(encoder="libsvtav1", decoder="libdav1d", min_size_px=64),
 }
 
-# Measured, x264 of PyAV 19 at 44 x 38: with AVX-512 its macroblock tree reads memory that nobody wrote, and six runs give
-# up to four different streams; with AVX2, without the tree or without assembler they give one. Processors without
+# Measured, x264 of PyAV 19 at 44 x 38: with AVX-512 its macroblock tree reads memory that nobody wrote, and six runs
+# give up to four different streams; with AVX2, without the tree or without assembler they give one. Processors without
 # AVX-512 choose AVX2 or what they have by themselves.
 _X264_SAME_BITS = {"x264-params": "asm=AVX2"} if get_cpu_capability() == "AVX512" else {}
 
