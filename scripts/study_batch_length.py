@@ -1,7 +1,7 @@
 """Batch against length at the same number of frames a step (paper, section 4.2), at any scale.
 
     python scripts/study_batch_length.py --data clips/ --held-out held/ --out study/ --pairs 48x10,24x20,16x30
-    python scripts/study_batch_length.py ... --pairs 12x2,6x4,3x8 --preset smoke -- --iterations 200 --crop-px 32
+    python scripts/study_batch_length.py ... --pairs 12x2,6x4,3x8 --preset smoke -- --pool-num-frames 8
 
 Each pair BxL is one run of `python -m training train` (what stands after `--` goes to it) with the same seed, number of
 steps and frames a step, then one of `python -m training evaluate`. A study that was interrupted goes on where it was.

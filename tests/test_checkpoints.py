@@ -36,6 +36,14 @@ def test_the_last_few_are_kept_and_the_newest_is_found(tmp_path):
     assert warnings == []
 
 
+def test_what_was_just_written_is_never_deleted_for_a_later_one_that_is_damaged(tmp_path):
+    for iteration in (10, 20):
+        save_checkpoint(tmp_path, state(iteration), iteration=iteration, keep=3)
+    checkpoint_path(tmp_path, 20).write_bytes(b"PK")
+    save_checkpoint(tmp_path, state(11), iteration=11, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000000011.pt"]
+
+
 @pytest.mark.parametrize("damage", ["half", "bit", "empty", "text"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(tmp_path, damage):
     for iteration in (1, 2):

@@ -79,7 +79,8 @@ def assert_same(left: Path, right: Path, iteration: int) -> None:
     states = a["optimizer"]["state"], b["optimizer"]["state"]
     assert states[0].keys() == states[1].keys()
     for number in states[0]:
-        assert torch.equal(states[0][number]["exp_avg_sq"], states[1][number]["exp_avg_sq"])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(states[0][number][moment], states[1][number][moment])
 
 
 def test_a_run_leaves_what_it_should(whole_run):
@@ -94,16 +95,20 @@ def test_a_run_leaves_what_it_should(whole_run):
     assert all(torch.equal(tensor, ema[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("moment", ["first checkpoint", "between", "anywhere"])
+@pytest.mark.parametrize("moment", ["at once", "first checkpoint", "between", "anywhere"])
 def test_killed_and_resumed_it_ends_at_the_same_bits(clips, whole_run, tmp_path, moment):
     out = tmp_path / "killed"
     words = ["--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4]
     process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not list_checkpoints(out) and process.poll() is None:
+    while len(list_checkpoints(out)) < (1 if moment == "at once" else 2) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    time.sleep({"first checkpoint": 0.0, "between": 0.1, "anywhere": np.random.default_rng().uniform(0, 0.4)}[moment])
+    time.sleep(
+        {"at once": 0.0, "first checkpoint": 0.0, "between": 0.1, "anywhere": np.random.default_rng().uniform(0, 0.4)}[
+            moment
+        ]
+    )
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     run("train", "--resume", out, "--workers", "0")
@@ -141,8 +146,8 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_p
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()
     assert b"Traceback" not in errors
-    (path,) = list_checkpoints(out)
-    iteration = load_checkpoint(path)["iteration"]
+    iteration = load_checkpoint(list_checkpoints(out)[-1])["iteration"]
+    assert iteration > 0
     done = run("train", "--resume", out, "--iterations", iteration + 2)
     assert f"going on after step {iteration}" in done.stderr
 
@@ -280,6 +285,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clip
     [
         (["--preset", "stage7"], "invalid choice: 'stage7'"),
         (["--bach", "2"], "unrecognized arguments: --bach"),
+        (["--iterat", "2"], "unrecognized arguments: --iterat"),
         (["--batch", "none"], "batch must be of type int"),
         (["--data", "nowhere"], "nowhere holds no prepared clips"),
         (["--device", "cuda:7"], "CUDA devices; use cpu"),
@@ -307,6 +313,29 @@ def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, wor
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_the_workers_end_with_a_run_that_is_killed(clips, tmp_path):
+    """Only the first process is killed, as the kernel does when memory runs out."""
+    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 100000, "--batch", 1]
+    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+
+    def living() -> list[str]:
+        listed = subprocess.run(
+            ["ps", "-o", "stat=", "-s", str(process.pid)], capture_output=True, text=True, check=False
+        )
+        return [state for state in listed.stdout.split() if not state.startswith("Z")]
+
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not read_log(tmp_path / "run"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(living()) > 1
+    process.kill()
+    process.wait()
+    while living():
+        assert time.monotonic() < deadline, living()
+        time.sleep(0.2)
 
 
 def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"training {words[0]}: {error.name} is missing; pip install -e '.[train]'", file=sys.stderr)
         return 2
-    command = argparse.ArgumentParser(prog=f"python -m training {words[0]}", description=module.__doc__)
+    program = f"python -m training {words[0]}"
+    usage = f"{program} [options]; {program} --help lists them"  # of a hundred settings, an error shows none
+    command = argparse.ArgumentParser(prog=program, usage=usage, description=module.__doc__, allow_abbrev=False)
     module.add_arguments(command)
     arguments = command.parse_args(words[1:])
     try:

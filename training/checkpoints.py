@@ -73,14 +73,18 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> None:
-    """Write the state after `iteration` steps, then delete all but the last `keep` checkpoints.
+    """Write the state after `iteration` steps, then delete all but the last `keep` checkpoints up to it.
+
+    Later ones are deleted too: a run that goes on from here found them damaged.
 
     Raises CheckpointError if it cannot be written; the checkpoints before it are all still there.
     """
     with whole_file(checkpoint_path(run, iteration)) as file:
         torch.save(state, file)
-    for old in list_checkpoints(run)[:-keep]:
-        old.unlink(missing_ok=True)
+    written = checkpoint_path(run, iteration)
+    up_to_it = [path for path in list_checkpoints(run) if path <= written]
+    for other in set(list_checkpoints(run)) - set(up_to_it[-keep:]):
+        other.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> State:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -68,6 +69,8 @@ PREFETCH_BATCHES = 4
 """Samples that are under way, in batches: the slowest takes twice as long as the usual one, and is not to be felt."""
 DRAWING_SHARE = 8
 """Of so many workers beside a GPU one draws; the others run codecs."""
+
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -337,7 +340,7 @@ def _made[T](make: Callable[[int], T], order: _Order, *, num_workers: int, pin_m
         collate_fn=_as_it_is,
         num_workers=num_workers,
         prefetch_factor=order.num_ahead(num_workers),
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, os.getpid()),
         multiprocessing_context=_processes(),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise it draws from torch's own, which belongs to the training
@@ -364,7 +367,9 @@ def _fed(
     with contextlib.ExitStack() as owned:
         run_codec: codecs.RunCodec = codecs.run
         if num_codecs:
-            processes = ProcessPoolExecutor(num_codecs, mp_context=_processes(), initializer=_start_worker)
+            processes = ProcessPoolExecutor(
+                num_codecs, mp_context=_processes(), initializer=partial(_start_worker, os.getpid())
+            )
             owned.callback(processes.shutdown, wait=True, cancel_futures=True)
             run_codec = partial(_run_elsewhere, processes)
         threads = ThreadPoolExecutor(num_codecs + 2, "degrade", initializer=_start_thread, initargs=(device,))
@@ -452,11 +457,27 @@ def _processes() -> BaseContext:
     return context
 
 
-def _start_worker(number: int = 0) -> None:
-    """What each worker process does first: one thread for everything, and Ctrl-C is the first process's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_worker(first_process: int, number: int = 0) -> None:
+    """What each worker process does first: one thread for everything, and signals are the first process's to answer.
+
+    It ends when the first process has ended, however that came about: the fork server, which is its parent, would keep
+    it alive after a kill -9.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if os.name == "posix":
+        threading.Thread(target=_end_with, args=(first_process,), daemon=True).start()
+
+
+def _end_with(process: int) -> None:
+    while True:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            os.kill(process, 0)  # asks only whether it is there
+        except ProcessLookupError:
+            os._exit(1)
 
 
 def _as_it_is[T](item: T) -> T:

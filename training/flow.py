@@ -179,7 +179,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `python -m training flow`."""
     parser.add_argument("--data", type=Path, required=True, help="clips made by python -m training prepare")
     parser.add_argument("--out", type=Path, required=True, help="where the weights go (.pt), for train --spynet")
-    parser.add_argument("--channels", type=int, nargs=4, default=[32, 64, 32, 16], help="hidden widths of a level")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        nargs=4,
+        default=[32, 64, 32, 16],
+        help="hidden widths of a level; the compact preset has 16 32 16 8",
+    )
     parser.add_argument("--iterations", type=int, default=2300)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--size", type=int, default=96, help="side of a pair in pixels, a multiple of 32")
@@ -189,6 +195,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit status of `python -m training flow`."""
+    if arguments.iterations < 1 or arguments.batch < 1 or arguments.size < 32 or arguments.size % 32:
+        raise ValueError("--iterations and --batch must be at least 1, and --size a multiple of 32")
+    if min(arguments.channels[:2]) < 8 or min(arguments.channels[2:]) < 4:
+        raise ValueError("--channels must be at least 8 8 4 4: the first start needs that many")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
     images, held_images = load_small(ClipStore.open(arguments.data), arguments.size)

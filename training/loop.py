@@ -109,11 +109,19 @@ class Networks:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
             self._load(self.model, load_model(start).state_dict(), start)
-            if self.discriminator is not None and start.suffix != ".safetensors":
-                with contextlib.suppress(WeightsError):  # a file without one: it begins as a new one
+            if self.discriminator is not None:
+                try:
                     self._load(self.discriminator, read_discriminator(start), start)
+                except WeightsError as error:
+                    print(f"training train: the discriminator begins anew: {error}", file=sys.stderr)
         if spynet is not None:
             self._load(self.model.basicvsr.spynet, read_spynet(spynet), spynet)
+        if start is None and spynet is None and self.settings.flow_learning_rate > 0 and self.settings.flow_from_share:
+            print(
+                "training train: the flow network begins with random weights; python -m training flow, then --spynet,"
+                " gives a better start",
+                file=sys.stderr,
+            )
         if start is None and spynet is None and self.settings.flow_learning_rate == 0:
             raise TrainingError(
                 "there is no flow network to begin with, and it is frozen: give one with --spynet FILE (python -m"
@@ -147,7 +155,7 @@ class Networks:
         rest, flow = self.optimizer.param_groups
         rest["lr"] = learning_rate(iteration, settings)
         flow_learns = settings.flow_learning_rate > 0 and share >= settings.flow_from_share
-        flow["lr"] = settings.flow_learning_rate * rest["lr"] / settings.learning_rate if flow_learns else 0.0
+        flow["lr"] = learning_rate(iteration, settings, peak=settings.flow_learning_rate) if flow_learns else 0.0
         for parameter in self.flow_parameters:
             parameter.requires_grad_(flow_learns)
 
@@ -209,14 +217,20 @@ class Networks:
         network.load_state_dict(tensors)
 
 
-def learning_rate(iteration: int, settings: Settings) -> float:
-    """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate."""
+def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
+    """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
+
+    peak: the same course with another height, for the flow network.
+    """
     warm_up = settings.warm_up_iterations
+    final = settings.final_learning_rate
+    if peak is not None:
+        final *= peak / settings.learning_rate if settings.learning_rate > 0 else 0.0
+    peak = settings.learning_rate if peak is None else peak
     if iteration < warm_up:
-        return settings.learning_rate * (iteration + 1) / warm_up
+        return peak * (iteration + 1) / warm_up
     share = min((iteration - warm_up) / max(settings.iterations - warm_up, 1), 1)
-    span = settings.learning_rate - settings.final_learning_rate
-    return settings.final_learning_rate + span * (1 + math.cos(math.pi * share)) / 2
+    return final + (peak - final) * (1 + math.cos(math.pi * share)) / 2
 
 
 def read_spynet(path: Path) -> dict[str, Tensor]:
@@ -271,7 +285,7 @@ def train(
     autocast_dtype = autocast_dtype_of(settings, processes.device)
     chief = processes.rank == 0
     log = Log(run_folder, first) if chief else None
-    board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first) if chief else None
+    board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first + 1) if chief else None
     sums, num_summed, num_skipped, seconds_waited = dict[str, float](), 0, 0, 0.0
     started = time.monotonic()
     done = first
@@ -314,8 +328,8 @@ def train(
                 bar.write(f"step {done}: a gradient is not finite, the step is skipped ({num_skipped} in a row)")
             if num_skipped >= settings.max_skipped_steps:
                 raise TrainingError(
-                    f"{num_skipped} steps in a row up to step {done} had gradients that are not finite. Go on from the"
-                    " last checkpoint of a new run with a lower --learning-rate, or with --precision fp32."
+                    f"{num_skipped} steps in a row up to step {done} had gradients that are not finite. Begin a new"
+                    " run with --from this one and a lower --learning-rate, or with --precision fp32."
                 )
 
             if chief and log is not None and board is not None:
@@ -354,6 +368,12 @@ def save(networks: Networks, run_folder: Path, iteration: int) -> None:
     """Write a checkpoint, then the moving average as weights for use. Raises CheckpointError."""
     settings = networks.settings
     save_checkpoint(run_folder, networks.state(iteration), iteration=iteration, keep=settings.keep_checkpoints)
+    save_ema(networks, run_folder, iteration)
+
+
+def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
+    """Write the moving average as weights for use. Raises CheckpointError."""
+    settings = networks.settings
     metadata = {"training_iteration": str(iteration), "training_settings": settings.to_json()}
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
 
@@ -434,19 +454,31 @@ def run(arguments: argparse.Namespace) -> int:
     """The exit status of `python -m training train`."""
     processes = start_processes(arguments.device)
     try:
-        return train_in(processes, arguments)
-    finally:
-        if processes.num > 1:
-            distributed.destroy_process_group()
+        status = train_in(processes, arguments)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {processes.device} ({str(error).splitlines()[0]}): use --gradient-checkpointing, a smaller"
+            " --batch or a smaller --crop-px"
+        ) from None
+    except RuntimeError as error:
+        if processes.num == 1:
+            raise
+        raise TrainingError(
+            f"process {processes.rank} of {processes.num} lost the others ({str(error).splitlines()[0]}): see what the"
+            " first one that failed says"
+        ) from None
+    if processes.num > 1:  # only after a good end: it waits for processes that may be gone
+        distributed.destroy_process_group()
+    return status
 
 
 def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
     """Begin or go on with the run that the command line describes, as one of these processes."""
     chief = processes.rank == 0
     if arguments.resume is not None:
-        run_folder, settings, origin = take_up(arguments)
+        run_folder, settings, origin = take_up(arguments, processes.num)
     else:
-        run_folder, settings, origin = begin(arguments)
+        run_folder, settings, origin = begin(arguments, processes.num)
     store = ClipStore.open(Path(origin["data"]))
     perceptual = None
     if settings.perceptual_weight > 0:
@@ -460,6 +492,7 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         if chief:
             write_text(run_folder / SETTINGS, settings.to_json())
             write_text(run_folder / ORIGIN, json.dumps(origin, indent=1) + "\n")
+            save(networks, run_folder, 0)  # so that a run that is killed at once can be gone on with as well
     else:
         networks.prepare()
         state, warnings = newest_checkpoint(run_folder)
@@ -467,12 +500,15 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         if chief:
             for warning in warnings:
                 print(f"training train: {warning}", file=sys.stderr)
+            save_ema(networks, run_folder, first)  # the end may have come between a checkpoint and its average
+        if first >= settings.iterations:
+            if chief:
+                print(f"{run_folder} is finished ({first} steps); --iterations N makes it longer", file=sys.stderr)
+            return 0
+        if chief:
             print(f"going on after step {first} of {settings.iterations}", file=sys.stderr)
             write_text(run_folder / SETTINGS, settings.to_json())
-    if first >= settings.iterations:
-        print(f"{run_folder} is finished ({first} steps); --iterations N makes it longer", file=sys.stderr)
-        return 0
-    options = sample_options(settings, arguments.pool_folder or run_folder / "pool")
+    options = sample_options(settings, Path(origin["pool_folder"]))
     with make_loader(
         store,
         options,
@@ -489,7 +525,7 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         print(closing_words(run_folder, done, settings))
         records = read_log(run_folder)
         waits = bool(records) and records[-1]["data_wait_share"] > LONGEST_DATA_WAIT_SHARE
-        if waits and done - first >= settings.log_every and not settings.pool_clips:
+        if waits and done >= settings.iterations and done - first >= settings.log_every and not settings.pool_clips:
             cost = measure_input(store, options)
             busy_seconds = records[-1]["seconds_per_step"] * (1 - records[-1]["data_wait_share"])
             print(f"{records[-1]['data_wait_share']:.0%} of the time was waiting for data.", end=" ")
@@ -499,7 +535,7 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
     return 0 if done >= settings.iterations else 130
 
 
-def begin(arguments: argparse.Namespace) -> tuple[Path, Settings, dict[str, Any]]:
+def begin(arguments: argparse.Namespace, num_processes: int) -> tuple[Path, Settings, dict[str, Any]]:
     """(folder, settings, origin) of a new run. Raises TrainingError or SettingsError."""
     if arguments.data is None or arguments.out is None:
         raise TrainingError("a new run needs --data CLIPS and --out FOLDER (or --resume RUN goes on with one)")
@@ -511,13 +547,15 @@ def begin(arguments: argparse.Namespace) -> tuple[Path, Settings, dict[str, Any]
         "from": None if arguments.start is None else str(arguments.start),
         "spynet": None if arguments.spynet is None else str(arguments.spynet),
         "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
+        "pool_folder": str((arguments.pool_folder or arguments.out / "pool").resolve()),
+        "num_processes": num_processes,
         "preset": arguments.preset or "stage1",
         "torch": torch.__version__,
     }
     return arguments.out, settings, origin
 
 
-def take_up(arguments: argparse.Namespace) -> tuple[Path, Settings, dict[str, Any]]:
+def take_up(arguments: argparse.Namespace, num_processes: int) -> tuple[Path, Settings, dict[str, Any]]:
     """(folder, settings, origin) of the run to go on with. Raises TrainingError, SettingsError or CheckpointError."""
     run_folder: Path = arguments.resume
     settings = read_settings(run_folder / SETTINGS)
@@ -527,8 +565,15 @@ def take_up(arguments: argparse.Namespace) -> tuple[Path, Settings, dict[str, An
         for entry in dataclasses.fields(Settings)
         if entry.name not in CHANGEABLE and getattr(wanted, entry.name) != getattr(settings, entry.name)
     ]
-    if differing or arguments.start or arguments.spynet:
-        what = differing[0] if differing else "--from" if arguments.start else "--spynet"
+    given = {
+        "--from": arguments.start,
+        "--spynet": arguments.spynet,
+        "--out": arguments.out,
+        "--preset": arguments.preset,
+    }
+    differing += [option for option, value in given.items() if value is not None]
+    if differing:
+        what = differing[0]
         raise TrainingError(
             f"{what} cannot be changed when a run goes on ({', '.join(sorted(CHANGEABLE))} can): begin a new run with"
             f" --from {run_folder}"
@@ -537,6 +582,13 @@ def take_up(arguments: argparse.Namespace) -> tuple[Path, Settings, dict[str, An
         origin = json.loads((run_folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run_folder / ORIGIN} cannot be read ({error}); is this the folder of a run?") from None
+    if origin["num_processes"] != num_processes:
+        raise TrainingError(
+            f"{run_folder} ran in {origin['num_processes']} processes and {num_processes} would make it another run:"
+            f" start as many, or begin a new run with --from {run_folder}"
+        )
+    if arguments.pool_folder is not None:
+        origin["pool_folder"] = str(arguments.pool_folder.resolve())
     if arguments.data is not None:
         origin["data"] = str(arguments.data.resolve())  # the clips may have moved
     if arguments.vgg_weights is not None:
@@ -555,6 +607,8 @@ def start_processes(device_name: str) -> Processes:
     if device.type == "cuda":
         if num > 1:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        elif device.index is None:
+            device = torch.device("cuda", 0)
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise TrainingError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices; use cpu")
         torch.cuda.set_device(device)

@@ -12,6 +12,9 @@ from vsrealbasicvsr.model import SCALE
 
 Distance = Literal["charbonnier", "l1"]
 
+COLOUR_BLOCK_PX = 16
+"""Side of the blocks whose colour is held, in pixels of the input."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
@@ -78,7 +81,7 @@ def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
     return F.mse_loss(hr, truth)
 
 
-def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = 16) -> Tensor:
+def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> Tensor:
     """Distance of the block means of the output (N, T, 3, S*H, S*W) to those of the input (N, T, 3, H, W).
 
     Not in the paper. A network trained for hours keeps a shift of about 1/255 in flat areas, small for the other losses

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.degradations import MODERATE, PUBLISHED, DegradationSettings
+from training.losses import COLOUR_BLOCK_PX
 from vsrealbasicvsr.model import Architecture
 
 COMPACT_ARCHITECTURE = Architecture(
@@ -142,6 +143,8 @@ class Settings:
             choices = typing.get_args(typing.get_type_hints(Settings)[name])
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.colour_weight > 0 and self.crop_px < COLOUR_BLOCK_PX:
+            raise SettingsError(f"the colour loss needs a crop_px of {COLOUR_BLOCK_PX} or more, got {self.crop_px}")
         if self.adversarial_weight > 0 and self.crop_px % 2:
             raise SettingsError(f"the discriminator needs an even crop_px, got {self.crop_px}")
         if self.pool_clips and (self.pool_crop_px < self.crop_px or self.pool_num_frames < self.num_frames):
@@ -241,6 +244,9 @@ PRESETS: Mapping[str, Settings] = {
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+SHORT_OPTIONS = {"num_frames": ("--length",)}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field: --learning-rate 2e-4, --degradations.jpeg-quality 30,95, --no-stochastic.
 
@@ -248,12 +254,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("settings", "Every field of the preset can be changed; lists are written a,b.")
     for name, kind, default in _fields(Settings, PRESETS["stage1"], ""):
-        option = "--" + name.replace("_", "-")
-        if kind is bool:
-            group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
-            continue
+        options = ["--" + name.replace("_", "-"), *SHORT_OPTIONS.get(name, ())]
         text = f"stage1: {_written(default)}".replace("%", "%%")
-        group.add_argument(option, dest=name, metavar="V", default=argparse.SUPPRESS, help=text)
+        if kind is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(*options, dest=name, action=action, default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(*options, dest=name, metavar="V", default=argparse.SUPPRESS, help=text)
 
 
 def changed(settings: Settings, arguments: Mapping[str, Any]) -> Settings:
