@@ -457,8 +457,8 @@ def run(arguments: argparse.Namespace) -> int:
         status = train_in(processes, arguments)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"out of memory on {processes.device} ({str(error).splitlines()[0]}): use --gradient-checkpointing, a smaller"
-            " --batch or a smaller --crop-px"
+            f"out of memory on {processes.device} ({str(error).splitlines()[0]}): use --gradient-checkpointing, a"
+            " smaller --batch or a smaller --crop-px"
         ) from None
     except RuntimeError as error:
         if processes.num == 1:
@@ -607,7 +607,7 @@ def start_processes(device_name: str) -> Processes:
     if device.type == "cuda":
         if num > 1:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        elif device.index is None:
+        elif name == "cuda":
             device = torch.device("cuda", 0)
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise TrainingError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices; use cpu")
