@@ -38,7 +38,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import special
-from training.degradations.colour import as_bytes
 
 from training import degradations, samples, store
 from training.clips import moved_photograph, read_video
@@ -53,6 +52,7 @@ from training.degradations import (
     VideoCodec,
     codecs,
 )
+from training.degradations.colour import as_bytes
 from training.samples import Drawn, SampleOptions
 from vsrealbasicvsr.model import SCALE
 
@@ -444,7 +444,8 @@ def measure_input(
 
     largest = [min(SIDE_PX, clips[number].height, clips[number].width) // 2 * 2 for number in numbers]
     files = [
-        Files.write(folder / str(index), piece(index, options.num_frames, largest[index])) for index in range(num_clips)
+        Files.write(folder / str(index), piece(index, options.num_frames, largest[index]).transpose(0, 2, 3, 1))
+        for index in range(num_clips)
     ]
     drawn = [samples.draw(clips, options, index) for index in range(num_clips)]
     readers: dict[str, Callable[[int, int], object]] = {

@@ -66,6 +66,6 @@ def test_cleaning_comes_to_rest_on_stripes(model, period):
 def test_the_file_says_what_it_is():
     metadata = read_network(DEFAULT_WEIGHTS).metadata
     assert DEFAULT_WEIGHTS.stat().st_size < 16_000_000
-    assert json.loads(metadata["architecture"])["mid_channels"] == 32
+    assert json.loads(metadata["architecture"])["mid_channels"] == 64
     assert metadata["license"] == "Apache-2.0"
     assert "Urban100" in metadata["trained_on"]

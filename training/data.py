@@ -349,7 +349,7 @@ def _made[T](make: Callable[[int], T], order: _Order, *, num_workers: int, pin_m
     try:
         for item in iterator:
             yield _unwrapped(item)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it is sending
         raise _dead_worker(error) from error
     finally:
         del iterator  # ends the workers
@@ -490,13 +490,14 @@ def _unwrapped[T](item: T | _Failure) -> T:
     return item
 
 
-def _dead_worker(error: RuntimeError) -> Exception:
+def _dead_worker(error: RuntimeError | ConnectionError | EOFError) -> Exception:
     """A text that helps for torch's errors about a process that has died; other errors as they are."""
-    if "DataLoader worker" not in str(error):
+    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
         return error
+    cause = (str(error) or type(error).__name__).splitlines()[0]
     return DataError(
-        f"a data worker has died ({str(error).splitlines()[0]}): out of memory, or of shared memory (in a container:"
-        " give it more with --shm-size)? Use fewer --workers."
+        f"a data worker has died ({cause}): out of memory, or of shared memory (in a container: give it more with"
+        " --shm-size)? Use fewer --workers."
     )
 
 
