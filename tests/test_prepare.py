@@ -267,7 +267,14 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, 
         (tmp_path / "in" / f"{number}.mp4").write_bytes(written)
     command = [sys.executable, "-m", "training", "prepare", str(tmp_path / "in")]
     options = [*SMALL[:-1], "2"]
-    process = subprocess.Popen([*command, str(tmp_path / "out"), *options], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "out"), *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell have Ctrl-C ignored, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not list((tmp_path / "out").glob("*.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)
