@@ -40,7 +40,7 @@ from training.losses import LossWeights
 from training.perceptual import PerceptualLoss
 from training.settings import PRESETS, Settings, add_options, changed, read_settings
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
-from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator
+from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
 """Settings that may be changed when a run goes on: the others would make it another run."""
@@ -115,7 +115,7 @@ class Networks:
                 except WeightsError as error:
                     print(f"training train: the discriminator begins anew: {error}", file=sys.stderr)
         if spynet is not None:
-            self._load(self.model.basicvsr.spynet, read_spynet(spynet), spynet)
+            self._load(self.model.basicvsr.spynet, read_tensors(spynet), spynet)
         if start is None and spynet is None and self.settings.flow_learning_rate > 0 and self.settings.flow_from_share:
             print(
                 "training train: the flow network begins with random weights; python -m training flow, then --spynet,"
@@ -231,18 +231,6 @@ def learning_rate(iteration: int, settings: Settings, *, peak: float | None = No
         return peak * (iteration + 1) / warm_up
     share = min((iteration - warm_up) / max(settings.iterations - warm_up, 1), 1)
     return final + (peak - final) * (1 + math.cos(math.pi * share)) / 2
-
-
-def read_spynet(path: Path) -> dict[str, Tensor]:
-    """The tensors of a flow network: a file of ours or the published spynet_20210409. Raises TrainingError."""
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError(f"--spynet {path} does not exist; python -m training flow makes one") from None
-    except Exception as error:
-        raise TrainingError(f"--spynet {path} holds no weights ({str(error).splitlines()[0]})") from None
-    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else {}
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
 @contextlib.contextmanager
@@ -391,16 +379,20 @@ def step_if_finite(optimizer: torch.optim.Optimizer, parameters: list[nn.Paramet
 
 
 def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(input, ground truth of the losses, real frames of the discriminator), float32 in [0, 1], T = num_frames each."""
+    """(input, ground truth of the losses, real frames of the discriminator), float32 in [0, 1], T = num_frames each.
+
+    Without a discriminator the last is the one before it: nobody looks at it, and it would be large.
+    """
 
     def floats(clip: Tensor) -> Tensor:
         return clip.to(device, non_blocking=True).float() / 255
 
-    lr, real = floats(batch.lr), floats(batch.gt)
-    truth = real if batch.gt_unsharp is None else floats(batch.gt_unsharp)
-    if batch.mirrored:
-        truth, real = mirror(truth, settings.num_frames), mirror(real, settings.num_frames)
-    return lr, truth, real
+    def whole(clip: Tensor) -> Tensor:
+        return mirror(floats(clip), settings.num_frames) if batch.mirrored else floats(clip)
+
+    truth = whole(batch.gt if batch.gt_unsharp is None else batch.gt_unsharp)
+    sees_another = settings.adversarial_weight > 0 and batch.gt_unsharp is not None
+    return floats(batch.lr), truth, whole(batch.gt) if sees_another else truth
 
 
 def loss_weights(settings: Settings) -> LossWeights:
