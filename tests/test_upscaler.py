@@ -1,12 +1,17 @@
 """The engine on a small random network: whatever is asked, and in whatever order, frame n is the same to the bit."""
 
 import random
+import re
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
+from conftest import ROOT, TIMEOUT_SECONDS
+from tolerances import REGROUPED
 
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler
+from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, compute
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 SMALL = Architecture(
@@ -75,6 +80,28 @@ def test_one_long_window_is_the_network_on_the_whole_sequence():
     with torch.inference_mode():
         whole = model.super_resolve(refine(model, frames[None], theta=1.5)[0])[0]
     assert (ours - whole).abs().max() < 1e-5
+
+
+def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
+    frames = clip(3)
+    whole = [get(upscaler(3), frames, n) for n in range(3)]
+
+    monkeypatch.setattr(compute, "MAX_BAND_PX_CPU", 160)
+    assert CPU.band_rows(24, 32) == 5
+    banded = [get(upscaler(3), frames, n) for n in range(3)]
+    assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
+
+
+@pytest.mark.parametrize("size", [(1, 1), (48, 64), (180, 320), (1080, 1920), (33, 100_000), (100_000, 33)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, device):
+    height, width = size
+    rows = Compute(torch.device(device), torch.float32).band_rows(height, width)
+    most = compute.MAX_BAND_PX_CPU if device == "cpu" else compute.MAX_BAND_PX_GPU
+    assert 1 <= rows <= height
+    assert rows * width <= max(most, 4 * width)  # less than 4 rows would be mostly halo
+    num_bands = -(-height // rows)
+    assert height - (num_bands - 1) * rows > rows - num_bands  # the last band is no sliver
 
 
 def test_more_overlap_comes_closer_to_the_whole_sequence():
@@ -237,3 +264,10 @@ def test_half_precision_holds_the_picture_itself_in_full():
     half = WindowUpscaler(model, Compute(torch.device("cpu"), torch.bfloat16), grid, theta=5.0)
     whole = WindowUpscaler(model, CPU, grid, theta=5.0)
     assert (get(half, ramp, 0) - get(whole, ramp, 0)).abs().max() < 0.1 / 255
+
+
+def test_the_script_measures_whole_frames_and_bands():
+    command = [sys.executable, str(ROOT / "scripts/measure_bands.py"), "--width", "4096", "--height", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\d+) rows at once", done.stdout) == ["9", "5"]

@@ -16,6 +16,12 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+MAX_BAND_PX_CPU = 32_768
+MAX_BAND_PX_GPU = 131_072
+"""Low-resolution pixels reconstructed at once. With the published 64 channels each takes 4 kB a map in float32 (S * S
+pixels), and a handful of maps are alive. A GPU wants larger ones, to be busy."""
+
+
 class ComputeError(ValueError):
     """A device or a precision that this machine does not have; the text says what it has."""
 
@@ -31,6 +37,16 @@ class Compute:
         """A copy of the model on the device, in this precision (its flow network stays in float32), channels last."""
         model = copy.deepcopy(model).to(self.device, self.dtype)
         return model.to(memory_format=torch.channels_last)
+
+    def band_rows(self, height: int, width: int) -> int:
+        """How many rows of a frame to reconstruct at a time: bands of equal height that hold so much and no more.
+
+        It depends on the size of the frame and the kind of device alone, never on the memory that happens to be free,
+        so that a frame has the same bytes every time.
+        """
+        most = max(MAX_BAND_PX_CPU if self.device.type == "cpu" else MAX_BAND_PX_GPU, 4 * width) // width
+        num_bands = -(-height // most)
+        return -(-height // num_bands)
 
     def run[T](self, job: Callable[[], T]) -> T:
         """What `job` returns, computed on the one thread that this process computes on for this device.

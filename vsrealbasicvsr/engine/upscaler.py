@@ -179,7 +179,9 @@ class WindowUpscaler:
         while segment.next_forward <= n:
             self._propagate_forward_once(segment, live.sources)
         backward, forward = segment.backward.pop(n), segment.forward.pop(n)
-        hr = self._model.reconstruct(self._cleaned(live.sources[n]), backward, forward)
+        cleaned = self._cleaned(live.sources[n])
+        rows = self._compute.band_rows(*cleaned.shape[-2:])
+        hr = self._model.reconstruct_in_bands(cleaned, backward, forward, rows=rows)
         self.statistics.frames_reconstructed += 1
         return hr[0].float().cpu()
 
