@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vsrealbasicvsr"
 
 # Imports go from right to left only. The root module (the public names for Python) lies above `weights`.
-LAYERS = [f"{PACKAGE}.model", f"{PACKAGE}.weights", PACKAGE, f"{PACKAGE}.engine", f"{PACKAGE}.filter"]
+LAYERS = [
+    f"{PACKAGE}.model",
+    f"{PACKAGE}.weights",
+    PACKAGE,
+    f"{PACKAGE}.kernel",
+    f"{PACKAGE}.engine",
+    f"{PACKAGE}.filter",
+]
 PLUGIN = f"{PACKAGE}.plugin"
 
 ROOMS = {

@@ -1,17 +1,17 @@
 """The engine on a small random network: whatever is asked, and in whatever order, frame n is the same to the bit."""
 
 import random
-import re
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT_SECONDS
 from tolerances import REGROUPED
 
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, compute
+from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler
+from vsrealbasicvsr.engine import network as torch_network
+from vsrealbasicvsr.engine.network import MAX_BAND_PX_CPU, MAX_BAND_PX_GPU, band_rows
+from vsrealbasicvsr.kernel import ENVIRONMENT
+from vsrealbasicvsr.kernel import network as kernel_network
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 SMALL = Architecture(
@@ -27,6 +27,12 @@ SMALL = Architecture(
     flow_channels=(8, 8, 8, 8),
 )
 CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(autouse=True, params=["our kernels", "torch"])
+def kernels(request, monkeypatch):
+    """Everything holds with our own kernels, where the processor has them, and without."""
+    monkeypatch.setenv(ENVIRONMENT, "off" if request.param == "torch" else "")
 
 
 def network() -> RealBasicVSR:
@@ -86,8 +92,10 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
     frames = clip(3)
     whole = [get(upscaler(3), frames, n) for n in range(3)]
 
-    monkeypatch.setattr(compute, "MAX_BAND_PX_CPU", 160)
-    assert CPU.band_rows(24, 32) == 5
+    monkeypatch.setattr(torch_network, "MAX_BAND_PX_CPU", 160)
+    monkeypatch.setattr(kernel_network, "BAND_PX", 160)
+    monkeypatch.setattr(kernel_network, "MIN_BAND_ROWS", 1)
+    assert band_rows(24, 32, CPU.device) == 5
     banded = [get(upscaler(3), frames, n) for n in range(3)]
     assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
 
@@ -96,8 +104,8 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, device):
     height, width = size
-    rows = Compute(torch.device(device), torch.float32).band_rows(height, width)
-    most = compute.MAX_BAND_PX_CPU if device == "cpu" else compute.MAX_BAND_PX_GPU
+    rows = band_rows(height, width, torch.device(device))
+    most = MAX_BAND_PX_CPU if device == "cpu" else MAX_BAND_PX_GPU
     assert 1 <= rows <= height
     assert rows * width <= max(most, 4 * width)  # less than 4 rows would be mostly halo
     num_bands = -(-height // rows)
@@ -241,14 +249,14 @@ def test_a_window_that_failed_half_way_is_begun_again_by_whoever_comes_next(monk
     engine = upscaler(6)
     steps = []
 
-    def out_of_memory(self, *arguments):
+    def out_of_memory(*arguments):
         steps.append(arguments)
         if len(steps) == 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return propagate(self, *arguments)
+        return propagate(*arguments)
 
-    propagate = RealBasicVSR.propagate_backward
-    monkeypatch.setattr(RealBasicVSR, "propagate_backward", out_of_memory)
+    propagate = engine._network.propagate_backward
+    monkeypatch.setattr(engine._network, "propagate_backward", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         get(engine, frames, 0)
     assert torch.equal(get(engine, frames, 5), expected)
@@ -264,10 +272,3 @@ def test_half_precision_holds_the_picture_itself_in_full():
     half = WindowUpscaler(model, Compute(torch.device("cpu"), torch.bfloat16), grid, theta=5.0)
     whole = WindowUpscaler(model, CPU, grid, theta=5.0)
     assert (get(half, ramp, 0) - get(whole, ramp, 0)).abs().max() < 0.1 / 255
-
-
-def test_the_script_measures_whole_frames_and_bands():
-    command = [sys.executable, str(ROOT / "scripts/measure_bands.py"), "--width", "4096", "--height", "9"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"(\d+) rows at once", done.stdout) == ["9", "5"]

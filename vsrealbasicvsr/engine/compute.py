@@ -9,17 +9,14 @@ from typing import Literal, get_args
 
 import torch
 
+from vsrealbasicvsr.kernel import KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
+
+from .network import Network, TorchNetwork
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-MAX_BAND_PX_CPU = 32_768
-MAX_BAND_PX_GPU = 131_072
-"""Low-resolution pixels reconstructed at once. With the published 64 channels each takes 4 kB a map in float32 (S * S
-pixels), and a handful of maps are alive. A GPU wants larger ones, to be busy."""
 
 
 class ComputeError(ValueError):
@@ -33,20 +30,20 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
 
-    def prepare(self, model: RealBasicVSR) -> RealBasicVSR:
-        """A copy of the model on the device, in this precision (its flow network stays in float32), channels last."""
-        model = copy.deepcopy(model).to(self.device, self.dtype)
-        return model.to(memory_format=torch.channels_last)
+    def prepare(self, model: RealBasicVSR) -> Network:
+        """The steps of a copy of the model on the device, in this precision (its flow network stays in float32).
 
-    def band_rows(self, height: int, width: int) -> int:
-        """How many rows of a frame to reconstruct at a time: bands of equal height that hold so much and no more.
-
-        It depends on the size of the frame and the kind of device alone, never on the memory that happens to be free,
-        so that a frame has the same bytes every time.
+        On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's.
         """
-        most = max(MAX_BAND_PX_CPU if self.device.type == "cpu" else MAX_BAND_PX_GPU, 4 * width) // width
-        num_bands = -(-height // most)
-        return -(-height // num_bands)
+        model = copy.deepcopy(model).to(self.device, self.dtype)
+        model = model.to(memory_format=torch.channels_last)
+        if kernels := self.kernels():
+            return KernelNetwork(model, kernels)
+        return TorchNetwork(model)
+
+    def kernels(self) -> Kernels | None:
+        """Our own kernels, if this is where they compute."""
+        return load_kernels() if self.device.type == "cpu" and self.dtype == torch.float32 else None
 
     def run[T](self, job: Callable[[], T]) -> T:
         """What `job` returns, computed on the one thread that this process computes on for this device.
@@ -90,6 +87,12 @@ def available_devices() -> list[str]:
         properties = torch.cuda.get_device_properties(index)
         devices.append(f"cuda:{index} ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)")
     return devices
+
+
+def cpu_kernels() -> str:
+    """What computes on the CPU in float32: the instruction set of our own kernels, or "torch"."""
+    kernels = load_kernels()
+    return kernels.name if kernels else "torch"
 
 
 def _what_there_is() -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import RealBasicVSR, refine
@@ -90,7 +89,7 @@ class WindowUpscaler:
     ) -> None:
         self.grid = grid
         self.statistics = Statistics()
-        self._model = compute.prepare(model)
+        self._network = compute.prepare(model)
         self._compute = compute
         self._theta = theta
         self._scene_cuts = scene_cuts
@@ -180,8 +179,7 @@ class WindowUpscaler:
             self._propagate_forward_once(segment, live.sources)
         backward, forward = segment.backward.pop(n), segment.forward.pop(n)
         cleaned = self._cleaned(live.sources[n])
-        rows = self._compute.band_rows(*cleaned.shape[-2:])
-        hr = self._model.reconstruct_in_bands(cleaned, backward, forward, rows=rows)
+        hr = self._network.reconstruct(cleaned, backward, forward)
         self.statistics.frames_reconstructed += 1
         return hr[0].float().cpu()
 
@@ -195,7 +193,7 @@ class WindowUpscaler:
         # Frames before the first one that is kept can be spared: nothing flows from them in this direction.
         for i in reversed(range(segment.kept.start, segment.frames.stop)):
             flow = self._flows(sources[i], sources[i + 1])[1] if state is not None else None
-            state = self._model.propagate_backward(self._cleaned(sources[i]), state, flow)
+            state = self._network.propagate_backward(self._cleaned(sources[i]), state, flow)
             if i in segment.kept:
                 segment.backward[i] = state
             self.statistics.backward_steps += 1
@@ -204,7 +202,7 @@ class WindowUpscaler:
     def _propagate_forward_once(self, segment: _Segment, sources: Mapping[int, SourceFrame]) -> None:
         i, state = segment.next_forward, segment.forward_state
         flow = self._flows(sources[i - 1], sources[i])[0] if state is not None else None
-        segment.forward_state = self._model.propagate_forward(self._cleaned(sources[i]), state, flow)
+        segment.forward_state = self._network.propagate_forward(self._cleaned(sources[i]), state, flow)
         if i in segment.kept:
             segment.forward[i] = segment.forward_state
         segment.next_forward = i + 1
@@ -215,8 +213,8 @@ class WindowUpscaler:
             self._look_at(source)
             assert source.rgb is not None
             lr = source.rgb.to(self._compute.device)[None, None]
-            cleaned, num_passes = refine(self._model, lr, theta=self._theta)
-            source.cleaned = cleaned[0].contiguous(memory_format=torch.channels_last)
+            cleaned, num_passes = refine(self._network, lr, theta=self._theta)
+            source.cleaned = cleaned[0]
             source.rgb = None
             self.statistics.frames_cleaned += 1
             self.statistics.cleaning_passes += int(num_passes.item())
@@ -225,7 +223,7 @@ class WindowUpscaler:
     def _flows(self, first: SourceFrame, second: SourceFrame) -> tuple[Tensor, Tensor]:
         """(forward, backward) flow between neighbours."""
         if first.flows_to_next is None:
-            first.flows_to_next = self._model.flows(self._cleaned(first), self._cleaned(second))
+            first.flows_to_next = self._network.flows(self._cleaned(first), self._cleaned(second))
             self.statistics.flow_pairs += 1
         return first.flows_to_next
 

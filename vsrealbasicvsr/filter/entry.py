@@ -11,7 +11,7 @@ import vapoursynth as vs
 
 import vsrealbasicvsr
 from vsrealbasicvsr.engine import ComputeError, Grid, SceneCuts, WindowUpscaler, choose_compute
-from vsrealbasicvsr.engine.compute import available_devices
+from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import WeightsError, load_model
 
@@ -81,6 +81,7 @@ def version() -> dict[str, Any]:
         "vapoursynth": str(vs.__version__),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "kernels": cpu_kernels(),
         "devices": available_devices(),
     }
 

@@ -1,19 +1,27 @@
 """Dynamic refinement: how often each frame is cleaned (paper, section 3.3, Eq. 5)."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from .network import RealBasicVSR, check_clip
+from .network import check_clip
 
 MAX_CLEANING_PASSES = 3
 
 DecidePer = Literal["frame", "sequence"]
 
 
+class CleansFrames(Protocol):
+    """What refinement needs of a network."""
+
+    def cleaning_residue(self, frames: Tensor) -> Tensor:
+        """What one cleaning pass adds: (B, 3, H, W) to the same."""
+        ...
+
+
 def refine(
-    model: RealBasicVSR, lr: Tensor, *, theta: float = 5.0, decide_per: DecidePer = "frame"
+    model: CleansFrames, lr: Tensor, *, theta: float = 5.0, decide_per: DecidePer = "frame"
 ) -> tuple[Tensor, Tensor]:
     """Clean a clip, and clean again what still changes much: at most three passes.
 

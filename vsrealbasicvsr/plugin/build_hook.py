@@ -1,9 +1,11 @@
-"""Compiles rbvsr.c and puts it into the wheel where VapourSynth looks for plugins: vapoursynth/plugins/rbvsr/.
+"""Compiles the C files and puts them into the wheel: rbvsr.c where VapourSynth looks for plugins, in
+vapoursynth/plugins/rbvsr/, and kernels.c, once for each instruction set, in rbvsr_kernels/.
 
-Runs while a wheel is built, editable or not. Knows nothing of what the plugin does.
+Runs while a wheel is built, editable or not. Knows nothing of what they do.
 """
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -29,6 +31,14 @@ UNIX_FLAGS = (
     "-Wl,-x" if sys.platform == "darwin" else "-s",
 )
 
+KERNELS_FOLDER = "rbvsr_kernels"
+KERNEL_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread")
+INSTRUCTION_SETS = {
+    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"),
+    "avx2": ("-mavx2", "-mfma"),
+    "neon": (),
+}
+
 NO_COMPILER = (
     "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (one C file) has to be compiled. "
     "Install one and try again: `apt install gcc` (Debian, Ubuntu), `dnf install gcc` (Fedora), "
@@ -52,16 +62,21 @@ def compile_plugin(source: Path, library: Path) -> None:
 
     Raises RuntimeError, with what to install, if there is no compiler, and with the compiler's output if it fails.
     """
-    compiler = shlex.split(os.environ.get("CC", ""))
-    if sys.platform == "win32" and not compiler:
+    if sys.platform == "win32" and not os.environ.get("CC"):
         compile_with_visual_c(source, library)
         return
-    compiler = compiler or [name for name in COMPILERS if shutil.which(name)][:1]
-    if not compiler or not shutil.which(compiler[0]):
-        raise RuntimeError(NO_COMPILER)
+    compiler = find_compiler()
     result = subprocess.run(unix_command(compiler, source, library), capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RuntimeError(f"vsrealbasicvsr: {compiler[0]} could not compile {source.name}:\n{result.stderr}")
+
+
+def find_compiler() -> list[str]:
+    """CC, or the first of COMPILERS that there is. Raises RuntimeError, with what to install."""
+    compiler = shlex.split(os.environ.get("CC", "")) or [name for name in COMPILERS if shutil.which(name)][:1]
+    if not compiler or not shutil.which(compiler[0]):
+        raise RuntimeError(NO_COMPILER)
+    return compiler
 
 
 def compile_with_visual_c(source: Path, library: Path) -> None:
@@ -84,6 +99,33 @@ def compile_with_visual_c(source: Path, library: Path) -> None:
         raise RuntimeError(f"vsrealbasicvsr: Visual C++ could not compile {source.name}: {error}") from error
 
 
+def instruction_sets(machine: str = platform.machine()) -> list[str]:
+    """Those that a processor of this kind may have."""
+    return {"x86_64": ["avx512", "avx2"], "aarch64": ["neon"], "arm64": ["neon"]}.get(machine, [])
+
+
+def kernel_command(compiler: list[str], source: Path, library: Path, instruction_set: str) -> list[str]:
+    """The command line that compiles kernels.c for an instruction set with gcc or clang."""
+    return [*compiler, *KERNEL_FLAGS, *INSTRUCTION_SETS[instruction_set], "-o", str(library), str(source)]
+
+
+def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
+    """The libraries made in `folder`, and why others were not: torch does their work, more slowly."""
+    if sys.platform == "win32":  # written for gcc and clang, and for POSIX threads
+        return [], []
+    compiler = find_compiler()
+    made, failures = [], []
+    for name in instruction_sets():
+        library = folder / f"{name}.so"
+        command = kernel_command(compiler, source, library, name)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            made.append(library)
+        else:
+            failures.append(f"{compiler[0]} could not compile {source.name} for {name}:\n{result.stderr}")
+    return made, failures
+
+
 class PluginBuildHook(BuildHookInterface[Any]):
     """Adds the plugin and its manifest to a wheel, and names the platform that it was compiled for."""
 
@@ -99,6 +141,11 @@ class PluginBuildHook(BuildHookInterface[Any]):
         manifest.write_text(f"[VapourSynth Manifest V1]\n{library.stem}\n", encoding="ascii", newline="\n")
 
         files = {str(file): f"{PLUGIN_FOLDER}/{file.name}" for file in (library, manifest)}
+        kernels = Path(self.root) / "vsrealbasicvsr" / "kernel" / "kernels.c"
+        made, failures = compile_kernels(kernels, Path(self.build_folder.name))
+        files |= {str(file): f"{KERNELS_FOLDER}/{file.name}" for file in made}
+        for failure in failures:
+            self.app.display_warning(f"vsrealbasicvsr: {failure}\nOn such a processor torch computes, more slowly.")
         build_data["force_include"].update(files)
         # Present only when an editable wheel is built, where it replaces force_include.
         if "force_include_editable" in build_data:

@@ -1,0 +1,9 @@
+"""The network on a CPU, by our own convolutions in C. Knows the model, torch and a library; no windows, no host.
+
+Where there is no library for the processor the model itself computes: `load_kernels` returns None.
+"""
+
+from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, load_kernels
+from .network import KernelNetwork
+
+__all__ = ["ENVIRONMENT", "INSTRUCTION_SETS", "KernelNetwork", "Kernels", "load_kernels"]

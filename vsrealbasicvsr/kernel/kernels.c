@@ -1,0 +1,443 @@
+/* The convolutions of the network on a CPU: channels-last, float32, with everything that follows them fused.
+ *
+ * 3x3 convolutions are Winograd F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 products for 16 pixels instead of 144.
+ * One source for every instruction set: it is compiled once for each, and `LANES` follows from the compiler's flags.
+ * Knows no Python and no torch. Results do not depend on the number of threads: every value is computed by one thread,
+ * in one order.
+ *
+ * Maps are (rows, columns, channels) with the channels of a pixel one after another, padded with zeros to a multiple of
+ * LANES (`stride` floats in all). Planes are (3, rows, columns), as a picture is kept.
+ */
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#define TILES 12 /* Winograd tiles in a block: a multiple of every micro-kernel's rows */
+#define CHUNKS 8 /* portions of an operation for each thread */
+#define SPINS 200
+#define POINTS 36
+#define PLANE_PAD 16 /* floats between planes of a block, against conflicts in the cache's sets */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec v) { *(vec *)p = v; }
+INLINE vec splat(float x) { return x - (vec){0}; }
+
+/* max(x, slope * x): 1 is the identity, 0 a ReLU, 0.1 a LeakyReLU. */
+INLINE vec activate(vec x, float slope) {
+    vec y = x * slope;
+    const mask larger = x > y;
+    return (vec)((larger & (mask)x) | (~larger & (mask)y));
+}
+
+/* ---- what is to be done ------------------------------------------------------------------------------------------ */
+
+enum { CONV3 = 0, CONV1 = 1, GATHER = 2 };
+enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1, ADD_TO_PLANES = 2 };
+
+/* One operation. `kernels.py` declares the same. Rows are counted in the picture: `source` begins at row
+ * `source_first`, and outside of [0, height) lie zeros. Rows [first, stop) are made; `target` begins at `target_first`
+ * (both in rows of the source's resolution). */
+typedef struct {
+    int32_t kind, store_as;
+    int32_t height, width, first, stop, source_first, target_first;
+    int32_t channels_in, source_stride, channels_out, target_stride; /* channels_out: padded, all groups */
+    float slope;
+    const float *source, *second, *weights, *bias, *residual;
+    float *target;
+} operation;
+
+/* ---- matrix products --------------------------------------------------------------------------------------------- */
+
+/* rows x (columns * LANES) of c = a b. b: panels of LANES columns, `panel` floats apart. */
+INLINE void product(const int rows, const int columns, int depth, const float *a, long a_stride, const float *b,
+                    long panel, float *c, long c_stride) {
+    vec sum[14][4];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; j++) sum[i][j] = (vec){0};
+    for (int k = 0; k < depth; k++) {
+        vec right[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; j++) right[j] = load(b + j * panel + (long)k * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vec left = splat(a[i * a_stride + k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < columns; j++) sum[i][j] += left * right[j];
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; j++) store(c + i * c_stride + j * LANES, sum[i][j]);
+}
+
+/* `rows` <= TILES rows of c (rounded up to the micro-kernel's) = a b, all `panels` panels of columns. */
+static void multiply(int rows, int depth, int panels, const float *a, long a_stride, const float *b, float *c,
+                     long c_stride) {
+    const long panel = (long)depth * LANES;
+    int p = 0;
+#if LANES == 16
+    for (; p + 4 <= panels; p += 4)
+        for (int i = 0; i < rows; i += 6)
+            product(6, 4, depth, a + i * a_stride, a_stride, b + p * panel, panel, c + i * c_stride + p * LANES, c_stride);
+#endif
+    for (; p + 2 <= panels; p += 2)
+        for (int i = 0; i < rows; i += (LANES == 16 ? 12 : 6))
+            product(LANES == 16 ? 12 : 6, 2, depth, a + i * a_stride, a_stride, b + p * panel, panel,
+                    c + i * c_stride + p * LANES, c_stride);
+    for (; p < panels; p++)
+        for (int i = 0; i < rows; i += 12)
+            product(12, 1, depth, a + i * a_stride, a_stride, b + p * panel, panel, c + i * c_stride + p * LANES, c_stride);
+}
+
+/* ---- 3x3 convolution --------------------------------------------------------------------------------------------- */
+
+INLINE void transform_in(const vec d[6], vec t[6]) {
+    vec a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
+    t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+}
+
+INLINE void transform_out(const vec m[6], vec y[4]) {
+    vec s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
+    y[0] = m[0] + s + s2;
+    y[1] = d + 2.0f * d2;
+    y[2] = s + 4.0f * s2;
+    y[3] = d + 8.0f * d2 + m[5];
+}
+
+/* The 6x6 pixels of one tile, LANES channels of them, from `p` on; `ok` says which rows and columns exist. */
+INLINE void tile_in(const float *p, long row, long pixel, int checked, unsigned rows_ok, unsigned columns_ok, float *out,
+                    long plane) {
+    vec columns[6][6];
+#pragma GCC unroll 6
+    for (int x = 0; x < 6; x++) {
+        vec d[6], t[6];
+#pragma GCC unroll 6
+        for (int y = 0; y < 6; y++)
+            d[y] = !checked || (rows_ok >> y & columns_ok >> x & 1) ? load(p + y * row + x * pixel) : (vec){0};
+        transform_in(d, t);
+#pragma GCC unroll 6
+        for (int y = 0; y < 6; y++) columns[y][x] = t[y];
+    }
+#pragma GCC unroll 6
+    for (int y = 0; y < 6; y++) {
+        vec t[6];
+        transform_in(columns[y], t);
+#pragma GCC unroll 6
+        for (int x = 0; x < 6; x++) store(out + (y * 6 + x) * plane, t[x]);
+    }
+}
+
+INLINE void tile_out(const float *in, long plane, vec out[4][4]) {
+    vec columns[4][6];
+#pragma GCC unroll 6
+    for (int x = 0; x < 6; x++) {
+        vec m[6], y[4];
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; i++) m[i] = load(in + (i * 6 + x) * plane);
+        transform_out(m, y);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) columns[i][x] = y[i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) transform_out(columns[i], out[i]);
+}
+
+static void convolve3(const operation *o, long block, float *scratch) {
+    const int tiles_across = (o->width + 3) / 4, tiles_down = (o->stop - o->first + 3) / 4;
+    const long first = block * TILES, all = (long)tiles_across * tiles_down;
+    const int num = (int)(all - first < TILES ? all - first : TILES);
+    const int padded_in = (o->channels_in + LANES - 1) / LANES * LANES;
+    const long in_plane = (long)TILES * padded_in + PLANE_PAD, out_plane = (long)TILES * o->channels_out + PLANE_PAD;
+    float *in = scratch, *out = scratch + POINTS * in_plane;
+    const long row = (long)o->width * o->source_stride;
+
+    for (int t = 0; t < num; t++) {
+        const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
+        const int y0 = o->first + 4 * ty - 1, x0 = 4 * tx - 1;
+        const float *p = o->source + ((long)(y0 - o->source_first) * o->width + x0) * o->source_stride;
+        unsigned rows_ok = 0, columns_ok = 0;
+        for (int i = 0; i < 6; i++) {
+            /* rows below `stop` + 1 are needed by no row that is stored, and may lie outside of the source */
+            rows_ok |= (unsigned)(y0 + i >= 0 && y0 + i < o->height && y0 + i <= o->stop) << i;
+            columns_ok |= (unsigned)(x0 + i >= 0 && x0 + i < o->width) << i;
+        }
+        if ((rows_ok & columns_ok) == 63)
+            for (int c = 0; c < padded_in; c += LANES)
+                tile_in(p + c, row, o->source_stride, 0, 63, 63, in + (long)t * padded_in + c, in_plane);
+        else
+            for (int c = 0; c < padded_in; c += LANES)
+                tile_in(p + c, row, o->source_stride, 1, rows_ok, columns_ok, in + (long)t * padded_in + c, in_plane);
+    }
+    const int panels = o->channels_out / LANES;
+    for (int f = 0; f < POINTS; f++)
+        multiply(num, o->channels_in, panels, in + f * in_plane, padded_in,
+                 o->weights + (long)f * o->channels_in * o->channels_out, out + f * out_plane, o->channels_out);
+
+    const int group = o->channels_out / 4; /* of the pixel shuffle */
+    for (int t = 0; t < num; t++) {
+        const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
+        const int y0 = o->first + 4 * ty, x0 = 4 * tx;
+        const int rows = o->stop - y0 < 4 ? o->stop - y0 : 4, columns = o->width - x0 < 4 ? o->width - x0 : 4;
+        for (int c = 0; c < o->channels_out; c += LANES) {
+            vec y[4][4];
+            tile_out(out + (long)t * o->channels_out + c, out_plane, y);
+            const vec bias = load(o->bias + c);
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < columns; j++) {
+                    vec v = activate(y[i][j] + bias, o->slope);
+                    const long py = y0 + i - o->target_first, px = x0 + j;
+                    if (o->store_as == TO_MAP) {
+                        const long at = (py * o->width + px) * o->target_stride + c;
+                        if (o->residual) v += load(o->residual + at);
+                        store(o->target + at, v);
+                    } else if (o->store_as == TO_SHUFFLED_MAP) {
+                        const int quarter = c / group, k = c % group;
+                        const long sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
+                        store(o->target + (sy * 2 * o->width + sx) * o->target_stride + k, v);
+                    } else {
+                        const long plane = (long)o->target_stride;
+                        for (int k = 0; k < 3; k++) o->target[k * plane + py * o->width + px] += v[k];
+                    }
+                }
+        }
+    }
+}
+
+/* ---- 1x1 convolution of two maps --------------------------------------------------------------------------------- */
+
+/* target = activate(bias + source w + second w'), one row of pixels; both maps have `channels_in` = `source_stride`
+ * channels, the weights of the second follow those of the first. */
+static void convolve1(const operation *o, long block, float *scratch) {
+    const int y = o->first + (int)block, depth = o->channels_in, panels = o->channels_out / LANES;
+    const float *sources[2] = {o->source + (long)(y - o->source_first) * o->width * depth,
+                               o->second + (long)(y - o->source_first) * o->width * depth};
+    float *target = o->target + (long)(y - o->target_first) * o->width * o->target_stride;
+    float *last = scratch, *sums[2] = {scratch + TILES * depth, scratch + TILES * (depth + o->channels_out)};
+    for (int x = 0; x < o->width; x += TILES) {
+        const int num = o->width - x < TILES ? o->width - x : TILES;
+        for (int s = 0; s < 2; s++) {
+            const float *a = sources[s] + (long)x * depth;
+            if (num < TILES) a = memcpy(last, a, (size_t)num * depth * sizeof *a); /* whole groups of rows are read */
+            multiply(num, depth, panels, a, depth, o->weights + (long)s * depth * o->channels_out, sums[s],
+                     o->channels_out);
+        }
+        for (int i = 0; i < num; i++)
+            for (int c = 0; c < o->channels_out; c += LANES) {
+                const long at = (long)i * o->channels_out + c;
+                const vec sum = load(o->bias + c) + load(sums[0] + at) + load(sums[1] + at);
+                store(target + (long)(x + i) * o->target_stride + c, activate(sum, o->slope));
+            }
+    }
+}
+
+/* ---- the input of a trunk ---------------------------------------------------------------------------------------- */
+
+static float within(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; /* NaN: low */ }
+
+/* One row of the map (state sampled where the flow points, bilinear, zero outside; then the frame's three planes).
+ * source: the state of `channels_in` channels, or NULL for zeros; second: the flow's two planes; residual: the frame's
+ * planes. target: channels_in + LANES channels. */
+static void gather(const operation *o, long block) {
+    const int y = o->first + (int)block, width = o->width, height = o->height, channels = o->channels_in;
+    const long plane = (long)height * width;
+    float *target = o->target + (long)y * width * o->target_stride;
+    for (int x = 0; x < width; x++, target += o->target_stride) {
+        const long at = (long)y * width + x;
+        if (!o->source) {
+            memset(target, 0, (size_t)channels * sizeof *target);
+        } else {
+            const float sx = within((float)x + o->second[at], -1.0f, (float)width);
+            const float sy = within((float)y + o->second[plane + at], -1.0f, (float)height);
+            const int x0 = (int)(sx + 1.0f) - 1, y0 = (int)(sy + 1.0f) - 1; /* rounded down */
+            const float fx = sx - (float)x0, fy = sy - (float)y0;
+            static const float nothing[LANES];
+            const float *corner[4];
+            float share[4];
+            long step[4];
+            for (int i = 0; i < 4; i++) {
+                const int cx = x0 + i % 2, cy = y0 + i / 2;
+                const int inside = cx >= 0 && cx < width && cy >= 0 && cy < height;
+                corner[i] = inside ? o->source + ((long)cy * width + cx) * o->source_stride : nothing;
+                step[i] = inside ? 1 : 0;
+                share[i] = (i % 2 ? fx : 1.0f - fx) * (i / 2 ? fy : 1.0f - fy);
+            }
+            for (int c = 0; c < channels; c += LANES)
+                store(target + c, load(corner[0] + c * step[0]) * share[0] + load(corner[1] + c * step[1]) * share[1] +
+                                      load(corner[2] + c * step[2]) * share[2] + load(corner[3] + c * step[3]) * share[3]);
+        }
+        memset(target + channels, 0, LANES * sizeof *target);
+        for (int k = 0; k < 3; k++) target[channels + k] = o->residual[k * plane + at];
+    }
+}
+
+/* ---- operations on threads --------------------------------------------------------------------------------------- */
+
+static long num_blocks(const operation *o) {
+    const long rows = o->stop - o->first;
+    if (o->kind == CONV3) return ((rows + 3) / 4 * ((o->width + 3) / 4) + TILES - 1) / TILES;
+    return rows;
+}
+
+static size_t scratch_floats(const operation *o) {
+    const size_t padded_in = (size_t)(o->channels_in + LANES - 1) / LANES * LANES, out = (size_t)o->channels_out;
+    switch (o->kind) {
+    case CONV3: return POINTS * (TILES * (padded_in + out) + 2 * PLANE_PAD);
+    case CONV1: return TILES * (padded_in + 2 * out);
+    default: return 0;
+    }
+}
+
+static void run_block(const operation *o, long block, float *scratch) {
+    switch (o->kind) {
+    case CONV3: convolve3(o, block, scratch); break;
+    case CONV1: convolve1(o, block, scratch); break;
+    case GATHER: gather(o, block); break;
+    }
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+typedef struct {
+    int num_threads;
+    pthread_mutex_t lock;
+    pthread_cond_t begin, end;
+    uint64_t round;
+    int busy;
+    const operation *operations;
+    long num_operations;
+    atomic_long *next, *done; /* blocks given out and finished, of each operation */
+    float **scratch;
+    size_t *scratch_size;
+    atomic_int failed;
+} pool;
+
+static void work(pool *p, int number) {
+    for (long k = 0; k < p->num_operations; k++) {
+        const operation *o = p->operations + k;
+        const long all = num_blocks(o);
+        const size_t wanted = scratch_floats(o);
+        if (wanted > p->scratch_size[number]) {
+            free(p->scratch[number]);
+            void *fresh = NULL;
+            p->scratch_size[number] = 0;
+            if (posix_memalign(&fresh, 64, wanted * sizeof(float))) fresh = NULL;
+            p->scratch[number] = fresh;
+            if (fresh) p->scratch_size[number] = wanted;
+            else atomic_store(&p->failed, 1);
+        }
+        /* Neighbouring blocks go to one thread: they share rows, and each thread reads on where it was. */
+        const long chunk = (all + p->num_threads * CHUNKS - 1) / (p->num_threads * CHUNKS);
+        for (;;) {
+            const long first = atomic_fetch_add(&p->next[k], chunk), stop = first + chunk < all ? first + chunk : all;
+            if (first >= all) break;
+            if (!atomic_load_explicit(&p->failed, memory_order_relaxed))
+                for (long block = first; block < stop; block++) run_block(o, block, p->scratch[number]);
+            atomic_fetch_add(&p->done[k], stop - first);
+        }
+        for (int spins = 0; atomic_load(&p->done[k]) < all; spins++)
+            if (spins > SPINS) sched_yield(); /* whoever has the block may be waiting for this core */
+            else relax();
+    }
+}
+
+typedef struct {
+    pool *pool;
+    int number;
+} worker;
+
+static void *serve(void *argument) {
+    worker self = *(worker *)argument;
+    free(argument);
+    pool *p = self.pool;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->round == seen) pthread_cond_wait(&p->begin, &p->lock);
+        seen = p->round;
+        pthread_mutex_unlock(&p->lock);
+        work(p, self.number);
+        pthread_mutex_lock(&p->lock);
+        if (--p->busy == 0) pthread_cond_signal(&p->end);
+    }
+    return NULL; /* never */
+}
+
+EXPORT int rbvsr_lanes(void) { return LANES; }
+
+/* Threads that wait for work, asleep; NULL for want of memory. The caller's thread is one of the `num_threads`. They
+ * live as long as the process. */
+EXPORT pool *rbvsr_open(int num_threads) {
+    pool *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    p->scratch = calloc((size_t)num_threads, sizeof *p->scratch);
+    p->scratch_size = calloc((size_t)num_threads, sizeof *p->scratch_size);
+    if (!p->scratch || !p->scratch_size) return NULL;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->begin, NULL);
+    pthread_cond_init(&p->end, NULL);
+    p->num_threads = 1;
+    while (p->num_threads < num_threads) {
+        pthread_t thread;
+        worker *w = malloc(sizeof *w);
+        if (!w) break;
+        *w = (worker){p, p->num_threads};
+        if (pthread_create(&thread, NULL, serve, w)) {
+            free(w);
+            break; /* fewer threads do the same work */
+        }
+        pthread_detach(thread);
+        p->num_threads++;
+    }
+    return p;
+}
+
+/* Carry out the operations one after another; 0, or 1 for want of memory. One caller at a time. */
+EXPORT int rbvsr_run(pool *p, const operation *operations, long num) {
+    atomic_long *counters = calloc(2 * (size_t)num, sizeof *counters);
+    if (!counters) return 1;
+    pthread_mutex_lock(&p->lock);
+    p->operations = operations;
+    p->num_operations = num;
+    p->next = counters;
+    p->done = counters + num;
+    atomic_store(&p->failed, 0);
+    p->busy = p->num_threads - 1;
+    p->round++;
+    pthread_cond_broadcast(&p->begin);
+    pthread_mutex_unlock(&p->lock);
+    work(p, 0);
+    pthread_mutex_lock(&p->lock);
+    while (p->busy) pthread_cond_wait(&p->end, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+    free(counters);
+    return atomic_load(&p->failed);
+}
