@@ -1,5 +1,6 @@
 """What the tests share: a real core, vspipe and ffmpeg, real files, and a network small enough to be fast."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import imageio_ffmpeg
@@ -113,6 +115,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     write_weights(model, path, metadata={"note": "random"}, dtype=torch.float32)
     return path
+
+
+def load_build_hook() -> ModuleType:
+    """The build hook, which is no part of the installed package."""
+    spec = importlib.util.spec_from_file_location("rbvsr_build_hook", ROOT / "vsrealbasicvsr/plugin/build_hook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -5,17 +5,16 @@ calls into Python, a fake vsrealbasicvsr on PYTHONPATH answers. What could hang 
 """
 
 import ast
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import vapoursynth as vs
+from conftest import load_build_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN_FOLDER = ROOT / "vsrealbasicvsr" / "plugin"
@@ -54,15 +53,6 @@ FAKE_ENTRY = """
 
     FUNCTIONS = {"Upscale": upscale, "Version": lambda: {"package": "0.0", "number": 1}}
 """
-
-
-def build_hook() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rbvsr_build_hook", PLUGIN_FOLDER / "build_hook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(command: list[str], *, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -584,7 +574,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 def test_the_source_compiles_without_a_warning(compiler: str, tmp_path: Path) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
-    result = run(build_hook().unix_command([compiler, *WARNINGS], SOURCE, tmp_path / "librbvsr.so"))
+    result = run(load_build_hook().unix_command([compiler, *WARNINGS], SOURCE, tmp_path / "librbvsr.so"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -593,7 +583,7 @@ def test_the_source_compiles_for_windows(tmp_path: Path) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed: apt-get install gcc-mingw-w64-x86-64")
     library = tmp_path / "rbvsr.dll"
-    result = run(build_hook().unix_command([compiler, *WARNINGS], SOURCE, library))
+    result = run(load_build_hook().unix_command([compiler, *WARNINGS], SOURCE, library))
     assert (result.returncode, result.stderr) == (0, "")
     assert library.read_bytes()[:2] == b"MZ"
 
@@ -603,7 +593,7 @@ def test_a_missing_compiler_is_an_error_that_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(RuntimeError, match=r"no C compiler found.*apt install gcc"):
-        build_hook().compile_plugin(SOURCE, tmp_path / "librbvsr.so")
+        load_build_hook().compile_plugin(SOURCE, tmp_path / "librbvsr.so")
 
 
 HOST = r"""

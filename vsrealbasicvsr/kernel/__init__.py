@@ -3,7 +3,7 @@
 Where there is no library for the processor the model itself computes: `load_kernels` returns None.
 """
 
-from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, load_kernels
+from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, available, load_kernels
 from .network import KernelNetwork
 
-__all__ = ["ENVIRONMENT", "INSTRUCTION_SETS", "KernelNetwork", "Kernels", "load_kernels"]
+__all__ = ["ENVIRONMENT", "INSTRUCTION_SETS", "KernelNetwork", "Kernels", "available", "load_kernels"]

@@ -1,6 +1,7 @@
 /* The convolutions of the network on a CPU: channels-last, float32, with everything that follows them fused.
  *
- * 3x3 convolutions are Winograd F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 products for 16 pixels instead of 144.
+ * 3x3 convolutions are Winograd F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 products for 16 pixels instead of 144; 7x7
+ * ones F(2x2, 7x7): 64 products for 4 pixels instead of 196.
  * One source for every instruction set: it is compiled once for each, and `LANES` follows from the compiler's flags.
  * Knows no Python and no torch. Results do not depend on the number of threads: every value is computed by one thread,
  * in one order.
@@ -29,7 +30,6 @@
 #define TILES 12 /* Winograd tiles in a block: a multiple of every micro-kernel's rows */
 #define CHUNKS 8 /* portions of an operation for each thread */
 #define SPINS 200
-#define POINTS 36
 #define PLANE_PAD 16 /* floats between planes of a block, against conflicts in the cache's sets */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -48,7 +48,7 @@ INLINE vec activate(vec x, float slope) {
 
 /* ---- what is to be done ------------------------------------------------------------------------------------------ */
 
-enum { CONV3 = 0, CONV1 = 1, GATHER = 2 };
+enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4 };
 enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1, ADD_TO_PLANES = 2 };
 
 /* One operation. `kernels.py` declares the same. Rows are counted in the picture: `source` begins at row
@@ -58,9 +58,10 @@ typedef struct {
     int32_t kind, store_as;
     int32_t height, width, first, stop, source_first, target_first;
     int32_t channels_in, source_stride, channels_out, target_stride; /* channels_out: padded, all groups */
+    int32_t planes; /* those that ADD_TO_PLANES adds to */
     float slope;
     const float *source, *second, *weights, *bias, *residual;
-    float *target;
+    float *target, *second_target;
 } operation;
 
 /* ---- matrix products --------------------------------------------------------------------------------------------- */
@@ -109,103 +110,129 @@ static void multiply(int rows, int depth, int panels, const float *a, long a_str
             product(12, 1, depth, a + i * a_stride, a_stride, b + p * panel, panel, c + i * c_stride + p * LANES, c_stride);
 }
 
-/* ---- 3x3 convolution --------------------------------------------------------------------------------------------- */
+/* ---- 3x3 and 7x7 convolution ------------------------------------------------------------------------------------- */
 
-INLINE void transform_in(const vec d[6], vec t[6]) {
-    vec a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
-    t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
-    t[1] = a + b;
-    t[2] = a - b;
-    t[3] = c + e;
-    t[4] = c - e;
-    t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+/* Winograd's transforms of `size` samples: F(4, 3) of 6, with the points 0, 1, -1, 2, -2 and infinity, and F(2, 7) of
+ * 8, with 1/2 and -1/2 besides. Both steps are done along the columns, then along the rows. */
+
+INLINE void transform_in(const int size, const vec *d, vec *t) {
+    if (size == 6) {
+        vec a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
+        t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+        t[1] = a + b;
+        t[2] = a - b;
+        t[3] = c + e;
+        t[4] = c - e;
+        t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+    } else {
+        vec a = d[2] + d[6] - 4.25f * d[4], b = d[1] + d[5] - 4.25f * d[3];
+        vec c = 0.25f * d[2] - 1.25f * d[4] + d[6], e = 0.5f * d[1] - 2.5f * d[3] + 2.0f * d[5];
+        vec f = 4.0f * d[2] - 5.0f * d[4] + d[6], g = 2.0f * d[1] - 2.5f * d[3] + 0.5f * d[5];
+        t[0] = d[0] - d[6] + 5.25f * (d[4] - d[2]);
+        t[1] = a + b;
+        t[2] = a - b;
+        t[3] = c + e;
+        t[4] = c - e;
+        t[5] = f + g;
+        t[6] = f - g;
+        t[7] = d[7] - d[1] + 5.25f * (d[3] - d[5]);
+    }
 }
 
-INLINE void transform_out(const vec m[6], vec y[4]) {
+INLINE void transform_out(const int size, const vec *m, vec *y) {
     vec s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
-    y[0] = m[0] + s + s2;
-    y[1] = d + 2.0f * d2;
-    y[2] = s + 4.0f * s2;
-    y[3] = d + 8.0f * d2 + m[5];
+    if (size == 6) {
+        y[0] = m[0] + s + s2;
+        y[1] = d + 2.0f * d2;
+        y[2] = s + 4.0f * s2;
+        y[3] = d + 8.0f * d2 + m[5];
+    } else {
+        y[0] = m[0] + s + s2 + m[5] + m[6];
+        y[1] = d + 2.0f * d2 + 0.5f * (m[5] - m[6]) + m[7];
+    }
 }
 
-/* The 6x6 pixels of one tile, LANES channels of them, from `p` on; `ok` says which rows and columns exist. */
-INLINE void tile_in(const float *p, long row, long pixel, int checked, unsigned rows_ok, unsigned columns_ok, float *out,
-                    long plane) {
-    vec columns[6][6];
-#pragma GCC unroll 6
-    for (int x = 0; x < 6; x++) {
-        vec d[6], t[6];
-#pragma GCC unroll 6
-        for (int y = 0; y < 6; y++)
+/* The pixels of one tile, LANES channels of them, from `p` on, transformed; the bits say which rows and columns exist. */
+INLINE void tile_in(const int size, const float *p, long row, long pixel, const int checked, unsigned rows_ok,
+                    unsigned columns_ok, float *out, long plane) {
+    vec columns[8][8];
+#pragma GCC unroll 8
+    for (int x = 0; x < size; x++) {
+        vec d[8], t[8];
+#pragma GCC unroll 8
+        for (int y = 0; y < size; y++)
             d[y] = !checked || (rows_ok >> y & columns_ok >> x & 1) ? load(p + y * row + x * pixel) : (vec){0};
-        transform_in(d, t);
-#pragma GCC unroll 6
-        for (int y = 0; y < 6; y++) columns[y][x] = t[y];
+        transform_in(size, d, t);
+#pragma GCC unroll 8
+        for (int y = 0; y < size; y++) columns[y][x] = t[y];
     }
-#pragma GCC unroll 6
-    for (int y = 0; y < 6; y++) {
-        vec t[6];
-        transform_in(columns[y], t);
-#pragma GCC unroll 6
-        for (int x = 0; x < 6; x++) store(out + (y * 6 + x) * plane, t[x]);
+#pragma GCC unroll 8
+    for (int y = 0; y < size; y++) {
+        vec t[8];
+        transform_in(size, columns[y], t);
+#pragma GCC unroll 8
+        for (int x = 0; x < size; x++) store(out + (y * size + x) * plane, t[x]);
     }
 }
 
-INLINE void tile_out(const float *in, long plane, vec out[4][4]) {
-    vec columns[4][6];
-#pragma GCC unroll 6
-    for (int x = 0; x < 6; x++) {
-        vec m[6], y[4];
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; i++) m[i] = load(in + (i * 6 + x) * plane);
-        transform_out(m, y);
+INLINE void tile_out(const int size, const int made, const float *in, long plane, vec out[4][4]) {
+    vec columns[4][8];
+#pragma GCC unroll 8
+    for (int x = 0; x < size; x++) {
+        vec m[8], y[4];
+#pragma GCC unroll 8
+        for (int i = 0; i < size; i++) m[i] = load(in + (i * size + x) * plane);
+        transform_out(size, m, y);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) columns[i][x] = y[i];
+        for (int i = 0; i < made; i++) columns[i][x] = y[i];
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) transform_out(columns[i], out[i]);
+    for (int i = 0; i < made; i++) transform_out(size, columns[i], out[i]);
 }
 
-static void convolve3(const operation *o, long block, float *scratch) {
-    const int tiles_across = (o->width + 3) / 4, tiles_down = (o->stop - o->first + 3) / 4;
+INLINE void convolve(const operation *o, long block, float *scratch, const int size, const int made) {
+    const int reach = (size - made) / 2;
+    const int tiles_across = (o->width + made - 1) / made, tiles_down = (o->stop - o->first + made - 1) / made;
     const long first = block * TILES, all = (long)tiles_across * tiles_down;
     const int num = (int)(all - first < TILES ? all - first : TILES);
-    const int padded_in = (o->channels_in + LANES - 1) / LANES * LANES;
+    const int padded_in = (o->channels_in + LANES - 1) / LANES * LANES, points = size * size;
     const long in_plane = (long)TILES * padded_in + PLANE_PAD, out_plane = (long)TILES * o->channels_out + PLANE_PAD;
-    float *in = scratch, *out = scratch + POINTS * in_plane;
+    float *in = scratch, *out = scratch + points * in_plane;
     const long row = (long)o->width * o->source_stride;
 
     for (int t = 0; t < num; t++) {
         const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
-        const int y0 = o->first + 4 * ty - 1, x0 = 4 * tx - 1;
+        const int y0 = o->first + made * ty - reach, x0 = made * tx - reach;
         const float *p = o->source + ((long)(y0 - o->source_first) * o->width + x0) * o->source_stride;
         unsigned rows_ok = 0, columns_ok = 0;
-        for (int i = 0; i < 6; i++) {
-            /* rows below `stop` + 1 are needed by no row that is stored, and may lie outside of the source */
-            rows_ok |= (unsigned)(y0 + i >= 0 && y0 + i < o->height && y0 + i <= o->stop) << i;
+        const unsigned every = (1u << size) - 1;
+        for (int i = 0; i < size; i++) {
+            /* rows from `stop` + reach on are needed by no row that is stored, and may lie outside of the source */
+            rows_ok |= (unsigned)(y0 + i >= 0 && y0 + i < o->height && y0 + i < o->stop + reach) << i;
             columns_ok |= (unsigned)(x0 + i >= 0 && x0 + i < o->width) << i;
         }
-        if ((rows_ok & columns_ok) == 63)
+        if ((rows_ok & columns_ok) == every)
             for (int c = 0; c < padded_in; c += LANES)
-                tile_in(p + c, row, o->source_stride, 0, 63, 63, in + (long)t * padded_in + c, in_plane);
+                tile_in(size, p + c, row, o->source_stride, 0, every, every, in + (long)t * padded_in + c, in_plane);
         else
             for (int c = 0; c < padded_in; c += LANES)
-                tile_in(p + c, row, o->source_stride, 1, rows_ok, columns_ok, in + (long)t * padded_in + c, in_plane);
+                tile_in(size, p + c, row, o->source_stride, 1, rows_ok, columns_ok, in + (long)t * padded_in + c,
+                        in_plane);
     }
     const int panels = o->channels_out / LANES;
-    for (int f = 0; f < POINTS; f++)
+    for (int f = 0; f < points; f++)
         multiply(num, o->channels_in, panels, in + f * in_plane, padded_in,
                  o->weights + (long)f * o->channels_in * o->channels_out, out + f * out_plane, o->channels_out);
 
     const int group = o->channels_out / 4; /* of the pixel shuffle */
+    const long plane = (long)o->height * o->width;
     for (int t = 0; t < num; t++) {
         const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
-        const int y0 = o->first + 4 * ty, x0 = 4 * tx;
-        const int rows = o->stop - y0 < 4 ? o->stop - y0 : 4, columns = o->width - x0 < 4 ? o->width - x0 : 4;
+        const int y0 = o->first + made * ty, x0 = made * tx;
+        const int rows = o->stop - y0 < made ? o->stop - y0 : made, columns = o->width - x0 < made ? o->width - x0 : made;
         for (int c = 0; c < o->channels_out; c += LANES) {
             vec y[4][4];
-            tile_out(out + (long)t * o->channels_out + c, out_plane, y);
+            tile_out(size, made, out + (long)t * o->channels_out + c, out_plane, y);
             const vec bias = load(o->bias + c);
             for (int i = 0; i < rows; i++)
                 for (int j = 0; j < columns; j++) {
@@ -220,13 +247,15 @@ static void convolve3(const operation *o, long block, float *scratch) {
                         const long sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
                         store(o->target + (sy * 2 * o->width + sx) * o->target_stride + k, v);
                     } else {
-                        const long plane = (long)o->target_stride;
-                        for (int k = 0; k < 3; k++) o->target[k * plane + py * o->width + px] += v[k];
+                        for (int k = 0; k < o->planes; k++) o->target[k * plane + py * o->width + px] += v[k];
                     }
                 }
         }
     }
 }
+
+static void convolve3(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 6, 4); }
+static void convolve7(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 8, 2); }
 
 /* ---- 1x1 convolution of two maps --------------------------------------------------------------------------------- */
 
@@ -271,8 +300,9 @@ static void gather(const operation *o, long block) {
         if (!o->source) {
             memset(target, 0, (size_t)channels * sizeof *target);
         } else {
-            const float sx = within((float)x + o->second[at], -1.0f, (float)width);
-            const float sy = within((float)y + o->second[plane + at], -1.0f, (float)height);
+            /* one pixel alone is everywhere: so says the range -1 to 1 that the network was trained with */
+            const float sx = width > 1 ? within((float)x + o->second[at], -1.0f, (float)width) : 0.0f;
+            const float sy = height > 1 ? within((float)y + o->second[plane + at], -1.0f, (float)height) : 0.0f;
             const int x0 = (int)(sx + 1.0f) - 1, y0 = (int)(sy + 1.0f) - 1; /* rounded down */
             const float fx = sx - (float)x0, fy = sy - (float)y0;
             static const float nothing[LANES];
@@ -295,18 +325,64 @@ static void gather(const operation *o, long block) {
     }
 }
 
+/* ---- the input of a level of the flow network -------------------------------------------------------------------- */
+
+/* Between two samples of a row or column of `size`: the first of them, and how far to go to the next. */
+INLINE float between(float at, int size, int *first, int *next) {
+    *first = (int)at;
+    *next = *first + 1 < size ? *first + 1 : *first;
+    return at - (float)*first;
+}
+
+INLINE float bilinear(const float *p, int width, int y0, int y1, float fy, int x0, int x1, float fx) {
+    const float *above = p + (long)y0 * width, *below = p + (long)y1 * width;
+    const float a = above[x0] * (1.0f - fx) + above[x1] * fx, b = below[x0] * (1.0f - fx) + below[x1] * fx;
+    return a * (1.0f - fy) + b * fy;
+}
+
+/* One row: the frame's planes (residual), the other frame's (source) sampled where the flow points, its outermost
+ * pixels outside, and the flow: twice that of the coarser level (second; NULL: zeros), its corners on ours. The flow
+ * goes to the planes `second_target` too. */
+static void flow_input(const operation *o, long block) {
+    const int y = o->first + (int)block, width = o->width, height = o->height, coarse = width / 2;
+    const long plane = (long)height * width, coarse_plane = (long)(height / 2) * coarse;
+    float *target = o->target + (long)y * width * o->target_stride;
+    const float step_x = width > 1 ? (float)(coarse - 1) / (float)(width - 1) : 0.0f;
+    const float step_y = height > 1 ? (float)(height / 2 - 1) / (float)(height - 1) : 0.0f;
+    for (int x = 0; x < width; x++, target += o->target_stride) {
+        const long at = (long)y * width + x;
+        int x0, x1, y0, y1;
+        float flow[2] = {0.0f, 0.0f};
+        if (o->second) {
+            const float fx = between(step_x * (float)x, coarse, &x0, &x1);
+            const float fy = between(step_y * (float)y, height / 2, &y0, &y1);
+            for (int k = 0; k < 2; k++)
+                flow[k] = 2.0f * bilinear(o->second + k * coarse_plane, coarse, y0, y1, fy, x0, x1, fx);
+        }
+        const float fx = between(within((float)x + flow[0], 0.0f, (float)(width - 1)), width, &x0, &x1);
+        const float fy = between(within((float)y + flow[1], 0.0f, (float)(height - 1)), height, &y0, &y1);
+        memset(target, 0, (size_t)o->target_stride * sizeof *target);
+        for (int k = 0; k < 3; k++) {
+            target[k] = o->residual[k * plane + at];
+            target[3 + k] = bilinear(o->source + k * plane, width, y0, y1, fy, x0, x1, fx);
+        }
+        for (int k = 0; k < 2; k++) target[6 + k] = o->second_target[k * plane + at] = flow[k];
+    }
+}
+
 /* ---- operations on threads --------------------------------------------------------------------------------------- */
 
 static long num_blocks(const operation *o) {
-    const long rows = o->stop - o->first;
-    if (o->kind == CONV3) return ((rows + 3) / 4 * ((o->width + 3) / 4) + TILES - 1) / TILES;
-    return rows;
+    const long rows = o->stop - o->first, made = o->kind == CONV3 ? 4 : 2;
+    if (o->kind != CONV3 && o->kind != CONV7) return rows;
+    return ((rows + made - 1) / made * ((o->width + made - 1) / made) + TILES - 1) / TILES;
 }
 
 static size_t scratch_floats(const operation *o) {
     const size_t padded_in = (size_t)(o->channels_in + LANES - 1) / LANES * LANES, out = (size_t)o->channels_out;
     switch (o->kind) {
-    case CONV3: return POINTS * (TILES * (padded_in + out) + 2 * PLANE_PAD);
+    case CONV3: return 36 * (TILES * (padded_in + out) + 2 * PLANE_PAD);
+    case CONV7: return 64 * (TILES * (padded_in + out) + 2 * PLANE_PAD);
     case CONV1: return TILES * (padded_in + 2 * out);
     default: return 0;
     }
@@ -315,8 +391,10 @@ static size_t scratch_floats(const operation *o) {
 static void run_block(const operation *o, long block, float *scratch) {
     switch (o->kind) {
     case CONV3: convolve3(o, block, scratch); break;
+    case CONV7: convolve7(o, block, scratch); break;
     case CONV1: convolve1(o, block, scratch); break;
     case GATHER: gather(o, block); break;
+    case FLOW_INPUT: flow_input(o, block); break;
     }
 }
 

@@ -18,7 +18,7 @@ ENVIRONMENT = "RBVSR_KERNELS"
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
 """Compiled where the build's compiler can; each is one library in the folder `rbvsr_kernels` of site-packages."""
 
-CONV3, CONV1, GATHER = range(3)
+CONV3, CONV1, GATHER, CONV7, FLOW_INPUT = range(5)
 TO_MAP, TO_SHUFFLED_MAP, ADD_TO_PLANES = range(3)
 
 _INTEGERS = [
@@ -34,8 +34,9 @@ _INTEGERS = [
     "source_stride",
     "channels_out",
     "target_stride",
+    "planes",
 ]
-_ADDRESSES = ["source", "second", "weights", "bias", "residual", "target"]
+_ADDRESSES = ["source", "second", "weights", "bias", "residual", "target", "second_target"]
 
 OPERATION = np.dtype(
     [(name, np.int32) for name in _INTEGERS] + [("slope", np.float32)] + [(name, np.uintp) for name in _ADDRESSES],
@@ -74,23 +75,40 @@ class Kernels:
 def load_kernels(name: str | None = None) -> Kernels | None:
     """The kernels of this name (one of INSTRUCTION_SETS), or the best that the processor has; None: there are none.
 
-    They compute on as many threads as torch does now. Loaded once for each number of threads.
+    They compute on as many threads as torch does now; loaded once for each number. The variable RBVSR_KERNELS chooses
+    where no name is given; ValueError if it names what there is not.
     """
-    name = name or os.environ.get(ENVIRONMENT, "") or _best()
-    return _load(name, torch.get_num_threads()) if name in INSTRUCTION_SETS else None
-
-
-def _best() -> str | None:
-    if platform.machine() in ("arm64", "aarch64"):
-        return "neon"
-    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability())
+    name = name or os.environ.get(ENVIRONMENT, "") or next(iter(available()), "off")
+    if name not in ("off", *INSTRUCTION_SETS):
+        choices = ", ".join(("off", *INSTRUCTION_SETS))
+        raise ValueError(f'{ENVIRONMENT} must be one of {choices}, got "{name}". Unset it for the best of them.')
+    if name != "off" and name not in available():
+        there = ", ".join(available()) or "none"
+        raise ValueError(
+            f'{ENVIRONMENT}: there are no kernels "{name}" for this processor (there are: {there}). Unset it.'
+        )
+    return None if name == "off" else _load(name, torch.get_num_threads())
 
 
 @functools.cache
-def _load(name: str, num_threads: int) -> Kernels | None:
+def available() -> tuple[str, ...]:
+    """The kernels that are installed and that this processor can run, the fastest first."""
+    if platform.machine() in ("arm64", "aarch64"):
+        can: tuple[str, ...] = ("neon",)
+    else:
+        can = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(torch.backends.cpu.get_cpu_capability(), ())
+    return tuple(name for name in can if find_library(name) is not None)
+
+
+def find_library(name: str) -> Path | None:
+    """The file of these kernels, if they are installed."""
     found = importlib.util.find_spec("rbvsr_kernels")  # a folder, no package
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / f"{name}.so"
-        if path.is_file():
-            return Kernels(path, num_threads)
-    return None
+    folders = found.submodule_search_locations if found else None
+    return next((path for folder in folders or () if (path := Path(folder) / f"{name}.so").is_file()), None)
+
+
+@functools.cache
+def _load(name: str, num_threads: int) -> Kernels:
+    path = find_library(name)
+    assert path is not None
+    return Kernels(path, num_threads)

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, SPyNet
 from vsrealbasicvsr.model.network import ResidualTrunk
 
-from .library import ADD_TO_PLANES, CONV1, CONV3, GATHER, OPERATION, TO_MAP, TO_SHUFFLED_MAP, Kernels
+from .library import (
+    ADD_TO_PLANES,
+    CONV1,
+    CONV3,
+    CONV7,
+    FLOW_INPUT,
+    GATHER,
+    OPERATION,
+    TO_MAP,
+    TO_SHUFFLED_MAP,
+    Kernels,
+)
 
 BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
@@ -24,6 +35,23 @@ _WINOGRAD_G = (
     (1 / 24, 1 / 12, 1 / 6),
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
+)
+
+# The same for F(2x2, 7x7): a row holds the powers of a point, the last is the point at infinity.
+_WINOGRAD_G7 = (
+    *(
+        tuple(scale * point**power for power in range(7))
+        for point, scale in (
+            (0.0, 1.0),
+            (1.0, -2 / 9),
+            (-1.0, -2 / 9),
+            (2.0, 1 / 90),
+            (-2.0, 1 / 90),
+            (0.5, 32 / 45),
+            (-0.5, 32 / 45),
+        )
+    ),
+    (0, 0, 0, 0, 0, 0, 1),
 )
 
 _Operations = npt.NDArray[np.void]
@@ -52,6 +80,7 @@ class KernelNetwork:
         self._kernels = kernels
         self._sizes = sizes
         self._flow: SPyNet = model.basicvsr.spynet
+        self._flow_levels = [self._pack_level(level) for level in self._flow.basic_module]
         cleaning, last = model.image_cleaning
         assert isinstance(cleaning, ResidualTrunk)
         assert isinstance(last, nn.Conv2d)
@@ -87,9 +116,13 @@ class KernelNetwork:
 
     def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Flow between neighbouring cleaned frames, as RealBasicVSR.flows."""
-        both = self._flow(torch.cat((second, first)), torch.cat((first, second)))
-        forward_flow, backward_flow = both.chunk(2)
-        return forward_flow.contiguous(), backward_flow.contiguous()
+        levels = self._flow.pyramid(torch.cat((first, second)))
+        height, width = first.shape[-2:]
+        forward_flow, backward_flow = (
+            self._flow.resized(flow, height, width)
+            for flow in (self._estimate(levels, ref=1, supp=0), self._estimate(levels, ref=0, supp=1))
+        )
+        return forward_flow, backward_flow
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame (1, 3, H, W), from that of the frame after it."""
@@ -118,6 +151,38 @@ class KernelNetwork:
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
         self._kernels.run(self._trunk(trunk, cleaned[0].contiguous(), state, flow, made))
         return made
+
+    def _estimate(self, levels: list[Tensor], *, ref: int, supp: int) -> Tensor:
+        """The flow (1, 2, H, W) of the finest level, from frame `supp` of the pyramid to frame `ref`."""
+        num_layers = len(self._flow_levels[0])
+        widths = [self._kernels.padded(8), *(layer.channels_out for layer in self._flow_levels[0])]
+        _, _, height, width = levels[-1].shape
+        even, odd = (height * width * max(widths[side::2]) for side in (0, 1))
+        spaces = self._space(even + odd)
+        maps = (spaces, spaces + 4 * even)
+        operations = np.zeros((len(levels), 1 + num_layers), OPERATION)
+        flows: list[Tensor] = []
+        for level, frames, layers in zip(operations, levels, self._flow_levels, strict=True):
+            level["height"], level["width"], level["stop"] = frames.shape[2], frames.shape[3], frames.shape[2]
+            begin, convolutions = level[0], level[1:]
+            begin["kind"], begin["target"], begin["target_stride"] = FLOW_INPUT, maps[0], widths[0]
+            begin["residual"], begin["source"] = frames[ref].data_ptr(), frames[supp].data_ptr()
+            begin["second"] = flows[-1].data_ptr() if flows else 0
+            flows.append(frames.new_empty(1, 2, *frames.shape[2:]))
+            begin["second_target"] = flows[-1].data_ptr()
+            convolutions["kind"], convolutions["store_as"] = CONV7, TO_MAP
+            convolutions["weights"] = [layer.weights.data_ptr() for layer in layers]
+            convolutions["bias"] = [layer.bias.data_ptr() for layer in layers]
+            convolutions["channels_in"] = [layer.channels_in for layer in layers]
+            convolutions["source_stride"] = widths[:-1]
+            convolutions["channels_out"] = convolutions["target_stride"] = widths[1:]
+            convolutions["source"] = [maps[i % 2] for i in range(num_layers)]
+            convolutions["target"] = [maps[(i + 1) % 2] for i in range(num_layers)]
+            last = convolutions[-1]
+            last["store_as"], last["planes"], last["slope"] = ADD_TO_PLANES, 2, 1.0
+            last["target"] = flows[-1].data_ptr()
+        self._kernels.run(operations.ravel())
+        return flows[-1]
 
     def _trunk(
         self, trunk: list[_Convolution], frame: Tensor, state: Tensor | None, flow: Tensor | None, target: Tensor
@@ -213,7 +278,7 @@ class KernelNetwork:
             operation["stop"], operation["target"], operation["target_stride"] = end, maps[target], channels[target]
         conv_last["slope"] = 1.0
         conv_last["first"], conv_last["stop"] = first * SCALE, stop * SCALE
-        conv_last["target"], conv_last["target_stride"] = hr.data_ptr(), height * width * SCALE * SCALE
+        conv_last["target"], conv_last["planes"] = hr.data_ptr(), 3
         self._kernels.run(operations)
 
     def _convolve(
@@ -233,7 +298,7 @@ class KernelNetwork:
         operation["height"], operation["width"], operation["stop"] = height, width, height
         operation["channels_in"], operation["source_stride"] = convolution.channels_in, source.shape[-1]
         operation["channels_out"] = convolution.channels_out
-        operation["target_stride"] = height * width
+        operation["planes"] = 3
         operation["weights"], operation["bias"] = convolution.weights.data_ptr(), convolution.bias.data_ptr()
         operation["source"], operation["target"] = source.data_ptr(), target.data_ptr()
         return operations
@@ -248,7 +313,7 @@ class KernelNetwork:
     # ---- weights -----------------------------------------------------------------------------------------------------
 
     def _pack(self, conv: nn.Conv2d, *, groups: int = 1, state_channels: int | None = None) -> _Convolution:
-        """Winograd weights of a 3x3 convolution, (36, panels, channels in, lanes).
+        """Winograd weights of a 3x3 or 7x7 convolution, (36 or 64, panels, channels in, lanes).
 
         groups=4: its output is shuffled, and comes quarter by quarter. state_channels: its input is the frame and a
         state of so many channels, and the map that `gather` makes has the padded state first.
@@ -269,7 +334,8 @@ class KernelNetwork:
         more = self._kernels.padded(weight.shape[1]) - weight.shape[1]
         weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more)).flatten(0, 1)
         bias = F.pad(bias, (0, more)).flatten()
-        transform = torch.tensor(_WINOGRAD_G, dtype=torch.float64)
+        matrix = _WINOGRAD_G if weight.shape[-1] == 3 else _WINOGRAD_G7
+        transform = torch.tensor(matrix, dtype=torch.float64)
         points = torch.einsum("ay,nkyx,bx->abnk", transform, weight, transform).flatten(0, 1)
         panels = points.view(len(points), -1, self._kernels.lanes, channels_in).transpose(2, 3)
         return _Convolution(panels.float().contiguous(), bias.float().contiguous(), channels_in, len(bias))
@@ -280,6 +346,10 @@ class KernelNetwork:
         assert isinstance(blocks, nn.Sequential)
         inside: list[nn.Conv2d] = [conv for block in blocks for conv in (block.conv1, block.conv2)]  # type: ignore[misc]
         return [self._pack(first, state_channels=state_channels), *(self._pack(conv) for conv in inside)]
+
+    def _pack_level(self, level: nn.Module) -> list[_Convolution]:
+        convolutions = [module for module in level.modules() if isinstance(module, nn.Conv2d)]
+        return [self._pack(conv) for conv in convolutions]
 
     def _pack_fusion(self, conv: nn.Conv2d) -> _Convolution:
         """The weights of the two maps, (2, panels, padded channels of one, lanes)."""

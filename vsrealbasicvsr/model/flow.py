@@ -100,15 +100,26 @@ class SPyNet(nn.Module):
         ref and supp (N, 3, H, W) of any H, W >= 1. Returns (N, 2, H, W), float32, pixels.
         """
         height, width = ref.shape[-2:]
-        # Resized, not padded, up to a size that halves evenly at every level.
-        multiple = 2 ** (len(self.basic_module) - 1)
-        size_up = [-(-size // multiple) * multiple for size in (height, width)]
-        ref, supp = (
-            F.interpolate(image.float(), size=size_up, mode="bilinear", align_corners=False) for image in (ref, supp)
-        )
-        flow = self.coarse_to_fine(ref, supp)[-1]
+        ref, supp = self._resized_up(ref), self._resized_up(supp)
+        return self.resized(self.coarse_to_fine(ref, supp)[-1], height, width)
+
+    def pyramid(self, frames: Tensor) -> list[Tensor]:
+        """What each level sees of frames (N, 3, H, W) of any size, the coarsest first."""
+        return self._pyramid(self._resized_up(frames))
+
+    def resized(self, flow: Tensor, height: int, width: int) -> Tensor:
+        """The flow of the finest level, (N, 2, h, w), as that of the frames themselves."""
+        height_up, width_up = flow.shape[-2:]
+        if (height_up, width_up) == (height, width):
+            return flow
         flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
-        return flow * flow.new_tensor((width / size_up[1], height / size_up[0])).view(1, 2, 1, 1)
+        return flow * flow.new_tensor((width / width_up, height / height_up)).view(1, 2, 1, 1)
+
+    def _resized_up(self, frames: Tensor) -> Tensor:
+        """Resized, not padded, up to a size that halves evenly at every level."""
+        multiple = 2 ** (len(self.basic_module) - 1)
+        height, width = (-(-size // multiple) * multiple for size in frames.shape[-2:])
+        return F.interpolate(frames.float(), size=(height, width), mode="bilinear", align_corners=False)
 
     def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
         """The flow that each level arrives at, the coarsest first; the last has the size of the frames.

@@ -1,0 +1,201 @@
+"""Our own kernels against torch: any size, any number of channels, every instruction set that this processor has."""
+
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TIMEOUT_SECONDS, load_build_hook
+from tolerances import WINOGRAD
+
+from vsrealbasicvsr.engine import choose_compute
+from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, load_kernels
+from vsrealbasicvsr.kernel import network as kernel_network
+from vsrealbasicvsr.kernel.library import find_library
+from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
+
+HERE = list(available())
+
+pytestmark = pytest.mark.skipif(not HERE, reason="no kernels for this processor: torch computes")
+
+
+@pytest.fixture(scope="module", params=HERE or ["none"])
+def kernels(request) -> Kernels:
+    return load_kernels(request.param)
+
+
+def sizes(seed: int) -> Architecture:
+    """Widths that are no multiple of anything."""
+    draw = random.Random(seed)
+    widths = [draw.randint(1, 40) for _ in range(7)]
+    return Architecture(
+        cleaning_channels=widths[0],
+        num_cleaning_blocks=draw.randint(1, 2),
+        mid_channels=widths[1],
+        num_backward_blocks=draw.randint(1, 2),
+        num_forward_blocks=draw.randint(1, 2),
+        fusion_channels=widths[2],
+        quarter_channels=widths[3],
+        hr_channels=widths[4],
+        hr_out_channels=widths[5],
+        num_flow_levels=draw.randint(1, 5),
+        flow_channels=tuple(draw.randint(1, 20) for _ in range(4)),
+    )
+
+
+def network(architecture: Architecture) -> RealBasicVSR:
+    """Random weights of a size that lets every layer matter, flows of several pixels included."""
+    torch.manual_seed(0)
+    model = RealBasicVSR(architecture).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, -0.2, 0.2)
+        elif "resblocks" in name or "image_cleaning" in name:
+            torch.nn.init.kaiming_normal_(parameter, a=1)
+    return model
+
+
+def smooth(num: int, height: int, width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
+
+
+def steps(network, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Everything that the network makes of two frames."""
+    with torch.inference_mode():
+        first, second = (refine(network, frame[None], theta=1.5)[0][0] for frame in frames)
+        forward_flow, backward_flow = network.flows(first, second)
+        later = network.propagate_backward(second, None, None)
+        earlier = network.propagate_forward(first, None, None)
+        made = {"cleaned": first, "forward flow": forward_flow, "backward flow": backward_flow}
+        made["first"] = network.reconstruct(first, network.propagate_backward(first, later, backward_flow), earlier)
+        made["second"] = network.reconstruct(second, later, network.propagate_forward(second, earlier, forward_flow))
+        return made
+
+
+SIZES = [(1, 1), (1, 37), (5, 4), (33, 2), (24, 32), (45, 67), (65, 31)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_any_network_on_any_frame_gives_what_torch_gives(kernels, height, width):
+    model = network(sizes(seed=height))
+    frames = smooth(2, height, width)
+    expected = steps(TorchNetwork(model), frames)
+    for name, ours in steps(KernelNetwork(model, kernels), frames).items():
+        largest = max(expected[name].abs().max().item(), 1.0)
+        assert (ours - expected[name]).abs().max() <= WINOGRAD * largest, name
+
+
+def test_the_published_network_comes_within_100_db(kernels):
+    model = RealBasicVSR().eval()
+    frames = smooth(2, 40, 52)
+    expected = steps(TorchNetwork(model), frames)
+    for name, ours in steps(KernelNetwork(model, kernels), frames).items():
+        if "flow" not in name:
+            assert -10 * (ours - expected[name]).square().mean().log10() >= 100, name
+
+
+def test_flows_that_point_outside_or_nowhere_are_sampled_as_torch_does(kernels):
+    model = network(sizes(seed=3))
+    ours, torchs = KernelNetwork(model, kernels), TorchNetwork(model)
+    frame = smooth(1, 20, 30)[0]
+    generator = torch.Generator().manual_seed(5)
+    flow = torch.randn(1, 2, 20, 30, generator=generator) * 15
+    flow[0, :, 3, 4] = torch.tensor([1e9, -1e9])
+    with torch.inference_mode():
+        a, b = (one.propagate_forward(frame, one.propagate_forward(frame, None, None), flow) for one in (ours, torchs))
+        hr_a, hr_b = ours.reconstruct(frame, a, a), torchs.reconstruct(frame, b, b)
+        assert (hr_a - hr_b).abs().max() <= WINOGRAD * max(hr_b.abs().max().item(), 1.0)
+        flow[0, 0, 5, 6] = torch.nan
+        hr = ours.reconstruct(frame, a, ours.propagate_forward(frame, a, flow))  # no crash, no memory read outside
+    assert hr.shape == hr_a.shape
+
+
+def test_the_number_of_threads_and_what_ran_before_change_no_bit(kernels):
+    model = network(sizes(seed=9))
+    frames = smooth(2, 37, 41)
+    expected = steps(KernelNetwork(model, kernels), frames)
+    library = find_library(kernels.name)
+    for num_threads in (1, 2, 3, 8):
+        other = KernelNetwork(model, Kernels(library, num_threads))
+        steps(other, smooth(2, 50, 60))
+        for name, made in steps(other, frames).items():
+            assert torch.equal(made, expected[name]), (name, num_threads)
+
+
+def test_bands_change_nothing_but_rounding(kernels, monkeypatch):
+    model = network(sizes(seed=4))
+    frames = smooth(2, 37, 20)
+    expected = steps(KernelNetwork(model, kernels), frames)
+    monkeypatch.setattr(kernel_network, "BAND_PX", 1)
+    for rows in (1, 2, 3, 7, 36, 100):
+        monkeypatch.setattr(kernel_network, "MIN_BAND_ROWS", rows)
+        made = steps(KernelNetwork(model, kernels), frames)
+        largest = max(expected["first"].abs().max().item(), 1.0)
+        assert (made["first"] - expected["first"]).abs().max() <= WINOGRAD * largest, rows
+
+
+def test_the_environment_chooses_the_kernels(monkeypatch):
+    compute = choose_compute("cpu", "fp32")
+    model = network(sizes(seed=1))
+    for name in HERE:
+        monkeypatch.setenv(ENVIRONMENT, name)
+        assert compute.kernels().name == name
+        assert isinstance(compute.prepare(model), KernelNetwork)
+    monkeypatch.setenv(ENVIRONMENT, "off")
+    assert compute.kernels() is None
+    assert isinstance(compute.prepare(model), TorchNetwork)
+    monkeypatch.delenv(ENVIRONMENT)
+    assert compute.kernels().name == HERE[0]
+    assert choose_compute("cpu", "bf16").kernels() is None
+
+
+def test_a_setting_that_names_no_kernels_is_an_error(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "sse9")
+    with pytest.raises(ValueError, match=r'RBVSR_KERNELS must be one of off, avx512, avx2, neon, got "sse9"'):
+        choose_compute("cpu", "fp32").kernels()
+
+
+SANITIZED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_kernels as t
+from vsrealbasicvsr.kernel import KernelNetwork, Kernels
+for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
+    model = t.network(t.sizes(seed=height))
+    t.steps(KernelNetwork(model, Kernels(Path({library!r}), 3)), t.smooth(2, height, width))
+print("done")
+"""
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
+    compiler = shutil.which("gcc")
+    runtime = subprocess.run(
+        [compiler or "false", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    )
+    if not Path(runtime.stdout.strip()).is_absolute():
+        pytest.skip("needs gcc with its address sanitizer")
+    library = tmp_path / f"{name}.so"
+    command = load_build_hook().kernel_command([compiler], ROOT / "vsrealbasicvsr/kernel/kernels.c", library, name)
+    subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED.format(tests=str(ROOT / "tests"), library=str(library))],
+        env={
+            "LD_PRELOAD": runtime.stdout.strip(),
+            "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
+            "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr[-3000:]
