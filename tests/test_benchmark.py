@@ -1,4 +1,4 @@
-"""The benchmark: both pipelines do the same work, and the tables say what they must. No time is asserted."""
+"""The benchmark of the input: both pipelines do the same work, and the tables say so. No time is asserted."""
 
 import itertools
 import json
@@ -17,7 +17,8 @@ from training.samples import SampleOptions
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import benchmark  # noqa: E402 - a script: it lies outside of every package
+import benchmark  # noqa: E402 - scripts: they lie outside of every package
+import benchmark_input  # noqa: E402
 
 TINY = ("--num-clips", "2", "--repeats", "2", "--num-frames", "4", "--crop", "16")
 
@@ -34,7 +35,13 @@ def tiny(tmp_path_factory):
 
 def test_the_table_has_every_degradation_the_whole_and_the_reading(tiny):
     text, _ = tiny
-    for row in (*benchmark.ROWS, "whole input, CPU alone", "what a GPU leaves to it", "PNG frames", "H.264 video"):
+    for row in (
+        *benchmark_input.ROWS,
+        "whole input, CPU alone",
+        "what a GPU leaves to it",
+        "PNG frames",
+        "H.264 video",
+    ):
         assert any(line.startswith(row) for line in text.splitlines()), row
     assert "4 frames, ms" in text
     assert "2 frames, ms" in text
@@ -53,8 +60,8 @@ def test_the_json_has_the_machine_the_versions_and_the_commit(tiny):
 def test_the_parts_make_the_whole(tiny):
     _, plain = tiny
     for side, name in ((1, "plain"), (2, "ours")):
-        lowest = sum(plain["parts"][part][side]["low"] for part in benchmark.PARTS)
-        highest = sum(plain["parts"][part][side]["high"] for part in benchmark.PARTS)
+        lowest = sum(plain["parts"][part][side]["low"] for part in benchmark_input.PARTS)
+        highest = sum(plain["parts"][part][side]["high"] for part in benchmark_input.PARTS)
         assert lowest <= plain[name]["median"] + 1e-9
         assert plain[name]["median"] <= highest + 1e-9
 
@@ -66,7 +73,7 @@ def test_a_wrong_argument_gets_one_clear_line(capsys):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return benchmark.make_clips(tmp_path_factory.mktemp("made") / "clips", num_frames=8, side_px=128)
+    return benchmark_input.make_clips(tmp_path_factory.mktemp("made") / "clips", num_frames=8, side_px=128)
 
 
 OPTIONS = SampleOptions(crop_px=32, num_frames=8)
@@ -75,13 +82,15 @@ OPTIONS = SampleOptions(crop_px=32, num_frames=8)
 def test_ours_part_by_part_is_what_training_gets(clips):
     for index in range(3):
         expected = samples.make_sample(clips, OPTIONS, index).lr
-        found = benchmark.our_clip(clips, OPTIONS, index, benchmark.Watch(1))
+        found = benchmark_input.our_clip(clips, OPTIONS, index, benchmark_input.Watch(1))
         assert np.array_equal(found, expected.permute(0, 2, 3, 1).numpy())
 
 
 def test_the_plain_unsharp_mask_is_ours(clips):
     clip = torch.from_numpy(clips.read(0, num_frames=1)).permute(0, 3, 1, 2)
-    plain = benchmark.plain_bytes(benchmark.plain_unsharp(benchmark.plain_floats(clips.read(0, num_frames=1)[0])))
+    plain = benchmark_input.plain_bytes(
+        benchmark_input.plain_unsharp(benchmark_input.plain_floats(clips.read(0, num_frames=1)[0]))
+    )
     ours = degradations.unsharp(clip)[0].permute(1, 2, 0).numpy()
     difference = np.abs(plain.astype(int) - ours)
     assert difference.mean() < 0.1
@@ -96,9 +105,9 @@ def recipe_steps(kinds):
 
 def both(step, clip):
     """The frames after one step by the plain pipeline and by ours, as floats; all of one size only."""
-    frames = [benchmark.plain_floats(frame) for frame in clip.permute(0, 2, 3, 1).numpy()]
+    frames = [benchmark_input.plain_floats(frame) for frame in clip.permute(0, 2, 3, 1).numpy()]
     size = (clip.shape[2] // 4, clip.shape[3] // 4)
-    plain = np.stack(benchmark.plain_step(step, frames, size, benchmark.Watch(1)))
+    plain = np.stack(benchmark_input.plain_step(step, frames, size, benchmark_input.Watch(1)))
     _, pieces = next(degradations.apply_steps(degradations.Recipe((step,)), clip))
     ours = torch.cat([piece.float() / 255 if piece.dtype == torch.uint8 else piece for piece in pieces])
     return plain, ours.permute(0, 2, 3, 1).numpy()

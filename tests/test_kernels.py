@@ -69,7 +69,7 @@ def steps(network, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Everything that the network makes of two frames."""
     with torch.inference_mode():
         first, second = (refine(network, frame[None], theta=1.5)[0][0] for frame in frames)
-        forward_flow, backward_flow = network.flows(first, second)
+        forward_flow, backward_flow = network.flow(second, first), network.flow(first, second)
         later = network.propagate_backward(second, None, None)
         earlier = network.propagate_forward(first, None, None)
         made = {"cleaned": first, "forward flow": forward_flow, "backward flow": backward_flow}

@@ -129,7 +129,7 @@ def test_the_signatures_are_the_documented_ones(core: vs.Core) -> None:
     signatures = {function.name: function.signature for function in core.rbvsr.functions()}
     assert signatures == {
         "Upscale": "clip:vnode;theta:float:opt;model:data:opt;length:int:opt;overlap:int:opt;scene_cuts:data:opt;"
-        "device:data:opt;precision:data:opt;",
+        "device:data:opt;precision:data:opt;tile:int:opt;",
         "Version": "",
         "Register": "function:func;",
         "Serve": "clips:vnode[];format:vnode;step:func;name:data:opt;cache:int:opt;",

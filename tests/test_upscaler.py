@@ -1,15 +1,17 @@
 """The engine on a small random network: whatever is asked, and in whatever order, frame n is the same to the bit."""
 
 import random
+import re
 import threading
 
 import pytest
 import torch
 from tolerances import REGROUPED
 
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler
+from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, memory
 from vsrealbasicvsr.engine import network as torch_network
-from vsrealbasicvsr.engine.network import MAX_BAND_PX_CPU, MAX_BAND_PX_GPU, band_rows
+from vsrealbasicvsr.engine.memory import Budget
+from vsrealbasicvsr.engine.network import band_rows
 from vsrealbasicvsr.kernel import ENVIRONMENT
 from vsrealbasicvsr.kernel import network as kernel_network
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
@@ -48,9 +50,9 @@ def clip(num_frames: int, seed: int = 1) -> torch.Tensor:
     return torch.stack([big[:, 10:34, i : i + 32] for i in range(num_frames)])
 
 
-def upscaler(num_frames: int, *, length=6, overlap=2, theta=5.0, scene_cuts="off") -> WindowUpscaler:
+def upscaler(num_frames: int, *, length=6, overlap=2, theta=5.0, scene_cuts="off", max_rows=None) -> WindowUpscaler:
     grid = Grid(num_frames=num_frames, length=length, overlap=overlap)
-    return WindowUpscaler(network(), CPU, grid, theta=theta, scene_cuts=scene_cuts)
+    return WindowUpscaler(network(), CPU, grid, theta=theta, scene_cuts=scene_cuts, max_rows=max_rows)
 
 
 def get(engine: WindowUpscaler, frames: torch.Tensor, n: int, **cuts) -> torch.Tensor:
@@ -95,21 +97,222 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
     monkeypatch.setattr(torch_network, "MAX_BAND_PX_CPU", 160)
     monkeypatch.setattr(kernel_network, "BAND_PX", 160)
     monkeypatch.setattr(kernel_network, "MIN_BAND_ROWS", 1)
-    assert band_rows(24, 32, CPU.device) == 5
+    assert band_rows(24, 32, 160) == 5
     banded = [get(upscaler(3), frames, n) for n in range(3)]
     assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
 
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 64), (180, 320), (1080, 1920), (33, 100_000), (100_000, 33)])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, device):
+@pytest.mark.parametrize("most", [32_768, 131_072])
+def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
     height, width = size
-    rows = band_rows(height, width, torch.device(device))
-    most = MAX_BAND_PX_CPU if device == "cpu" else MAX_BAND_PX_GPU
+    rows = band_rows(height, width, most)
     assert 1 <= rows <= height
     assert rows * width <= max(most, 4 * width)  # less than 4 rows would be mostly halo
     num_bands = -(-height // rows)
     assert height - (num_bands - 1) * rows > rows - num_bands  # the last band is no sliver
+
+
+@pytest.mark.parametrize("rows", [1, 5, 11, 23, 24, 1000])
+def test_frames_worked_on_in_bands_are_the_same_frames(rows):
+    frames = clip(8)
+    whole = [get(upscaler(8, theta=1.5), frames, n) for n in range(8)]
+    engine = upscaler(8, theta=1.5, max_rows=rows)
+    banded = [get(engine, frames, n) for n in range(8)]
+    assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
+
+
+def test_the_number_of_cleaning_passes_is_decided_on_whole_frames():
+    """A frame half of which changes much: its bands alone would decide otherwise."""
+    frames = clip(1)
+    frames[:, :, :12] = 0.5
+    model = network()
+    with torch.inference_mode():
+        change = model.cleaning_residue(frames).abs()
+    theta = 255 * change.mean().item()
+    halves = [change[:, :, rows].mean().item() * 255 for rows in (slice(0, 12), slice(12, 24))]
+    assert min(halves) < 0.98 * theta < 1.02 * theta < max(halves)
+    for factor, passes in ((0.98, 2), (1.02, 1)):
+        engine = upscaler(1, theta=theta * factor, max_rows=6)
+        get(engine, frames, 0)
+        assert min(engine.statistics.cleaning_passes, 2) == passes
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_states", [2, 3, 5, 9])
+@pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
+def test_what_may_be_held_shows_in_no_bit(num_states, order):
+    frames = clip(30)
+    plenty = upscaler(30, length=12, overlap=3)
+    expected = [get(plenty, frames, n) for n in range(30)]
+    engine = upscaler(30, length=12, overlap=3)
+    engine._workers[0].budget = Budget(num_states=num_states, holds_flows=False)
+    numbers = list(range(30))
+    if order == "backwards":
+        numbers.reverse()
+    elif order == "shuffled":
+        random.Random(num_states).shuffle(numbers)
+    for n in numbers:
+        assert torch.equal(get(engine, frames, n), expected[n]), n
+        for live in engine._live.values():
+            for segment in live.segments or ():
+                assert len(segment.backward) <= num_states + 1
+                assert len(segment.forward) <= num_states
+
+
+@pytest.mark.parametrize(("num_states", "most"), [(30, 1.0), (12, 1.5), (5, 2.1), (3, 3.1), (2, 4.7)])
+def test_with_few_states_the_backward_pass_is_walked_again_but_not_often(num_states, most):
+    frames = clip(38)
+    engine = upscaler(38, length=30, overlap=8)
+    engine._workers[0].budget = Budget(num_states=num_states, holds_flows=True)
+    for n in range(30):
+        get(engine, frames, n)
+    assert engine.statistics.backward_steps <= most * 38
+    assert engine.statistics.forward_steps == 30
+    assert engine.statistics.frames_cleaned == 38
+
+
+@pytest.mark.parametrize("size", [(180, 320), (480, 720), (720, 1280), (1080, 1920), (2160, 3840)])
+def test_a_budget_never_says_more_than_there_is(size):
+    height, width = size
+    for free in (0, 10**9, 5 * 10**9, 50 * 10**9):
+        budget = Budget.of(height=height, width=width, channels=64, num_frames=46, free_bytes=free)
+        assert budget.num_states >= 2
+        state_bytes = height * width * 64 * (4 if height * width <= 500_000 else 2)
+        held = budget.num_states * state_bytes + budget.holds_flows * height * width * 46 * 16
+        assert held <= max(free, 2 * state_bytes)
+
+
+def test_large_frames_are_held_in_16_bits_and_hardly_show_it(monkeypatch):
+    frames = clip(9)
+    whole = [get(upscaler(9), frames, n) for n in range(9)]
+    monkeypatch.setattr(torch_network, "MAX_FULL_STATE_PX", 100)
+    monkeypatch.setattr(kernel_network, "MAX_FULL_STATE_PX", 100)
+    monkeypatch.setattr(memory, "MAX_FULL_PICTURE_PX", 100)
+    engine = upscaler(9)
+    large = [get(engine, frames, n) for n in range(9)]
+    error = torch.stack(large) - torch.stack(whole)
+    assert 0 < error.abs().max() < 2e-4
+    held = [state for live in engine._live.values() for segment in live.segments for state in segment.forward.values()]
+    assert all(state.dtype == torch.float16 for state in held)
+    assert next(iter(engine._sources.values())).cleaned.dtype == torch.int16
+
+
+STEPS = ["cleaning_residue", "flow", "propagate_backward", "propagate_forward", "reconstruct"]
+
+
+class Failing:
+    """A network that runs out of memory in the calls that it is told to."""
+
+    def __init__(self, network, fails):
+        self._network, self._fails, self.num_calls = network, fails, 0
+
+    def __getattr__(self, name):
+        value = getattr(self._network, name)
+        if name not in STEPS:
+            return value
+
+        def step(*arguments):
+            self.num_calls += 1
+            if self._fails(name, self.num_calls):
+                raise random.Random(self.num_calls).choice(OUT_OF_MEMORY)
+            return value(*arguments)
+
+        return step
+
+    def __setattr__(self, name, value):
+        if name == "max_rows":
+            self._network.max_rows = value
+        else:
+            super().__setattr__(name, value)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to allocate 8"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+]
+
+
+@pytest.mark.parametrize("step", range(1, 40, 2))
+def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step):
+    frames = clip(6)
+    expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
+    engine = upscaler(6, length=4)
+    engine._workers[0].network = Failing(engine._workers[0].network, lambda _, call: call == step)
+    assert all(torch.equal(get(engine, frames, n), expected[n]) for n in range(6))
+    assert engine.statistics.times_out_of_memory == 1
+    warning = r"out of memory at frame \d on cpu: what was held is computed again where it is needed"
+    assert re.fullmatch(warning, *engine.take_warnings())
+    assert engine.take_warnings() == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_while_memory_stays_short_the_bands_are_halved(name):
+    frames = clip(6, seed=3)
+    frames = torch.nn.functional.interpolate(frames, size=(96, 32))
+    expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
+    engine = upscaler(6, length=4)
+    inner = engine._workers[0].network
+    engine._workers[0].network = Failing(inner, lambda step, _: step == name and (inner.max_rows or 96) > 30)
+    ours = [get(engine, frames, n) for n in range(6)]
+    assert max((a - b).abs().max().item() for a, b in zip(ours, expected, strict=True)) < REGROUPED
+    assert inner.max_rows == 24
+    assert [text.split(": ")[1] for text in engine.take_warnings()] == [
+        "what was held is computed again where it is needed",
+        "from now on frames are worked on in bands of 48 rows",
+        "from now on frames are worked on in bands of 24 rows",
+    ]
+
+
+def test_when_nothing_helps_the_error_is_torchs():
+    engine = upscaler(2)
+    engine._workers[0].network = Failing(engine._workers[0].network, lambda *_: True)
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        get(engine, clip(2), 0)
+    assert memory.is_out_of_memory(caught.value)
+
+
+def test_another_error_is_not_tried_again():
+    engine = upscaler(2)
+
+    def step(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    engine._workers[0].network.propagate_backward = step
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        get(engine, clip(2), 0)
+    assert engine.statistics.times_out_of_memory == 0
+
+
+def test_two_devices_share_the_windows_and_give_the_bytes_of_one():
+    frames = clip(30)
+    alone = upscaler(30, length=5)
+    expected = [get(alone, frames, n) for n in range(30)]
+    grid = Grid(num_frames=30, length=5, overlap=2)
+    engine = WindowUpscaler(network(), [CPU, CPU], grid, theta=5.0, scene_cuts="off")
+    seen = []
+    for number, worker in enumerate(engine._workers):
+        inner = worker.network.reconstruct
+        worker.network.reconstruct = lambda *a, inner=inner, number=number: seen.append(number) or inner(*a)
+    assert all(torch.equal(get(engine, frames, n), expected[n]) for n in range(30))
+    assert seen == [n // 5 % 2 for n in range(30)]
+    done = engine.statistics
+    assert done.frames_supplied == done.frames_cleaned == done.frames_reconstructed == 30
+
+
+def test_when_memory_is_short_one_window_less_is_kept():
+    frames = clip(30)
+    engine = upscaler(30)
+    for n in range(29):
+        get(engine, frames, n)
+    assert len(engine._live) == 2
+    engine.expect(29)
+    engine.release(29, is_memory_short=True)
+    assert len(engine._live) == 1
 
 
 def test_more_overlap_comes_closer_to_the_whole_sequence():
@@ -134,7 +337,7 @@ def test_reading_in_order_does_no_work_twice():
     assert done.windows_computed == 5
     # frames that two windows share are asked for, cleaned and matched once
     assert done.frames_supplied == done.frames_cleaned == done.frames_reconstructed == 30
-    assert done.flow_pairs == 29
+    assert done.flows == 2 * 29
     # each direction runs over the kept frames and over the context on its own side
     assert done.forward_steps == done.backward_steps == 30 + 2 * 4
 
@@ -241,25 +444,6 @@ def test_no_torch_setting_of_the_process_changes():
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
     get(upscaler(3), clip(3), 0)
     assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == before
-
-
-def test_a_window_that_failed_half_way_is_begun_again_by_whoever_comes_next(monkeypatch):
-    frames = clip(6)
-    expected = get(upscaler(6), frames, 5)
-    engine = upscaler(6)
-    steps = []
-
-    def out_of_memory(*arguments):
-        steps.append(arguments)
-        if len(steps) == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return propagate(*arguments)
-
-    propagate = engine._network.propagate_backward
-    monkeypatch.setattr(engine._network, "propagate_backward", out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
-        get(engine, frames, 0)
-    assert torch.equal(get(engine, frames, 5), expected)
 
 
 def test_half_precision_holds_the_picture_itself_in_full():

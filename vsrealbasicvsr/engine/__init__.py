@@ -4,7 +4,8 @@ The promise that everything here keeps: frame n of the output depends on (clip, 
 order of the requests, on the number of threads or on what is still held.
 """
 
-from .compute import Compute, ComputeError, Precision, choose_compute
+from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
+from .memory import is_out_of_memory
 from .scenes import is_scene_cut, thumbnail
 from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler
 from .windows import Grid, Window
@@ -20,6 +21,8 @@ __all__ = [
     "Window",
     "WindowUpscaler",
     "choose_compute",
+    "choose_computes",
+    "is_out_of_memory",
     "is_scene_cut",
     "thumbnail",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from vsrealbasicvsr.kernel import KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
@@ -30,7 +31,7 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
 
-    def prepare(self, model: RealBasicVSR) -> Network:
+    def prepare(self, model: RealBasicVSR, *, max_rows: int | None = None) -> Network:
         """The steps of a copy of the model on the device, in this precision (its flow network stays in float32).
 
         On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's.
@@ -38,8 +39,8 @@ class Compute:
         model = copy.deepcopy(model).to(self.device, self.dtype)
         model = model.to(memory_format=torch.channels_last)
         if kernels := self.kernels():
-            return KernelNetwork(model, kernels)
-        return TorchNetwork(model)
+            return KernelNetwork(model, kernels, max_rows=max_rows)
+        return TorchNetwork(model, max_rows=max_rows)
 
     def kernels(self) -> Kernels | None:
         """Our own kernels, if this is where they compute."""
@@ -57,6 +58,10 @@ class Compute:
                 return job()
 
         return _thread_of(str(self.device)).submit(work).result()
+
+    def on_host(self, made: Tensor) -> Tensor:
+        """What a job returned, as float32 on the CPU. For any thread: it waits, and the compute thread works on."""
+        return made.float().cpu()
 
 
 def choose_compute(device: str, precision: str) -> Compute:
@@ -77,7 +82,22 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise ComputeError(f'device "{name}" cannot be used ({reason}). {_what_there_is()}') from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
-    return Compute(chosen, _DTYPES[precision])
+    compute = Compute(chosen, _DTYPES[precision])
+    try:
+        compute.kernels()
+    except (ValueError, OSError) as error:
+        raise ComputeError(str(error)) from None
+    return compute
+
+
+def choose_computes(devices: str, precision: str) -> list[Compute]:
+    """The same for a list of devices with commas between them, such as "cuda:0,cuda:1". Raises ComputeError."""
+    chosen = [choose_compute(name.strip(), precision) for name in devices.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise ComputeError(f'device "{devices}" names the same device twice. Name each once.')
+    if len({(one.device.type, one.dtype) for one in chosen}) > 1:
+        raise ComputeError(f'device "{devices}" mixes kinds of devices, which give other pixels. Name one kind.')
+    return chosen
 
 
 def available_devices() -> list[str]:

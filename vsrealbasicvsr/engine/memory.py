@@ -1,8 +1,100 @@
-"""Freed memory, given back to the system. Knows the C library and nothing else."""
+"""What may be held, and how: budgets in bytes, pictures in 16 bits, freed memory given back. Knows no windows.
+
+Whatever is held is held because it would otherwise be computed again, to the same bits: a budget never shows in the
+picture.
+"""
 
 import ctypes
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_FULL_PICTURE_PX = 500_000
+"""Cleaned frames of larger clips are held in 16 bits a sample."""
+
+CPU_BUDGET_BYTES = 11 * 2**29
+"""Of the whole process on a CPU: 5.5 GiB."""
+
+GPU_SHARE = 0.7
+"""Of the memory that is free on the GPU when the filter is made."""
+
+_PROGRAM_BYTES = 3 * 2**28
+"""Python, torch, VapourSynth and the weights: 0.75 GiB."""
+
+_STEP_BYTES_PX = 900
+"""What a step takes for each low-resolution pixel: maps in work, and high-resolution frames on their way out."""
+
+_FLOW_BYTES_PX = 2 * 2 * 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """num_states: states of the propagation that may be held, besides those in use. holds_flows: whether flows are."""
+
+    num_states: int
+    holds_flows: bool
+
+    @classmethod
+    def of(cls, *, height: int, width: int, channels: int, num_frames: int, free_bytes: int) -> "Budget":
+        """What fits, for a window that reads `num_frames` frames of this size, into so much free memory.
+
+        States have `channels` channels. At least two are held, whatever is free.
+        """
+        num_px = height * width
+        is_large = num_px > MAX_FULL_PICTURE_PX
+        state_bytes = num_px * channels * (2 if is_large else 4)
+        picture_bytes_px = 3 * (2 if is_large else 4)
+        # Two windows are alive at once, and the frames of the second are not yet cleaned.
+        frames_bytes = num_px * num_frames * (picture_bytes_px + 3 * 4)
+        left = free_bytes - frames_bytes - num_px * _STEP_BYTES_PX - 3 * state_bytes
+        flows_bytes = num_px * num_frames * _FLOW_BYTES_PX
+        holds_flows = flows_bytes < left // 4
+        num_states = (left - flows_bytes * holds_flows) // state_bytes
+        return cls(num_states=max(num_states, 2), holds_flows=holds_flows)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a filter may fill on this device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+    return CPU_BUDGET_BYTES - _PROGRAM_BYTES
+
+
+def packed(picture: Tensor) -> Tensor:
+    """The picture as it is held: as it is, or in 16 bits if it is large. Values of -0.5 to 1.5 keep 1/65534."""
+    if picture.shape[-2] * picture.shape[-1] <= MAX_FULL_PICTURE_PX:
+        return picture
+    return ((picture - 0.5).clamp(-1, 1) * 32767).round().to(torch.int16)
+
+
+def unpacked(held: Tensor) -> Tensor:
+    """The float32 picture that `packed` was given, but for rounding."""
+    return held.float() / 32767 + 0.5 if held.dtype == torch.int16 else held
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which torch, its libraries and Python say that memory is short."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "not enough memory" in text or "alloc" in text
+    )
+
+
+def spread(first: int, stop: int, num: int) -> set[int]:
+    """Which of [first, stop) to hold if only `num` can be: as evenly as it goes between first - 1 and stop."""
+    if num >= stop - first:
+        return set(range(first, stop))
+    return {first - 1 + round(k * (stop - first + 1) / (num + 1)) for k in range(1, num + 1)}
+
+
+def spread_to_end(first: int, stop: int, num: int) -> set[int]:
+    """The same, the last one included: nothing is held beyond."""
+    return {stop - 1} | spread(first, stop - 1, num - 1) if num else set()
 
 
 def return_freed_memory() -> None:

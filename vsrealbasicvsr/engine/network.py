@@ -1,11 +1,25 @@
 """The steps of the network as the engine takes them, and torch's way to do them."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import RealBasicVSR
+
+MAX_BAND_PX_CPU = 32_768
+MAX_BAND_PX_GPU = 131_072
+"""Low-resolution pixels reconstructed at once. With the published 64 channels each takes 4 kB a map in float32 (S * S
+pixels), and a handful of maps are alive. A GPU wants larger ones, to be busy."""
+
+MAX_TRUNK_PX_CPU = 600_000
+MAX_TRUNK_PX_GPU = 4_000_000
+"""Low-resolution pixels cleaned or propagated at once: torch holds some four maps of them, of 256 bytes a pixel in
+float32."""
+
+MAX_FULL_STATE_PX = 500_000
+"""States of larger frames are held in half precision: 1280x720 and more."""
 
 
 class Network(Protocol):
@@ -15,12 +29,15 @@ class Network(Protocol):
     network's own affair. Each step gives the same bits for the same arguments, whatever ran before.
     """
 
+    max_rows: int | None
+    """Rows of a frame that are cleaned or propagated at once, at most; None: as many as the frame's size allows."""
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""
         ...
 
-    def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """(forward, backward) flow between two neighbouring cleaned frames."""
+    def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow that aligns what belongs to `supp` to `ref`, two cleaned frames."""
         ...
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
@@ -35,39 +52,80 @@ class Network(Protocol):
         """The high-resolution frame, (1, 3, S*H, S*W) float32."""
         ...
 
-
-MAX_BAND_PX_CPU = 32_768
-MAX_BAND_PX_GPU = 131_072
-"""Low-resolution pixels reconstructed at once. With the published 64 channels each takes 4 kB a map in float32 (S * S
-pixels), and a handful of maps are alive. A GPU wants larger ones, to be busy."""
+    def release(self) -> None:
+        """Give back all memory that can be made again."""
+        ...
 
 
 class TorchNetwork:
     """The model's own steps, on any device and in any precision. States are (1, C, H, W)."""
 
-    def __init__(self, model: RealBasicVSR) -> None:
+    def __init__(self, model: RealBasicVSR, *, max_rows: int | None = None) -> None:
+        self.max_rows = max_rows
         self._model = model
-        self.flows = model.flows
-        self.propagate_backward = model.propagate_backward
-        self.propagate_forward = model.propagate_forward
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""
-        return self._model.cleaning_residue(frames.contiguous(memory_format=torch.channels_last))
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        return self._in_bands(self._model.cleaning_residue, frames, reach=self._model.cleaning_reach_rows)
+
+    def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow that aligns what belongs to `supp` to `ref`."""
+        return self._model.basicvsr.spynet(ref, supp)  # type: ignore[no-any-return]
+
+    def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """The backward state of a frame, from that of the frame after it."""
+        trunk = self._model.basicvsr.backward_resblocks
+        return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
+
+    def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """The forward state of a frame, from that of the frame before it."""
+        trunk = self._model.basicvsr.forward_resblocks
+        return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
 
     def reconstruct(self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
         """The high-resolution frame, made in bands of rows."""
         height, width = cleaned.shape[-2:]
-        rows = band_rows(height, width, cleaned.device)
-        return self._model.reconstruct_in_bands(cleaned, backward_state, forward_state, rows=rows)
+        most = MAX_BAND_PX_CPU if cleaned.device.type == "cpu" else MAX_BAND_PX_GPU
+        rows = band_rows(height, width, most)
+        dtype = self._model.dtype
+        return self._model.reconstruct_in_bands(cleaned, backward_state.to(dtype), forward_state.to(dtype), rows=rows)
+
+    def release(self) -> None:
+        """Give the memory that torch keeps for later back to the device."""
+        torch.cuda.empty_cache()  # does nothing where CUDA was never used
+
+    def _input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        return self._model.trunk_input(cleaned, None if state is None else state.to(self._model.dtype), flow_px)
+
+    @staticmethod
+    def _held(state: Tensor) -> Tensor:
+        is_small = state.shape[-2] * state.shape[-1] <= MAX_FULL_STATE_PX
+        return state if is_small or state.dtype != torch.float32 else state.half()
+
+    def _in_bands(self, step: Callable[[Tensor], Tensor], x: Tensor, *, reach: int) -> Tensor:
+        """step(x), made some rows at a time; each band sees `reach` rows more on both sides."""
+        height, width = x.shape[-2:]
+        rows = band_rows(height, width, MAX_TRUNK_PX_CPU if x.device.type == "cpu" else MAX_TRUNK_PX_GPU)
+        if self.max_rows is not None:
+            rows = min(rows, self.max_rows)
+        if rows >= height:
+            return step(x)
+        parts = []
+        for first in range(0, height, rows):
+            stop = min(first + rows, height)
+            seen_first = max(first - reach, 0)
+            part = step(x[:, :, seen_first : stop + reach])
+            parts.append(part[:, :, first - seen_first : stop - seen_first])
+        return torch.cat(parts, dim=2)
 
 
-def band_rows(height: int, width: int, device: torch.device) -> int:
-    """How many rows of a frame to reconstruct at a time: bands of equal height that hold so much and no more.
+def band_rows(height: int, width: int, max_px: int) -> int:
+    """How many rows of a frame to work on at a time: bands of equal height that hold so much and no more.
 
-    It depends on the size of the frame and the kind of device alone, never on the memory that happens to be free, so
-    that a frame has the same bytes every time.
+    It depends on the size of the frame alone, never on the memory that happens to be free, so that a frame has the same
+    bytes every time.
     """
-    most = max(MAX_BAND_PX_CPU if device.type == "cpu" else MAX_BAND_PX_GPU, 4 * width) // width
+    most = max(max_px, 4 * width) // width
     num_bands = -(-height // most)
     return -(-height // num_bands)

@@ -1,8 +1,9 @@
 """The windows of one clip through one network: each computed once, its frames made lazily and in order."""
 
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -12,7 +13,8 @@ from torch import Tensor
 from vsrealbasicvsr.model import RealBasicVSR, refine
 
 from .compute import Compute
-from .memory import return_freed_memory
+from .memory import Budget, free_bytes, is_out_of_memory, packed, return_freed_memory, spread, spread_to_end, unpacked
+from .network import Network
 from .scenes import is_scene_cut, thumbnail
 from .windows import Grid, Window
 
@@ -21,25 +23,28 @@ SceneCuts = Literal["auto", "props", "off"]
 MAX_IDLE_WINDOWS = 2
 """Windows kept although nobody waits for them: the current one, and its neighbour that shares context with it."""
 
-
-NOT_BEGUN = -1
+MIN_ROWS = 16
+"""Of a band, when memory is short: below, there is nothing left to save."""
 
 
 @dataclass(slots=True, weakref_slot=True)
 class SourceFrame:
     """A frame of the clip, as the host hands it over, and later what was computed from it alone.
 
-    rgb: (3, H, W) float32 on the CPU, gamma-encoded. begins_scene and ends_scene: what the host knows of cuts before
-    and after the frame, or None. host: a thing of the host's own that comes back with the upscaled frame.
+    rgb: (3, H, W) float32 on the CPU, gamma-encoded, or what returns it; dropped once the frame is cleaned.
+    begins_scene and ends_scene: what the host knows of cuts before and after the frame, or None. host: a thing of the
+    host's own that comes back with the upscaled frame.
     """
 
-    rgb: Tensor | None
+    rgb: Tensor | Callable[[], Tensor] | None
     begins_scene: bool | None = None
     ends_scene: bool | None = None
     host: object = None
     cleaned: Tensor | None = None
     thumbnail: Tensor | None = None
-    flows_to_next: tuple[Tensor, Tensor] | None = None
+    flow_to_next: Tensor | None = None
+    flow_from_next: Tensor | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 @dataclass(slots=True)
@@ -49,23 +54,48 @@ class Statistics:
     frames_supplied: int = 0
     frames_cleaned: int = 0
     cleaning_passes: int = 0
-    flow_pairs: int = 0
+    flows: int = 0
     windows_computed: int = 0
     backward_steps: int = 0
     forward_steps: int = 0
     frames_reconstructed: int = 0
+    times_out_of_memory: int = 0
 
 
 @dataclass(slots=True)
 class _Segment:
-    """The propagation over the frames of a window that belong to one scene; `frames` are consecutive."""
+    """The propagation over the frames of a window that belong to one scene; `frames` are consecutive.
+
+    left: the kept frames that were not given away yet. backward and forward: states that are held. forward_state is
+    that of the frame before next_forward.
+    """
 
     frames: range
     kept: range
+    left: set[int]
+    next_forward: int
     backward: dict[int, Tensor] = field(default_factory=dict)
     forward: dict[int, Tensor] = field(default_factory=dict)
     forward_state: Tensor | None = None
-    next_forward: int = NOT_BEGUN
+
+    @classmethod
+    def over(cls, frames: range, kept: range) -> "_Segment":
+        return cls(frames, kept, set(kept), frames.start)
+
+    def begin_again(self) -> None:
+        """As if nothing had been computed or given away."""
+        self.drop_states()
+        self.left = set(self.kept)
+
+    def drop_states(self) -> None:
+        """Everything can be computed again."""
+        self.backward.clear()
+        self.forward.clear()
+        self.forward_state, self.next_forward = None, self.frames.start
+
+    def num_states(self) -> int:
+        """Those that are held."""
+        return len(self.backward) + len(self.forward)
 
 
 @dataclass(slots=True)
@@ -76,27 +106,49 @@ class _LiveWindow:
     segments: list[_Segment] | None = None
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A device, the network on it, and what may be held there (known once a frame was seen)."""
+
+    compute: Compute
+    network: Network
+    budget: Budget | None = None
+
+
 class WindowUpscaler:
     """Upscales the frames of one clip, window by window.
 
     The host calls, for a frame n that it wants: `expect(n)`; `missing(window)` and `supply(...)` until nothing is
     missing; `upscale(n)`; and, whatever happened, `release(n)` once for each `expect(n)`. All of it from any thread.
     A window that somebody waits for is never dropped; two others are kept.
+
+    Several devices share the work: windows are dealt to them in turn. When memory runs out, what is held is dropped and
+    computed again, then frames are worked on in ever smaller bands.
     """
 
     def __init__(
-        self, model: RealBasicVSR, compute: Compute, grid: Grid, *, theta: float, scene_cuts: SceneCuts = "auto"
+        self,
+        model: RealBasicVSR,
+        compute: Compute | Sequence[Compute],
+        grid: Grid,
+        *,
+        theta: float,
+        scene_cuts: SceneCuts = "auto",
+        max_rows: int | None = None,
     ) -> None:
+        """max_rows: rows of a frame that are cleaned or propagated at once; None: as its size allows."""
         self.grid = grid
         self.statistics = Statistics()
-        self._network = compute.prepare(model)
-        self._compute = compute
+        devices = [compute] if isinstance(compute, Compute) else compute
+        self._workers = [_Worker(one, one.prepare(model, max_rows=max_rows)) for one in devices]
+        self._state_channels = model.sizes.mid_channels
         self._theta = theta
         self._scene_cuts = scene_cuts
         self._lock = threading.Lock()
         self._live: OrderedDict[int, _LiveWindow] = OrderedDict()
         # Frames that two live windows share are one object, so each is asked for, cleaned and matched once.
         self._sources: WeakValueDictionary[int, SourceFrame] = WeakValueDictionary()
+        self._warnings: list[str] = []
 
     def expect(self, n: int) -> int:
         """The window that keeps frame n; it is held until `release(n)`. Raises IndexError outside of the clip."""
@@ -105,12 +157,12 @@ class WindowUpscaler:
             self._window(number).num_waiting += 1
         return number
 
-    def release(self, n: int) -> None:
-        """End one `expect(n)`."""
+    def release(self, n: int, *, is_memory_short: bool = False) -> None:
+        """End one `expect(n)`. is_memory_short: keep one window less."""
         with self._lock:
             if live := self._live.get(self.grid.number_of(n)):
                 live.num_waiting -= 1
-            some_dropped = self._drop_idle_windows()
+            some_dropped = self._drop_idle_windows(MAX_IDLE_WINDOWS - is_memory_short)
         if some_dropped:
             return_freed_memory()
 
@@ -133,18 +185,34 @@ class WindowUpscaler:
                     live.sources[i] = self._sources.setdefault(i, frame)
                     self.statistics.frames_supplied += live.sources[i] is frame
 
+    def host_of(self, n: int) -> object:
+        """The `host` of source frame n. Raises LookupError if its window lacks it."""
+        with self._lock:
+            live = self._window(self.grid.number_of(n))
+            if n not in live.sources:
+                raise LookupError(f"frame {n} was not supplied")
+            return live.sources[n].host
+
     def upscale(self, n: int) -> tuple[Tensor, object]:
         """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame.
 
-        Raises LookupError if its window misses source frames.
+        Raises LookupError if its window misses source frames, and what torch raises for want of memory if there is too
+        little even for the smallest bands.
         """
         number = self.grid.number_of(n)
         if lacking := self.missing(number):
             raise LookupError(f"frame {n} needs source frames {lacking}")
         with self._lock:
             live = self._window(number)
-        hr = self._compute.run(lambda: self._upscale(live, n))
-        return hr, live.sources[n].host
+        worker = self._workers[number % len(self._workers)]
+        hr = worker.compute.run(lambda: self._upscale(worker, live, n))
+        return worker.compute.on_host(hr), live.sources[n].host
+
+    def take_warnings(self) -> list[str]:
+        """What the user should hear of, each once."""
+        with self._lock:
+            warnings, self._warnings = self._warnings, []
+        return warnings
 
     def _window(self, number: int) -> _LiveWindow:
         """The live window of this number, now the most recently used. Call with the lock held."""
@@ -154,78 +222,121 @@ class WindowUpscaler:
         self._live.move_to_end(number)
         return live
 
-    def _drop_idle_windows(self) -> bool:
+    def _drop_idle_windows(self, most: int) -> bool:
         """Whether there were any to drop. Call with the lock held."""
         idle = [number for number, live in self._live.items() if live.num_waiting <= 0]
-        surplus = idle[: max(len(idle) - MAX_IDLE_WINDOWS, 0)]
+        surplus = idle[: max(len(idle) - most, 0)]
         for number in surplus:
             del self._live[number]
         return bool(surplus)
 
-    # From here on everything runs on the compute thread, one job at a time.
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.statistics, name, getattr(self.statistics, name) + number)
 
-    def _upscale(self, live: _LiveWindow, n: int) -> Tensor:
+    # From here on everything runs on the worker's compute thread, one job at a time.
+
+    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int) -> Tensor:
+        for attempt in itertools.count():
+            try:
+                return self._try_to_upscale(worker, live, n)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._shrink(worker, live, n, attempt):
+                    raise
+        raise AssertionError
+
+    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int) -> Tensor:
         if live.segments is None:
             live.segments = [
-                _Segment(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
+                _Segment.over(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
                 for frames in live.window.segments(lambda i: self._is_cut(live.sources[i - 1], live.sources[i]))
             ]
-            self.statistics.windows_computed += 1
+            self._count(windows_computed=1)
         segment = next(segment for segment in live.segments if n in segment.kept)
-        given_away = n not in segment.backward or (n not in segment.forward and n < segment.next_forward)
-        if segment.next_forward == NOT_BEGUN or given_away:
-            self._propagate_backward(segment, live.sources)
-        while segment.next_forward <= n:
-            self._propagate_forward_once(segment, live.sources)
-        backward, forward = segment.backward.pop(n), segment.forward.pop(n)
-        cleaned = self._cleaned(live.sources[n])
-        hr = self._network.reconstruct(cleaned, backward, forward)
-        self.statistics.frames_reconstructed += 1
-        return hr[0].float().cpu()
+        if n not in segment.left:
+            segment.begin_again()
+        run = _Run(self, worker, segment, live.sources)
+        if not segment.backward:
+            self._make_room(worker, live)
+        backward, forward = run.backward_state(n), run.forward_state(n)
+        hr = worker.network.reconstruct(run.cleaned(n), backward, forward)
+        segment.left.discard(n)
+        segment.backward.pop(n, None)
+        segment.forward.pop(n, None)
+        self._count(frames_reconstructed=1)
+        return hr[0]
 
-    def _propagate_backward(self, segment: _Segment, sources: Mapping[int, SourceFrame]) -> None:
-        """Begin a segment, or begin it again for a frame that was given away before."""
-        segment.backward.clear()
-        segment.forward.clear()
-        # Not begun, until this has come to its end: it may fail half-way, for want of memory.
-        segment.forward_state, segment.next_forward = None, NOT_BEGUN
-        state: Tensor | None = None
-        # Frames before the first one that is kept can be spared: nothing flows from them in this direction.
-        for i in reversed(range(segment.kept.start, segment.frames.stop)):
-            flow = self._flows(sources[i], sources[i + 1])[1] if state is not None else None
-            state = self._network.propagate_backward(self._cleaned(sources[i]), state, flow)
-            if i in segment.kept:
-                segment.backward[i] = state
-            self.statistics.backward_steps += 1
-        segment.next_forward = segment.frames.start
+    def _budget(self, worker: _Worker, picture: Tensor) -> Budget:
+        if worker.budget is None:
+            height, width = picture.shape[-2:]
+            worker.budget = Budget.of(
+                height=height,
+                width=width,
+                channels=self._state_channels,
+                num_frames=min(self.grid.length + 2 * self.grid.overlap, self.grid.num_frames),
+                free_bytes=free_bytes(worker.compute.device),
+            )
+        return worker.budget
 
-    def _propagate_forward_once(self, segment: _Segment, sources: Mapping[int, SourceFrame]) -> None:
-        i, state = segment.next_forward, segment.forward_state
-        flow = self._flows(sources[i - 1], sources[i])[0] if state is not None else None
-        segment.forward_state = self._network.propagate_forward(self._cleaned(sources[i]), state, flow)
-        if i in segment.kept:
-            segment.forward[i] = segment.forward_state
-        segment.next_forward = i + 1
-        self.statistics.forward_steps += 1
+    def _windows_of(self, worker: _Worker) -> list[_LiveWindow]:
+        """The windows that this worker computes, those nobody waits for first."""
+        with self._lock:
+            mine = [live for number, live in self._live.items() if self._workers[number % len(self._workers)] is worker]
+        return sorted(mine, key=lambda live: live.num_waiting > 0)
 
-    def _cleaned(self, source: SourceFrame) -> Tensor:
-        if source.cleaned is None:
-            self._look_at(source)
-            assert source.rgb is not None
-            lr = source.rgb.to(self._compute.device)[None, None]
-            cleaned, num_passes = refine(self._network, lr, theta=self._theta)
-            source.cleaned = cleaned[0]
-            source.rgb = None
-            self.statistics.frames_cleaned += 1
-            self.statistics.cleaning_passes += int(num_passes.item())
-        return source.cleaned
+    def _make_room(self, worker: _Worker, current: _LiveWindow) -> None:
+        """Let other windows forget their states if together they would be more than may be held."""
+        others = [live for live in self._windows_of(worker) if live is not current and live.segments]
+        num_held = sum(segment.num_states() for live in others for segment in live.segments or ())
+        limit = max(worker.budget.num_states // 2, 2) if worker.budget else 2
+        for live in others:
+            if num_held <= limit:
+                break
+            for segment in live.segments or ():
+                num_held -= segment.num_states()
+                segment.drop_states()
 
-    def _flows(self, first: SourceFrame, second: SourceFrame) -> tuple[Tensor, Tensor]:
-        """(forward, backward) flow between neighbours."""
-        if first.flows_to_next is None:
-            first.flows_to_next = self._network.flows(self._cleaned(first), self._cleaned(second))
-            self.statistics.flow_pairs += 1
-        return first.flows_to_next
+    def _shrink(self, worker: _Worker, live: _LiveWindow, n: int, attempt: int) -> bool:
+        """After the attempt failed for want of memory: free what can be, and ask for less. False: nothing is left."""
+        self._count(times_out_of_memory=1)
+        for window in self._windows_of(worker):
+            for segment in window.segments or ():
+                segment.drop_states()
+            for source in list(window.sources.values()):
+                source.flow_to_next = source.flow_from_next = None
+        worker.network.release()
+        return_freed_memory()
+        source = live.sources[n]
+        height = (source.cleaned if source.cleaned is not None else _picture(source)).shape[-2]
+        rows = min(worker.network.max_rows or height, height)
+        if attempt == 0:
+            if worker.budget is not None:
+                worker.budget = Budget(num_states=max(worker.budget.num_states // 2, 2), holds_flows=False)
+            said = "what was held is computed again where it is needed"
+        elif rows > MIN_ROWS:
+            if worker.budget is not None:
+                worker.budget = Budget(num_states=2, holds_flows=False)
+            worker.network.max_rows = rows = max(rows // 2, MIN_ROWS)
+            said = f"from now on frames are worked on in bands of {rows} rows"
+        else:
+            return False
+        with self._lock:
+            self._warnings.append(f"out of memory at frame {n} on {worker.compute.device}: {said}")
+        return True
+
+    def _cleaned(self, worker: _Worker, source: SourceFrame) -> Tensor:
+        """The cleaned frame (1, 3, H, W), float32, on the worker's device."""
+        with source.lock:
+            if source.cleaned is None:
+                self._look_at(source)
+                lr = _picture(source).to(worker.compute.device)[None, None]
+                cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
+                source.cleaned = packed(cleaned[0])
+                source.rgb = None
+                self._count(frames_cleaned=1, cleaning_passes=int(num_passes.item()))
+                self._budget(worker, source.cleaned)
+            return unpacked(source.cleaned.to(worker.compute.device))
 
     def _is_cut(self, before: SourceFrame, after: SourceFrame) -> bool:
         if self._scene_cuts == "off":
@@ -236,7 +347,100 @@ class WindowUpscaler:
         return is_scene_cut(self._look_at(before), self._look_at(after))
 
     def _look_at(self, source: SourceFrame) -> Tensor:
-        if source.thumbnail is None:
-            assert source.rgb is not None
-            source.thumbnail = thumbnail(source.rgb)
-        return source.thumbnail
+        with source.lock:
+            if source.thumbnail is None:
+                source.thumbnail = thumbnail(_picture(source))
+            return source.thumbnail
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The propagation through one segment on one device, as far as it is asked for."""
+
+    upscaler: WindowUpscaler
+    worker: _Worker
+    segment: _Segment
+    sources: Mapping[int, SourceFrame]
+
+    def cleaned(self, i: int) -> Tensor:
+        """Frame i, cleaned."""
+        return self.upscaler._cleaned(self.worker, self.sources[i])
+
+    def backward_state(self, n: int) -> Tensor:
+        """That of frame n; walks down from the nearest state above it that is held, or from the segment's end.
+
+        On the way as many states are held as may be, those of the kept frames from the first one that is left on: the
+        frames will be wanted in ascending order.
+
+            held before      . . . . . . . h         (h: the state to begin from)
+            wanted               n
+            held then        . h . n . h . h         room for two more, besides n
+        """
+        held = self.segment.backward
+        if n in held:
+            return held[n]
+        begin = min((i for i in held if i > n), default=self.segment.frames.stop)
+        state = held.get(begin)
+        lowest = max((i + 1 for i in held if i < n), default=min(self.segment.left))
+        self.cleaned(begin - 1)  # the budget is known from the first frame on
+        room = max(self.worker.budget.num_states - self.segment.num_states(), 0) if self.worker.budget else 0
+        wanted = (
+            spread(lowest, begin, room) if state is not None else spread_to_end(lowest, self.segment.kept.stop, room)
+        )
+        wanted.add(n)
+        for i in reversed(range(lowest, begin)):
+            flow = self._flow_from_next(i) if state is not None else None
+            state = self.worker.network.propagate_backward(self.cleaned(i), state, flow)
+            if i in wanted:
+                held[i] = state
+            self.upscaler._count(backward_steps=1)
+        return held[n]
+
+    def forward_state(self, n: int) -> Tensor:
+        """That of frame n; walks on from the last frame that was reached."""
+        segment = self.segment
+        if n in segment.forward:
+            return segment.forward[n]
+        if n < segment.next_forward:  # passed, and no longer held
+            segment.forward_state, segment.next_forward = None, segment.frames.start
+        while segment.next_forward <= n:
+            i = segment.next_forward
+            flow = self._flow_to_next(i - 1) if segment.forward_state is not None else None
+            segment.forward_state = self.worker.network.propagate_forward(self.cleaned(i), segment.forward_state, flow)
+            segment.next_forward = i + 1
+            self.upscaler._count(forward_steps=1)
+            if i in segment.left:
+                segment.forward[i] = segment.forward_state
+                if self.worker.budget and len(segment.forward) > self.worker.budget.num_states:
+                    del segment.forward[min(segment.forward)]
+        return segment.forward[n]
+
+    def _flow_to_next(self, i: int) -> Tensor:
+        """What aligns the state of frame i to frame i + 1."""
+        source = self.sources[i]
+        if source.flow_to_next is not None:
+            return source.flow_to_next.to(self.worker.compute.device)
+        flow = self._flow(ref=i + 1, supp=i)
+        if self.worker.budget and self.worker.budget.holds_flows:
+            source.flow_to_next = flow
+        return flow
+
+    def _flow_from_next(self, i: int) -> Tensor:
+        """What aligns the state of frame i + 1 to frame i."""
+        source = self.sources[i]
+        if source.flow_from_next is not None:
+            return source.flow_from_next.to(self.worker.compute.device)
+        flow = self._flow(ref=i, supp=i + 1)
+        if self.worker.budget and self.worker.budget.holds_flows:
+            source.flow_from_next = flow
+        return flow
+
+    def _flow(self, *, ref: int, supp: int) -> Tensor:
+        self.upscaler._count(flows=1)
+        return self.worker.network.flow(self.cleaned(ref), self.cleaned(supp))
+
+
+def _picture(source: SourceFrame) -> Tensor:
+    """The frame as it came, (3, H, W)."""
+    assert source.rgb is not None
+    return source.rgb if isinstance(source.rgb, Tensor) else source.rgb()

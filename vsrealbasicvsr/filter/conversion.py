@@ -55,10 +55,11 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     return vs.core.std.FrameEval(form, choose, prop_src=[clip], clip_src=[clip])
 
 
-def from_rgbs(clip: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
+def from_rgbs(clip: vs.VideoNode, props: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
     """The RGBS clip in the format of `form`, with the colours and properties that `to_rgbs` found.
 
-    form: any clip of the wanted format; its frames are not read.
+    props: a clip whose frames carry the properties of those of `clip`; cheap, for each is read before its frame of
+    `clip` is, once. form: any clip of the wanted format; its frames are not read.
     """
     wanted = form.format
     converted = {_UNNAMED: _from_rgbs(clip, wanted, _UNNAMED)}
@@ -70,7 +71,7 @@ def from_rgbs(clip: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
         return converted[colours]
 
     blank = vs.core.std.BlankClip(clip, format=wanted.id, keep=True)
-    return vs.core.std.FrameEval(blank, choose, prop_src=[clip], clip_src=[clip])
+    return vs.core.std.FrameEval(blank, choose, prop_src=[props], clip_src=[clip])
 
 
 def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:

@@ -10,7 +10,7 @@ import torch
 import vapoursynth as vs
 
 import vsrealbasicvsr
-from vsrealbasicvsr.engine import ComputeError, Grid, SceneCuts, WindowUpscaler, choose_compute
+from vsrealbasicvsr.engine import ComputeError, Grid, SceneCuts, WindowUpscaler, choose_computes
 from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import WeightsError, load_model
@@ -34,12 +34,14 @@ def upscale(
     scene_cuts: str | bytes = "auto",
     device: str | bytes = "auto",
     precision: str | bytes = "auto",
+    tile: int = 0,
 ) -> vs.VideoNode:
     """The clip at four times the width and height, in the same format, with the same frame properties.
 
     theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a
     path. length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto",
-    "props" or "off". device: "auto" or a torch device; precision: "auto", "fp32", "fp16" or "bf16". Raises
+    "props" or "off". device: "auto", or torch devices with commas between them; precision: "auto", "fp32", "fp16" or
+    "bf16". tile: rows of a frame that are worked on at once, 0 for as many as its size allows. Raises
     vapoursynth.Error, one line that says what was given and what to do.
     """
     model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
@@ -52,26 +54,37 @@ def upscale(
         raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
     if overlap < 0:
         raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
+    if tile < 0:
+        raise _error(f"tile must be at least 1 row, or 0 for what fits, got {tile}. The default is 0.")
     if not model.strip():
         raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
     if scene_cuts not in get_args(SceneCuts):
         raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{scene_cuts}".')
     try:
-        compute = choose_compute(device, precision)
+        computes = choose_computes(device, precision)
         network = load_model(model if model == "default" else Path(model))
         grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
-        upscaler = WindowUpscaler(network, compute, grid, theta=theta, scene_cuts=scene_cuts)  # type: ignore[arg-type]
+        upscaler = WindowUpscaler(
+            network,
+            computes,
+            grid,
+            theta=theta,
+            scene_cuts=scene_cuts,  # type: ignore[arg-type]
+            max_rows=tile or None,
+        )
     except (ComputeError, WeightsError) as error:
         raise _error(str(error)) from None
     except (RuntimeError, MemoryError) as error:
         raise _error(f'the network does not fit on the device ({error}). Use device="cpu".') from None
+    where = ", ".join(str(one.device) for one in computes)
     vs.core.log_message(
         vs.MESSAGE_TYPE_INFORMATION,
-        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {compute.device} "
-        f"in {str(compute.dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames "
+        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {where} "
+        f"in {str(computes[0].dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames "
         f"+ {overlap} on each side",
     )
-    return from_rgbs(serve(to_rgbs(clip), upscaler), clip)
+    upscaled, props = serve(to_rgbs(clip), upscaler)
+    return from_rgbs(upscaled, props, clip)
 
 
 def version() -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The steps that the native frame server calls: which frames it needs for n, then frame n.
 
-Two servers make the filter. The window server hands the source frames of window k to the upscaler and returns an empty
-token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked for
-once. The frame server asks for the token of n's window and then computes frame n. Nobody ever waits for a frame in a
-callback.
+Three servers make the filter. The window server hands the source frames of window k to the upscaler and returns an
+empty token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked
+for once. The frame server asks for the token of n's window and then computes frame n. The properties server does the
+same, but returns one pixel with the properties of source frame n: what reads frame n's colours before it reads frame n
+would else have it computed twice, or all frames held for it. Nobody ever waits for a frame in a callback.
 """
 
 from collections.abc import Callable
@@ -13,30 +14,42 @@ import numpy as np
 import torch
 import vapoursynth as vs
 
-from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler
+from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler, is_out_of_memory
 from vsrealbasicvsr.model import SCALE
 
 type Answer = vs.VideoFrame | list[int] | dict[str, str]
 type Step = Callable[..., Answer]
 
 
-def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> vs.VideoNode:
-    """The upscaled RGBS clip."""
+def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, vs.VideoNode]:
+    """The upscaled RGBS clip, of which each frame should be read once, and a clip of one pixel with its properties."""
     core = vs.core
-    tokens = core.std.BlankClip(
-        format=vs.GRAY8, width=1, height=1, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True
-    )
+    pixel = core.std.BlankClip(rgbs, format=vs.GRAY8, width=1, height=1, keep=True)
+    tokens = core.std.BlankClip(pixel, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True)
     windows = core.rbvsr.Serve(
         clips=[rgbs], format=tokens, step=window_step(upscaler), name="rbvsr.Upscale (windows)", cache=0
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
-    clip: vs.VideoNode = core.rbvsr.Serve(
-        clips=[windows], format=form, step=frame_step(upscaler), name="rbvsr.Upscale", cache=1
+
+    def frame(n: int) -> Answer:
+        hr, props = upscaler.upscale(n)
+        for warning in upscaler.take_warnings():
+            core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
+        return _video_frame(hr, props)
+
+    def properties(n: int) -> Answer:
+        made = core.create_video_frame(vs.GRAY8, 1, 1)
+        made.props.update(upscaler.host_of(n))
+        return made
+
+    clip, props = (
+        core.rbvsr.Serve(clips=[windows], format=like, step=frame_step(upscaler, make), name=name, cache=0)
+        for like, make, name in (
+            (form, frame, "rbvsr.Upscale"),
+            (pixel, properties, "rbvsr.Upscale (properties)"),
+        )
     )
-    # The conversion reads each frame twice: for its properties, then for its pixels. A cache of fixed size keeps it
-    # until then; the automatic one drops it when memory is short, and the whole window would be computed again.
-    clip.std.SetVideoCache(mode=1, fixedsize=1, maxsize=4, maxhistory=0)
-    return clip
+    return clip, props
 
 
 def window_step(upscaler: WindowUpscaler) -> Step:
@@ -61,8 +74,8 @@ def window_step(upscaler: WindowUpscaler) -> Step:
     return step
 
 
-def frame_step(upscaler: WindowUpscaler) -> Step:
-    """For frame n: the token of its window, until nothing is missing, then the frame. clips = [windows]."""
+def frame_step(upscaler: WindowUpscaler, make: Callable[[int], Answer]) -> Step:
+    """For frame n: the token of its window, until nothing is missing, then make(n). clips = [windows]."""
 
     def step(n: int, frames: Any = None, failed: int = 0) -> Answer:
         if failed:
@@ -74,17 +87,22 @@ def frame_step(upscaler: WindowUpscaler) -> Step:
             number = upscaler.grid.number_of(n)
             if upscaler.missing(number):  # another token of this window was answered before it was dropped
                 return [0, number]
-            hr, props = upscaler.upscale(n)
-            frame = _video_frame(hr, props)
+            frame = make(n)
         except BaseException as error:
             upscaler.release(n)
             if isinstance(error, (RuntimeError, MemoryError)):
                 return {"error": _out_of_luck(n, error)}  # R81 would wrap a raised error in its traceback
             raise
-        upscaler.release(n)
+        upscaler.release(n, is_memory_short=_is_memory_short())
         return frame
 
     return step
+
+
+def _is_memory_short() -> bool:
+    """Whether VapourSynth holds more frames than the user lets it."""
+    core = vs.core.core
+    return bool(core.used_cache_size > core.max_cache_size * 2**20)
 
 
 def _as_list(frames: Any) -> list[vs.VideoFrame]:
@@ -95,7 +113,7 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
     props = dict(frame.props)
     begins, ends = props.get("_SceneChangePrev"), props.get("_SceneChangeNext")
     return SourceFrame(
-        rgb=torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
+        rgb=lambda: torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
         begins_scene=None if begins is None else bool(begins),
         ends_scene=None if ends is None else bool(ends),
         host=props,
@@ -113,9 +131,9 @@ def _video_frame(hr: torch.Tensor, props: Any) -> vs.VideoFrame:
 
 def _out_of_luck(n: int, error: BaseException) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in text or "alloc" in text:
+    if is_out_of_memory(error):
         return (
-            f"rbvsr.Upscale: out of memory at frame {n} ({text[:200]}). "
+            f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text[:200]}). "
             'Use a smaller length, a smaller clip, precision="fp16" on a GPU, or device="cpu".'
         )
     return f"rbvsr.Upscale: frame {n} could not be computed ({text[:300]}). Try another device or precision."

@@ -17,6 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX2__)
@@ -37,6 +41,24 @@ typedef int32_t mask __attribute__((vector_size(4 * LANES)));
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
+
+/* LANES values of 16 bits. */
+INLINE vec load_half(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    vec v;
+    for (int i = 0; i < LANES; i++) {
+        _Float16 half;
+        memcpy(&half, p + i, sizeof half);
+        v[i] = (float)half;
+    }
+    return v;
+#endif
+}
+
 INLINE vec splat(float x) { return x - (vec){0}; }
 
 /* max(x, slope * x): 1 is the identity, 0 a ReLU, 0.1 a LeakyReLU. */
@@ -51,14 +73,15 @@ INLINE vec activate(vec x, float slope) {
 enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4 };
 enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1, ADD_TO_PLANES = 2 };
 
-/* One operation. `kernels.py` declares the same. Rows are counted in the picture: `source` begins at row
- * `source_first`, and outside of [0, height) lie zeros. Rows [first, stop) are made; `target` begins at `target_first`
- * (both in rows of the source's resolution). */
+/* One operation. library.py declares the same. Rows are counted in the picture: `source` begins at row `source_first`,
+ * and outside of [0, height) lie zeros. Rows [first, stop) are made; `target` begins at row `target_first` (counted at
+ * the source's resolution). */
 typedef struct {
     int32_t kind, store_as;
     int32_t height, width, first, stop, source_first, target_first;
     int32_t channels_in, source_stride, channels_out, target_stride; /* channels_out: padded, all groups */
-    int32_t planes; /* those that ADD_TO_PLANES adds to */
+    int32_t planes;      /* those that ADD_TO_PLANES adds to, `target_stride` floats apart */
+    int32_t half_source; /* the maps that are read are of 16 bits */
     float slope;
     const float *source, *second, *weights, *bias, *residual;
     float *target, *second_target;
@@ -225,7 +248,6 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
                  o->weights + (long)f * o->channels_in * o->channels_out, out + f * out_plane, o->channels_out);
 
     const int group = o->channels_out / 4; /* of the pixel shuffle */
-    const long plane = (long)o->height * o->width;
     for (int t = 0; t < num; t++) {
         const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
         const int y0 = o->first + made * ty, x0 = made * tx;
@@ -247,7 +269,7 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
                         const long sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
                         store(o->target + (sy * 2 * o->width + sx) * o->target_stride + k, v);
                     } else {
-                        for (int k = 0; k < o->planes; k++) o->target[k * plane + py * o->width + px] += v[k];
+                        for (int k = 0; k < o->planes; k++) o->target[(long)k * o->target_stride + py * o->width + px] += v[k];
                     }
                 }
         }
@@ -263,15 +285,22 @@ static void convolve7(const operation *o, long block, float *scratch) { convolve
  * channels, the weights of the second follow those of the first. */
 static void convolve1(const operation *o, long block, float *scratch) {
     const int y = o->first + (int)block, depth = o->channels_in, panels = o->channels_out / LANES;
-    const float *sources[2] = {o->source + (long)(y - o->source_first) * o->width * depth,
-                               o->second + (long)(y - o->source_first) * o->width * depth};
+    const long row = (long)(y - o->source_first) * o->width * depth;
+    const float *sources[2] = {o->source, o->second};
     float *target = o->target + (long)(y - o->target_first) * o->width * o->target_stride;
-    float *last = scratch, *sums[2] = {scratch + TILES * depth, scratch + TILES * (depth + o->channels_out)};
+    float *copy = scratch, *sums[2] = {scratch + TILES * depth, scratch + TILES * (depth + o->channels_out)};
     for (int x = 0; x < o->width; x += TILES) {
         const int num = o->width - x < TILES ? o->width - x : TILES;
         for (int s = 0; s < 2; s++) {
-            const float *a = sources[s] + (long)x * depth;
-            if (num < TILES) a = memcpy(last, a, (size_t)num * depth * sizeof *a); /* whole groups of rows are read */
+            const long at = row + (long)x * depth;
+            const float *a = sources[s] + at;
+            if (o->half_source) {
+                const uint16_t *halves = (const uint16_t *)sources[s] + at;
+                for (long i = 0; i < (long)num * depth; i += LANES) store(copy + i, load_half(halves + i));
+                a = copy;
+            } else if (num < TILES) {
+                a = memcpy(copy, a, (size_t)num * depth * sizeof *a); /* whole groups of rows are read */
+            }
             multiply(num, depth, panels, a, depth, o->weights + (long)s * depth * o->channels_out, sums[s],
                      o->channels_out);
         }
@@ -288,38 +317,44 @@ static void convolve1(const operation *o, long block, float *scratch) {
 
 static float within(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; /* NaN: low */ }
 
-/* One row of the map (state sampled where the flow points, bilinear, zero outside; then the frame's three planes).
- * source: the state of `channels_in` channels, or NULL for zeros; second: the flow's two planes; residual: the frame's
- * planes. target: channels_in + LANES channels. */
+INLINE void sample(const operation *o, const int half, float x, float y, float *target) {
+    const int width = o->width, height = o->height;
+    /* one pixel alone is everywhere: so says the range -1 to 1 that the network was trained with */
+    const float sx = width > 1 ? within(x, -1.0f, (float)width) : 0.0f;
+    const float sy = height > 1 ? within(y, -1.0f, (float)height) : 0.0f;
+    const int x0 = (int)(sx + 1.0f) - 1, y0 = (int)(sy + 1.0f) - 1; /* rounded down */
+    const float fx = sx - (float)x0, fy = sy - (float)y0;
+    long corner[4];
+    float share[4];
+    for (int i = 0; i < 4; i++) {
+        const int cx = x0 + i % 2, cy = y0 + i / 2;
+        const int inside = cx >= 0 && cx < width && cy >= 0 && cy < height;
+        corner[i] = inside ? ((long)cy * width + cx) * o->source_stride : 0;
+        share[i] = inside ? (i % 2 ? fx : 1.0f - fx) * (i / 2 ? fy : 1.0f - fy) : 0.0f;
+    }
+    for (int c = 0; c < o->channels_in; c += LANES) {
+        vec sum = {0};
+        for (int i = 0; i < 4; i++)
+            sum += share[i] *
+                   (half ? load_half((const uint16_t *)o->source + corner[i] + c) : load(o->source + corner[i] + c));
+        store(target + c, sum);
+    }
+}
+
+/* One row of a trunk's input: the state (source, of `channels_in` channels; NULL: zeros) sampled where the flow
+ * (second, two planes) points, bilinear, zero outside; then the frame (residual, three planes) in LANES channels. */
 static void gather(const operation *o, long block) {
-    const int y = o->first + (int)block, width = o->width, height = o->height, channels = o->channels_in;
-    const long plane = (long)height * width;
-    float *target = o->target + (long)y * width * o->target_stride;
-    for (int x = 0; x < width; x++, target += o->target_stride) {
-        const long at = (long)y * width + x;
-        if (!o->source) {
+    const int y = o->first + (int)block, channels = o->channels_in;
+    const long plane = (long)o->height * o->width;
+    float *target = o->target + (long)(y - o->target_first) * o->width * o->target_stride;
+    for (int x = 0; x < o->width; x++, target += o->target_stride) {
+        const long at = (long)y * o->width + x;
+        if (!o->source)
             memset(target, 0, (size_t)channels * sizeof *target);
-        } else {
-            /* one pixel alone is everywhere: so says the range -1 to 1 that the network was trained with */
-            const float sx = width > 1 ? within((float)x + o->second[at], -1.0f, (float)width) : 0.0f;
-            const float sy = height > 1 ? within((float)y + o->second[plane + at], -1.0f, (float)height) : 0.0f;
-            const int x0 = (int)(sx + 1.0f) - 1, y0 = (int)(sy + 1.0f) - 1; /* rounded down */
-            const float fx = sx - (float)x0, fy = sy - (float)y0;
-            static const float nothing[LANES];
-            const float *corner[4];
-            float share[4];
-            long step[4];
-            for (int i = 0; i < 4; i++) {
-                const int cx = x0 + i % 2, cy = y0 + i / 2;
-                const int inside = cx >= 0 && cx < width && cy >= 0 && cy < height;
-                corner[i] = inside ? o->source + ((long)cy * width + cx) * o->source_stride : nothing;
-                step[i] = inside ? 1 : 0;
-                share[i] = (i % 2 ? fx : 1.0f - fx) * (i / 2 ? fy : 1.0f - fy);
-            }
-            for (int c = 0; c < channels; c += LANES)
-                store(target + c, load(corner[0] + c * step[0]) * share[0] + load(corner[1] + c * step[1]) * share[1] +
-                                      load(corner[2] + c * step[2]) * share[2] + load(corner[3] + c * step[3]) * share[3]);
-        }
+        else if (o->half_source)
+            sample(o, 1, (float)x + o->second[at], (float)y + o->second[plane + at], target);
+        else
+            sample(o, 0, (float)x + o->second[at], (float)y + o->second[plane + at], target);
         memset(target + channels, 0, LANES * sizeof *target);
         for (int k = 0; k < 3; k++) target[channels + k] = o->residual[k * plane + at];
     }
@@ -346,7 +381,7 @@ INLINE float bilinear(const float *p, int width, int y0, int y1, float fy, int x
 static void flow_input(const operation *o, long block) {
     const int y = o->first + (int)block, width = o->width, height = o->height, coarse = width / 2;
     const long plane = (long)height * width, coarse_plane = (long)(height / 2) * coarse;
-    float *target = o->target + (long)y * width * o->target_stride;
+    float *target = o->target + (long)(y - o->target_first) * width * o->target_stride;
     const float step_x = width > 1 ? (float)(coarse - 1) / (float)(width - 1) : 0.0f;
     const float step_y = height > 1 ? (float)(height / 2 - 1) / (float)(height - 1) : 0.0f;
     for (int x = 0; x < width; x++, target += o->target_stride) {
@@ -470,6 +505,8 @@ static void *serve(void *argument) {
 }
 
 EXPORT int rbvsr_lanes(void) { return LANES; }
+
+EXPORT int rbvsr_operation_bytes(void) { return (int)sizeof(operation); }
 
 /* Threads that wait for work, asleep; NULL for want of memory. The caller's thread is one of the `num_threads`. They
  * live as long as the process. */

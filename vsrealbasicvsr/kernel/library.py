@@ -35,6 +35,7 @@ _INTEGERS = [
     "channels_out",
     "target_stride",
     "planes",
+    "half_source",
 ]
 _ADDRESSES = ["source", "second", "weights", "bias", "residual", "target", "second_target"]
 
@@ -53,6 +54,8 @@ class Kernels:
         self._library = ctypes.CDLL(str(path))
         self._library.rbvsr_open.argtypes, self._library.rbvsr_open.restype = [ctypes.c_int], ctypes.c_void_p
         self._library.rbvsr_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+        if self._library.rbvsr_operation_bytes() != OPERATION.itemsize:
+            raise OSError(f"{path} was compiled from another version of kernels.c. Install the package again.")
         self.name = path.stem
         self.lanes: int = self._library.rbvsr_lanes()
         """Channels of a map come in multiples of this."""

@@ -1,5 +1,6 @@
 """The steps of RealBasicVSR with our own kernels: the same values but for rounding, three times as fast."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ from .library import (
 BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
 MIN_BAND_ROWS = 8
+
+MAX_SCRATCH_BYTES = 768 * 2**20
+"""Of the maps of a trunk or of the flow network. Frames beyond are worked on in bands: 1920x1080 in two halves."""
+
+MAX_FULL_STATE_PX = 500_000
+"""States of larger frames are held in half precision: 1280x720 and more."""
 
 _WINOGRAD_G = (
     (1 / 4, 0, 0),
@@ -67,18 +74,31 @@ class _Convolution:
     channels_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Rows [first, stop) of a frame, and those that are seen to make them."""
+
+    first: int
+    stop: int
+    seen_first: int
+    seen_stop: int
+
+
 class KernelNetwork:
     """The steps of a RealBasicVSR on the CPU in float32; those of the model, under the same names.
 
-    States are maps: (H, W, C) with C padded as the kernels want it, so they are this network's own affair. One thread
-    at a time may call.
+    States are maps: (H, W, C) with C padded as the kernels want it, so they are this network's own affair. Frames are
+    worked on in bands of rows, each with as many rows more on both sides as its convolutions see, so that the scratch
+    memory stays bounded; in which bands follows from the frame's size (or from `max_rows`) alone. One thread at a time
+    may call.
     """
 
-    def __init__(self, model: RealBasicVSR, kernels: Kernels) -> None:
+    def __init__(self, model: RealBasicVSR, kernels: Kernels, *, max_rows: int | None = None) -> None:
+        """max_rows: rows of a band at most, for cleaning, flow and propagation; None: as MAX_SCRATCH_BYTES allows."""
         sizes = model.sizes
-        self.dtype = torch.float32
         self._kernels = kernels
         self._sizes = sizes
+        self.max_rows = max_rows
         self._flow: SPyNet = model.basicvsr.spynet
         self._flow_levels = [self._pack_level(level) for level in self._flow.basic_module]
         cleaning, last = model.image_cleaning
@@ -99,30 +119,27 @@ class KernelNetwork:
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds: (B, 3, H, W) to the same."""
         residues = torch.zeros_like(frames, memory_format=torch.contiguous_format)
-        height, width = frames.shape[-2:]
-        channels = self._cleaning[0].channels_out
-        features = torch.empty(height, width, channels)
+        _, _, height, width = frames.shape
         for frame, residue in zip(frames, residues, strict=True):
-            operations = np.concatenate(
-                (
-                    self._trunk(self._cleaning, frame.contiguous(), None, None, features),
-                    self._convolve(
-                        self._cleaning_last, features, residue, height, width, store_as=ADD_TO_PLANES, slope=1.0
-                    ),
-                )
-            )
-            self._kernels.run(operations)
+            for band in self._bands(height, width, self._cleaning, more_reach=1):
+                operations, features = self._trunk(self._cleaning, frame.contiguous(), None, None, band)
+                last = np.zeros(1, OPERATION)
+                self._set_convolution(last, self._cleaning_last, CONV3)
+                last["height"], last["width"] = band.seen_stop - band.seen_first, width
+                last["first"], last["stop"] = band.first - band.seen_first, band.stop - band.seen_first
+                last["source"], last["source_stride"] = features.data_ptr(), features.shape[-1]
+                self._set_planes(last, residue, band)
+                self._kernels.run(np.concatenate((operations, last)))
         return residues
 
-    def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow between neighbouring cleaned frames, as RealBasicVSR.flows."""
-        levels = self._flow.pyramid(torch.cat((first, second)))
-        height, width = first.shape[-2:]
-        forward_flow, backward_flow = (
-            self._flow.resized(flow, height, width)
-            for flow in (self._estimate(levels, ref=1, supp=0), self._estimate(levels, ref=0, supp=1))
-        )
-        return forward_flow, backward_flow
+    def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow (1, 2, H, W) that aligns the state of `supp` to `ref`, two cleaned frames."""
+        levels = self._flow.pyramid(torch.cat((ref, supp)))
+        flow: Tensor | None = None
+        for frames, layers in zip(levels, self._flow_levels, strict=True):
+            flow = self._refined_flow(layers, frames, flow)
+        assert flow is not None
+        return self._flow.resized(flow, *ref.shape[-2:])
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame (1, 3, H, W), from that of the frame after it."""
@@ -133,7 +150,7 @@ class KernelNetwork:
         return self._propagate(self._forward, cleaned, state, flow_px)
 
     def reconstruct(self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
-        """The high-resolution frame (1, 3, S*H, S*W), contiguous, made in bands whose height follows from its size."""
+        """The high-resolution frame (1, 3, S*H, S*W), contiguous."""
         height, width = cleaned.shape[-2:]
         hr = F.interpolate(cleaned.contiguous(), scale_factor=SCALE, mode="bilinear", align_corners=False)
         rows = max(BAND_PX // width, MIN_BAND_ROWS)
@@ -141,82 +158,109 @@ class KernelNetwork:
             self._reconstruct_band(hr, backward_state, forward_state, first, min(first + rows, height))
         return hr
 
+    def release(self) -> None:
+        """Give the scratch memory back; it is made again when it is needed."""
+        self._arena = torch.empty(0)
+
     # ---- how they are made -------------------------------------------------------------------------------------------
+
+    def _bands(self, height: int, width: int, trunk: list[_Convolution], *, more_reach: int = 0) -> list[_Band]:
+        """The bands for a trunk: each 3x3 convolution sees one row more. more_reach: of what comes after it."""
+        channels = max(trunk[0].channels_in - 3 + self._kernels.lanes, trunk[0].channels_out) + trunk[0].channels_out
+        return self._cut(height, width, reach=len(trunk) + more_reach, floats_per_px=channels)
+
+    def _cut(self, height: int, width: int, *, reach: int, floats_per_px: int) -> list[_Band]:
+        most = max(MAX_SCRATCH_BYTES // (4 * floats_per_px * width) - 2 * reach, reach, MIN_BAND_ROWS)
+        if self.max_rows is not None:
+            most = min(most, self.max_rows)
+        num = -(-height // most)
+        rows = -(-height // num)
+        return [
+            _Band(first, stop, max(first - reach, 0), min(stop + reach, height))
+            for first in range(0, height, rows)
+            for stop in (min(first + rows, height),)
+        ]
 
     def _propagate(
         self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
     ) -> Tensor:
         height, width = cleaned.shape[-2:]
-        made = torch.empty(height, width, trunk[0].channels_out)
+        is_small = height * width <= MAX_FULL_STATE_PX
+        made = torch.empty(height, width, trunk[0].channels_out, dtype=torch.float32 if is_small else torch.float16)
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
-        self._kernels.run(self._trunk(trunk, cleaned[0].contiguous(), state, flow, made))
+        for band in self._bands(height, width, trunk):
+            operations, features = self._trunk(trunk, cleaned[0].contiguous(), state, flow, band)
+            self._kernels.run(operations)
+            made[band.first : band.stop] = features[band.first - band.seen_first : band.stop - band.seen_first]
         return made
 
-    def _estimate(self, levels: list[Tensor], *, ref: int, supp: int) -> Tensor:
-        """The flow (1, 2, H, W) of the finest level, from frame `supp` of the pyramid to frame `ref`."""
-        num_layers = len(self._flow_levels[0])
-        widths = [self._kernels.padded(8), *(layer.channels_out for layer in self._flow_levels[0])]
-        _, _, height, width = levels[-1].shape
-        even, odd = (height * width * max(widths[side::2]) for side in (0, 1))
-        spaces = self._space(even + odd)
-        maps = (spaces, spaces + 4 * even)
-        operations = np.zeros((len(levels), 1 + num_layers), OPERATION)
-        flows: list[Tensor] = []
-        for level, frames, layers in zip(operations, levels, self._flow_levels, strict=True):
-            level["height"], level["width"], level["stop"] = frames.shape[2], frames.shape[3], frames.shape[2]
-            begin, convolutions = level[0], level[1:]
-            begin["kind"], begin["target"], begin["target_stride"] = FLOW_INPUT, maps[0], widths[0]
-            begin["residual"], begin["source"] = frames[ref].data_ptr(), frames[supp].data_ptr()
-            begin["second"] = flows[-1].data_ptr() if flows else 0
-            flows.append(frames.new_empty(1, 2, *frames.shape[2:]))
-            begin["second_target"] = flows[-1].data_ptr()
-            convolutions["kind"], convolutions["store_as"] = CONV7, TO_MAP
-            convolutions["weights"] = [layer.weights.data_ptr() for layer in layers]
-            convolutions["bias"] = [layer.bias.data_ptr() for layer in layers]
-            convolutions["channels_in"] = [layer.channels_in for layer in layers]
-            convolutions["source_stride"] = widths[:-1]
-            convolutions["channels_out"] = convolutions["target_stride"] = widths[1:]
-            convolutions["source"] = [maps[i % 2] for i in range(num_layers)]
-            convolutions["target"] = [maps[(i + 1) % 2] for i in range(num_layers)]
-            last = convolutions[-1]
-            last["store_as"], last["planes"], last["slope"] = ADD_TO_PLANES, 2, 1.0
-            last["target"] = flows[-1].data_ptr()
-        self._kernels.run(operations.ravel())
-        return flows[-1]
-
     def _trunk(
-        self, trunk: list[_Convolution], frame: Tensor, state: Tensor | None, flow: Tensor | None, target: Tensor
-    ) -> _Operations:
-        """From a frame's planes and the state it comes to: the trunk's output in `target`."""
+        self, trunk: list[_Convolution], frame: Tensor, state: Tensor | None, flow: Tensor | None, band: _Band
+    ) -> tuple[_Operations, Tensor]:
+        """From a frame's planes and the state it comes to: the trunk's output, (rows seen, W, C), in scratch memory."""
         height, width = frame.shape[-2:]
+        rows = band.seen_stop - band.seen_first
         lanes, out = self._kernels.lanes, trunk[0].channels_out
         state_channels = trunk[0].channels_in - 3
         # The trunk's input and, after it was read, what is inside of a residual block.
-        shared = self._space(height * width * max(state_channels + lanes, out))
+        shared, features = self._space(rows * width * max(state_channels + lanes, out), rows * width * out)
         operations = np.zeros(1 + len(trunk), OPERATION)
-        operations["height"], operations["width"], operations["stop"] = height, width, height
 
-        gather = operations[0]
-        gather["kind"] = GATHER
+        gather = operations[:1]
+        gather["kind"], gather["height"], gather["width"] = GATHER, height, width
+        gather["first"], gather["stop"], gather["target_first"] = band.seen_first, band.seen_stop, band.seen_first
         gather["channels_in"] = gather["source_stride"] = state_channels
         gather["target_stride"] = state_channels + lanes
-        gather["residual"], gather["target"] = frame.data_ptr(), shared
+        gather["residual"], gather["target"] = frame.data_ptr(), shared.data_ptr()
         if state is not None and flow is not None:
             gather["source"], gather["second"] = state.data_ptr(), flow.data_ptr()
+            gather["half_source"] = state.dtype == torch.float16
 
         convolutions = operations[1:]
-        convolutions["kind"], convolutions["store_as"] = CONV3, TO_MAP
-        convolutions["weights"] = [one.weights.data_ptr() for one in trunk]
-        convolutions["bias"] = [one.bias.data_ptr() for one in trunk]
-        convolutions["channels_in"] = [one.channels_in for one in trunk]
-        convolutions["channels_out"] = convolutions["target_stride"] = convolutions["source_stride"] = out
-        first, inner, outer = convolutions[0], convolutions[1::2], convolutions[2::2]
-        first["source"], first["source_stride"], first["slope"] = shared, state_channels + lanes, 0.1
-        first["target"] = target.data_ptr()
-        inner["source"], inner["target"], inner["slope"] = target.data_ptr(), shared, 0.0
-        outer["source"], outer["target"], outer["slope"] = shared, target.data_ptr(), 1.0
-        outer["residual"] = target.data_ptr()  # each value is read just before it is replaced
-        return operations
+        self._set_convolution(convolutions, trunk, CONV3)
+        convolutions["height"], convolutions["width"], convolutions["stop"] = rows, width, rows
+        convolutions["target_stride"] = convolutions["source_stride"] = out
+        first, inner, outer = convolutions[:1], convolutions[1::2], convolutions[2::2]
+        first["source"], first["source_stride"], first["slope"] = shared.data_ptr(), state_channels + lanes, 0.1
+        first["target"] = features.data_ptr()
+        inner["source"], inner["target"], inner["slope"] = features.data_ptr(), shared.data_ptr(), 0.0
+        outer["source"], outer["target"], outer["slope"] = shared.data_ptr(), features.data_ptr(), 1.0
+        outer["residual"] = features.data_ptr()  # each value is read just before it is replaced
+        return operations, features.view(rows, width, out)
+
+    def _refined_flow(self, layers: list[_Convolution], frames: Tensor, coarser: Tensor | None) -> Tensor:
+        """A level's flow (1, 2, h, w), from frames (2, 3, h, w): the one that is aligned to, the other; and the flow of
+        the level below.
+        """
+        ref, supp = frames
+        _, _, height, width = frames.shape
+        channels = [self._kernels.padded(8), *(layer.channels_out for layer in layers)]
+        even, odd = max(channels[0:-1:2]), max(channels[1:-1:2])  # the maps are held in turns
+        flow = frames.new_empty(1, 2, height, width)
+        for band in self._cut(height, width, reach=3 * len(layers), floats_per_px=even + odd):
+            rows = band.seen_stop - band.seen_first
+            maps = [space.data_ptr() for space in self._space(rows * width * even, rows * width * odd)]
+            # What lies above the band was made by the band before: it must stay, and is made again for this one.
+            kept = flow[:, :, band.seen_first : band.first].clone()
+            operations = np.zeros(1 + len(layers), OPERATION)
+            begin = operations[:1]
+            begin["kind"], begin["height"], begin["width"] = FLOW_INPUT, height, width
+            begin["first"], begin["stop"], begin["target_first"] = band.seen_first, band.seen_stop, band.seen_first
+            begin["residual"], begin["source"] = ref.data_ptr(), supp.data_ptr()
+            begin["second"] = coarser.data_ptr() if coarser is not None else 0
+            begin["target"], begin["target_stride"], begin["second_target"] = maps[0], channels[0], flow.data_ptr()
+            convolutions = operations[1:]
+            self._set_convolution(convolutions, layers, CONV7)
+            convolutions["height"], convolutions["width"], convolutions["stop"] = rows, width, rows
+            convolutions["source"] = [maps[i % 2] for i in range(len(layers))]
+            convolutions["target"] = [maps[(i + 1) % 2] for i in range(len(layers))]
+            convolutions["source_stride"], convolutions["target_stride"] = channels[:-1], channels[1:]
+            last = convolutions[-1:]
+            last["first"], last["stop"], last["slope"] = band.first - band.seen_first, band.stop - band.seen_first, 1.0
+            self._set_planes(last, flow[0], band)
+            self._kernels.run(operations)
+            flow[:, :, band.seen_first : band.first] = kept
+        return flow
 
     def _reconstruct_band(self, hr: Tensor, backward: Tensor, forward: Tensor, first: int, stop: int) -> None:
         """Rows [first, stop) of the low resolution. Each map has as many rows more as the next convolution sees."""
@@ -225,90 +269,69 @@ class KernelNetwork:
         def rows(scale: int, more: int) -> tuple[int, int]:
             return max(first * scale - more, 0), min(stop * scale + more, height * scale)
 
-        fused, quarter, shuffled, last = rows(1, 2), rows(1, 1), rows(2, 1), rows(4, 1)
-        channels = (
-            self._fusion.channels_out,
-            self._up[0].channels_out // 4,
-            self._up[1].channels_out // 4,
-            self._hr.channels_out,
+        # Of each map: its scale, the rows of it that are made, and its channels. Those that a pixel shuffle makes are
+        # made in pairs of rows.
+        layers = (
+            (1, self._fusion, self._fusion.channels_out, rows(1, 2)),
+            (1, self._up[0], self._up[0].channels_out // 4, rows(1, 1)),
+            (2, self._up[1], self._up[1].channels_out // 4, rows(2, 1)),
+            (4, self._hr, self._hr.channels_out, rows(4, 1)),
+            (4, self._last, 0, rows(4, 0)),
         )
-        scales = (1, 2, 4, 4)
-        first_rows = (fused[0], 2 * quarter[0], 2 * shuffled[0], last[0])
-        num_rows = (
-            fused[1] - fused[0],
-            2 * (quarter[1] - quarter[0]),
-            2 * (shuffled[1] - shuffled[0]),
-            last[1] - last[0],
+        scales_made = (1, 2, 4, 4)
+        maps = self._space(
+            *(
+                (end - begin) * (made // scale) * width * made * channels
+                for (scale, _, channels, (begin, end)), made in zip(layers[:-1], scales_made, strict=True)
+            )
         )
-        sizes = [n * width * s * c for n, s, c in zip(num_rows, scales, channels, strict=True)]
-        address = self._space(sum(sizes))
-        maps = []
-        for size in sizes:
-            maps.append(address)
-            address += 4 * size
-
-        operations = np.zeros(5, OPERATION)
-        operations["slope"] = 0.1
-        fusion, up1, up2, conv_hr, conv_last = operations
-        fusion["kind"] = CONV1
-        fusion["source"], fusion["second"] = backward.data_ptr(), forward.data_ptr()
-        for operation, convolution, source_at, store_as in (
-            (fusion, self._fusion, None, TO_MAP),
-            (up1, self._up[0], 0, TO_SHUFFLED_MAP),
-            (up2, self._up[1], 1, TO_SHUFFLED_MAP),
-            (conv_hr, self._hr, 2, TO_MAP),
-            (conv_last, self._last, 3, ADD_TO_PLANES),
-        ):
-            operation["store_as"] = store_as
-            operation["weights"], operation["bias"] = convolution.weights.data_ptr(), convolution.bias.data_ptr()
-            operation["channels_in"], operation["channels_out"] = convolution.channels_in, convolution.channels_out
-            scale = 1 if source_at is None else scales[source_at]
+        operations = np.zeros(len(layers), OPERATION)
+        for i, (scale, convolution, channels, (begin, end)) in enumerate(layers):
+            operation = operations[i : i + 1]
+            self._set_convolution(operation, convolution, CONV3)
             operation["height"], operation["width"] = height * scale, width * scale
-            if source_at is not None:
-                operation["source"], operation["source_first"] = maps[source_at], first_rows[source_at]
-                operation["source_stride"] = channels[source_at]
-        fusion["source_stride"] = fusion["channels_in"]
-        for operation, (begin, end), target in (
-            (fusion, fused, 0),
-            (up1, quarter, 1),
-            (up2, shuffled, 2),
-            (conv_hr, last, 3),
-        ):
-            operation["first"] = operation["target_first"] = begin
-            operation["stop"], operation["target"], operation["target_stride"] = end, maps[target], channels[target]
-        conv_last["slope"] = 1.0
-        conv_last["first"], conv_last["stop"] = first * SCALE, stop * SCALE
-        conv_last["target"], conv_last["planes"] = hr.data_ptr(), 3
+            operation["first"], operation["stop"], operation["target_first"] = begin, end, begin
+            operation["slope"] = 0.1
+            if i > 0:
+                _, _, source_channels, (source_begin, _) = layers[i - 1]
+                operation["source"], operation["source_stride"] = maps[i - 1].data_ptr(), source_channels
+                operation["source_first"] = source_begin * scale // layers[i - 1][0]
+            if i < len(maps):
+                operation["target"], operation["target_stride"] = maps[i].data_ptr(), channels
+        fusion, up, last = operations[:1], operations[1:3], operations[-1:]
+        fusion["kind"], fusion["source_stride"] = CONV1, self._fusion.channels_in
+        fusion["source"], fusion["second"] = backward.data_ptr(), forward.data_ptr()
+        fusion["half_source"] = backward.dtype == torch.float16
+        up["store_as"] = TO_SHUFFLED_MAP
+        last["store_as"], last["slope"], last["target_first"] = ADD_TO_PLANES, 1.0, 0
+        last["target"], last["planes"], last["target_stride"] = hr.data_ptr(), 3, hr[0, 0].numel()
         self._kernels.run(operations)
 
-    def _convolve(
-        self,
-        convolution: _Convolution,
-        source: Tensor,
-        target: Tensor,
-        height: int,
-        width: int,
-        *,
-        store_as: int,
-        slope: float,
-    ) -> _Operations:
-        operations = np.zeros(1, OPERATION)
-        operation = operations[0]
-        operation["kind"], operation["store_as"], operation["slope"] = CONV3, store_as, slope
-        operation["height"], operation["width"], operation["stop"] = height, width, height
-        operation["channels_in"], operation["source_stride"] = convolution.channels_in, source.shape[-1]
-        operation["channels_out"] = convolution.channels_out
-        operation["planes"] = 3
-        operation["weights"], operation["bias"] = convolution.weights.data_ptr(), convolution.bias.data_ptr()
-        operation["source"], operation["target"] = source.data_ptr(), target.data_ptr()
-        return operations
+    def _set_convolution(
+        self, operations: _Operations, convolutions: _Convolution | list[_Convolution], kind: int
+    ) -> None:
+        """Kind, weights and numbers of channels of as many operations, ReLUs (slope 0) that write maps."""
+        several = convolutions if isinstance(convolutions, list) else [convolutions]
+        operations["kind"], operations["store_as"] = kind, TO_MAP
+        operations["weights"] = [one.weights.data_ptr() for one in several]
+        operations["bias"] = [one.bias.data_ptr() for one in several]
+        operations["channels_in"] = [one.channels_in for one in several]
+        operations["channels_out"] = [one.channels_out for one in several]
 
-    def _space(self, num_floats: int) -> int:
-        """The address of so much scratch memory; it is overwritten by the next step."""
-        if self._arena.numel() < num_floats:
-            self._arena = torch.empty(0)  # first let go of the old one
-            self._arena = torch.empty(num_floats)
-        return self._arena.data_ptr()
+    def _set_planes(self, operation: _Operations, planes: Tensor, band: _Band) -> None:
+        """The operation, whose rows are counted in what the band sees, adds to these planes (C, H, W)."""
+        num, height, width = planes.shape
+        operation["store_as"], operation["slope"] = ADD_TO_PLANES, 1.0
+        operation["planes"], operation["target_stride"] = num, height * width
+        operation["target"], operation["target_first"] = planes.data_ptr(), -band.seen_first
+
+    def _space(self, *sizes: int) -> list[Tensor]:
+        """Scratch memory of so many floats each; the next step overwrites it."""
+        if self._arena.numel() < sum(sizes):
+            self.release()  # first let go of the old one
+            self._arena = torch.empty(sum(sizes))
+        ends = list(itertools.accumulate(sizes))
+        return [self._arena[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     # ---- weights -----------------------------------------------------------------------------------------------------
 

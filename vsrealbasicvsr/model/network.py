@@ -64,6 +64,11 @@ class ResidualTrunk(nn.Module):
             nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks))),
         )
 
+    @property
+    def reach_rows(self) -> int:
+        """Rows on each side that a row depends on: one for each 3x3 convolution."""
+        return _num_convolutions(self)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.main(x)  # type: ignore[no-any-return]
 
@@ -167,6 +172,11 @@ class RealBasicVSR(nn.Module):
         """The super-resolved clip after one cleaning pass, as in training: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
         return self.super_resolve(self.clean(lr))
 
+    @property
+    def cleaning_reach_rows(self) -> int:
+        """Rows on each side that a cleaned row depends on."""
+        return _num_convolutions(self.image_cleaning)
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
         return self.image_cleaning(frames.to(self.dtype)).to(frames.dtype)  # type: ignore[no-any-return]
@@ -253,12 +263,22 @@ class RealBasicVSR(nn.Module):
         return torch.stack(frames, dim=1)
 
     def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        return trunk(self.trunk_input(cleaned, state, flow_px))  # type: ignore[no-any-return]
+
+    def trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """What a propagation trunk sees: a frame (B, 3, H, W) and, sampled along the flow, the state that comes to it;
+        (B, 3 + mid, H, W).
+        """
         if state is None or flow_px is None:
             shape = (cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])
             state = cleaned.new_zeros(shape, dtype=self.dtype)
         else:
             state = flow_warp(state, flow_px)
-        return trunk(torch.cat((cleaned.to(state.dtype), state), dim=1))  # type: ignore[no-any-return]
+        return torch.cat((cleaned.to(state.dtype), state), dim=1)
+
+
+def _num_convolutions(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
 def check_clip(function: str, clip: Tensor) -> None:

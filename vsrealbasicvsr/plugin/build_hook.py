@@ -35,7 +35,7 @@ KERNELS_FOLDER = "rbvsr_kernels"
 KERNEL_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread")
 INSTRUCTION_SETS = {
     "avx512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"),
-    "avx2": ("-mavx2", "-mfma"),
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "neon": (),
 }
 

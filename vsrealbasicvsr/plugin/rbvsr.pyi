@@ -29,6 +29,7 @@ class CorePlugin(Protocol):
         scene_cuts: str | None = None,
         device: str | None = None,
         precision: str | None = None,
+        tile: int | None = None,
     ) -> VideoNode: ...
     def Version(self) -> dict[str, str | list[str]]: ...
 
@@ -44,4 +45,5 @@ class ClipPlugin(Protocol):
         scene_cuts: str | None = None,
         device: str | None = None,
         precision: str | None = None,
+        tile: int | None = None,
     ) -> VideoNode: ...

@@ -1,0 +1,93 @@
+"""The most memory that vspipe holds while it upscales a clip, and how long a frame takes on the way.
+
+Real vspipe, in a process of its own: YUV420P8 in and out, a picture that moves back and forth along its diagonal, every
+argument of Upscale at its default but `model` and `length`. The frames are made and dropped, as they are in a pipe. The
+source is one picture that is cropped, so hardly any of the memory is its own. Memory grows until two windows live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmark_report import machine, print_machine, write_json
+from benchmark_subjects import size_of, smooth_picture, weights_for_upscale
+from benchmark_vspipe import Vspipe
+
+from vsrealbasicvsr.engine.compute import cpu_kernels
+from vsrealbasicvsr.model import SCALE
+
+TRAVEL_PX = 30
+"""Of the picture, out and back, two pixels a frame."""
+
+_SCRIPT = """
+    import numpy as np
+    import vapoursynth as vs
+
+    core = vs.core
+    width, height, num_frames, travel = int(width), int(height), int(num_frames), int(travel)
+    planes = np.load(picture)
+
+    def draw(n, f):
+        frame = f.copy()
+        for plane in range(3):
+            np.copyto(np.asarray(frame[plane]), planes[plane])
+        return frame
+
+    still = core.std.BlankClip(format=vs.RGB24, width=width + travel, height=height + travel, length=1)
+    still = still.std.ModifyFrame(still, draw).resize.Bicubic(format=vs.YUV420P8, matrix=vs.MATRIX_BT709)
+    places = [*range(0, travel, 2), *range(travel, 0, -2)]
+    moving = core.std.Splice([still.std.CropAbs(width, height, left=place, top=place) for place in places])
+    clip = moving.std.Loop(-(-num_frames // len(places)))[:num_frames]
+    core.rbvsr.Upscale(clip, model=model, length=int(length)).set_output()
+"""
+
+
+def run_memory(arguments: argparse.Namespace) -> None:
+    """Measure, print, write the JSON. Raises ValueError or OSError with one line for what the user can mend."""
+    width, height = size_of(arguments.size)
+    if width % 2 or height % 2:
+        raise ValueError(f"--size must be even, for YUV420P8 has half as much chroma, got {arguments.size}")
+    num_frames = 2 * arguments.length if arguments.frames is None else arguments.frames
+    for name, value in (("length", arguments.length), ("frames", num_frames)):
+        if value <= 0:
+            raise ValueError(f"--{name} must be above 0, got {value}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        picture = smooth_picture(width + TRAVEL_PX, height + TRAVEL_PX, torch.Generator().manual_seed(0))
+        np.save(folder / "picture.npy", (picture * 255).round().byte().numpy())
+        piped = Vspipe.configured_in(folder).run(
+            _SCRIPT,
+            {
+                "picture": str(folder / "picture.npy"),
+                "width": width,
+                "height": height,
+                "num_frames": num_frames,
+                "travel": TRAVEL_PX,
+                "model": weights_for_upscale(arguments.model, folder),
+                "length": arguments.length,
+            },
+        )
+    about = {**machine(), "kernels": cpu_kernels(), "num_torch_threads": torch.get_num_threads()}
+    print_machine(about)
+    peak = "unknown on this system" if piped.peak_bytes is None else f"{piped.peak_bytes / 2**30:.2f} GiB"
+    seconds_per_frame = piped.seconds / piped.num_frames
+    print(
+        f"{width}x{height} to {SCALE * width}x{SCALE * height}, {arguments.model}, {num_frames} frames,"
+        f" length {arguments.length}: peak of the vspipe process {peak}, {seconds_per_frame:.3f} s a frame"
+    )
+    report = {
+        "part": "memory",
+        "machine": about,
+        "width": width,
+        "height": height,
+        "model": arguments.model,
+        "num_frames": num_frames,
+        "length": arguments.length,
+        "peak_bytes": piped.peak_bytes,
+        "seconds_per_frame": seconds_per_frame,
+    }
+    write_json(arguments.json, report)

@@ -1,0 +1,75 @@
+"""A command in a process of its own, and the most memory that this process held.
+
+Linux begins the account of a process with what its parent held when it was started, so a child of a benchmark with
+torch in it would be charged with torch. This file, run as a program, is the small process in between: it starts the
+command and notes down the peak. Knows the standard library only.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SIGNAL = 128
+"""An exit status above this one tells of a signal, as in a shell."""
+_REASONS = ("Python exception: ", "Error: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a command ended, what it said, and its largest resident set; None where the system does not tell."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    peak_bytes: int | None
+
+    def last_words(self) -> str:
+        """The reason that a script in vspipe gives, or the signal that ended the command, or else its last line."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        for line in lines:
+            if line.startswith(_REASONS) and not line.endswith("with error:"):  # a traceback follows
+                return line
+        if self.returncode - SIGNAL in set(signal.Signals):
+            return f"ended by {signal.Signals(self.returncode - SIGNAL).name}"
+        return lines[-1] if lines else f"exit status {self.returncode}, and no word"
+
+
+def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Finished:
+    """Run a command to its end; environment: all of its variables, by default ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder) / "peak_bytes"
+        between = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(note), *command]
+        done = subprocess.run(
+            between, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+        peak = note.read_text() if note.exists() else ""
+    return Finished(done.returncode, done.stdout, done.stderr, int(peak) if peak else None)
+
+
+def peak_bytes_of_children() -> int | None:
+    """The largest resident set of any child that has ended."""
+    if sys.platform == "win32":
+        return None
+    import resource  # Windows has none
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+
+
+def main(note: str, command: Sequence[str]) -> int:
+    """The exit status of the command; its peak is written to the file `note`."""
+    code = subprocess.run(command, check=False).returncode
+    peak = peak_bytes_of_children()
+    if peak is not None:
+        Path(note).write_text(str(peak))
+    return code if code >= 0 else SIGNAL - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,84 @@
+"""A script through real vspipe, in a process of its own: vspipe's own clock, and the most memory that it held.
+
+vspipe starts its clock when the script has been evaluated and stops it after the last frame, so that imports, weights
+and the building of filters do not count (seen: a script that sleeps does not slow its frames down). It is the time
+that every user is told. Nothing of ours stands between the filter and vspipe to take other times.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import benchmark_process
+
+_REPORT = re.compile(r"Output (\d+) frames in (\d+\.\d+) seconds \((\d+\.\d+) fps\)")
+
+
+class VspipeError(OSError):
+    """vspipe is not there or failed; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piped:
+    """What a run of vspipe took: seconds by its own clock, and the peak of its resident set."""
+
+    num_frames: int
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vspipe:
+    """vspipe of this Python, configured in a folder of its own: the user's configuration is left alone."""
+
+    executable: Path
+    environment: Mapping[str, str]
+    folder: Path
+
+    @staticmethod
+    def configured_in(folder: Path) -> Vspipe:
+        """The program, with its configuration and its scripts in `folder`. Raises VspipeError."""
+        spec = importlib.util.find_spec("vapoursynth")
+        place = Path(spec.origin).parent if spec and spec.origin else Path()
+        found = shutil.which("vspipe", path=str(place))  # the program itself, not the launcher in bin/
+        if spec is None or found is None:
+            raise VspipeError("there is no vspipe beside this Python. Install it: pip install vapoursynth")
+        environment = {**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+        python = Path(sys.executable)
+        python = python.parent.resolve() / python.name  # vspipe looks itself up by its real path
+        command = [str(python), "-m", "vapoursynth", "config"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise VspipeError(f"vspipe cannot be configured: {done.stderr.strip()}")
+        return Vspipe(Path(found), environment, folder)
+
+    def run(self, script: str, given: Mapping[str, str | int], *, output: Path | None = None) -> Piped:
+        """Run the text of a script to its last frame.
+
+        given: variables of the script, which get there as text. output: a file for the frames, by default none: they
+        are made and dropped. Raises VspipeError.
+        """
+        path = self.folder / "script.vpy"
+        path.write_text(textwrap.dedent(script), encoding="utf-8")
+        arguments = [text for name, value in given.items() for text in ("--arg", f"{name}={value}")]
+        command = [str(self.executable), *arguments, str(path), str(output) if output else "--"]
+        done = benchmark_process.run(command, environment=self.environment)
+        report = _REPORT.search(done.stderr)
+        if done.returncode or report is None:
+            raise VspipeError(f"vspipe failed: {done.last_words()}")
+        num_frames = int(report[1])
+        return Piped(num_frames, _exactly(num_frames, float(report[2]), float(report[3])), done.peak_bytes)
+
+
+def _exactly(num_frames: int, seconds: float, frames_per_second: float) -> float:
+    """The seconds, from two numbers with two decimals each: the larger is the better known one."""
+    return seconds if seconds >= frames_per_second else num_frames / frames_per_second
