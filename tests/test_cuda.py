@@ -1,6 +1,9 @@
 """On a GPU: the same picture as on the CPU, repeatable to the bit. Skipped without one, see conftest."""
 
 import hashlib
+import itertools
+import random
+import threading
 
 import numpy as np
 import pytest
@@ -8,14 +11,16 @@ import torch
 import vapoursynth as vs
 
 from vsrealbasicvsr import load_model, refine
-from vsrealbasicvsr.engine import choose_compute
+from vsrealbasicvsr.engine import Compute, choose_compute, cuda
+from vsrealbasicvsr.engine.cuda import CudaNetwork
+from vsrealbasicvsr.engine.network import TorchNetwork
 
 pytestmark = pytest.mark.needs_cuda
 
 
-def moving(core, num_frames=8):
-    blank = core.std.BlankClip(format=vs.RGBS, width=96, height=64, length=num_frames)
-    y, x = np.mgrid[0:64, 0:96].astype(np.float32)
+def moving(core, num_frames=8, width=96, height=64):
+    blank = core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=num_frames)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
 
     def fill(n, f):
         frame = f.copy()
@@ -30,12 +35,27 @@ def pixels(clip) -> np.ndarray:
     return np.stack([[np.asarray(frame[plane]) for plane in range(3)] for frame in clip.frames(close=True)])
 
 
+def psnr_db(a, b) -> float:
+    return -10 * np.log10(np.square(a - b).mean())
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+# 64 is a multiple of what the flow network halves, 60 is not.
+@pytest.mark.parametrize("height", [64, 60])
 @pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80), ("fp16", 50), ("bf16", 35)])
-def test_the_gpu_gives_the_picture_of_the_cpu(core, precision, least_db):
-    clip = moving(core)
+def test_the_gpu_gives_the_picture_of_the_cpu(core, precision, least_db, height):
+    clip = moving(core, height=height)
     cpu = pixels(clip.rbvsr.Upscale(device="cpu", precision="fp32"))
     gpu = pixels(clip.rbvsr.Upscale(device="cuda", precision=precision))
-    assert -10 * np.log10(np.square(cpu - gpu).mean()) >= least_db
+    assert psnr_db(cpu, gpu) >= least_db
+
+
+def test_half_precision_comes_close_to_single_precision(core):
+    clip = moving(core, num_frames=16)
+    single, half = (pixels(clip.rbvsr.Upscale(device="cuda", precision=name)) for name in ("fp32", "fp16"))
+    assert psnr_db(single, half) >= 50
 
 
 def test_a_gpu_is_chosen_by_itself_and_computes_in_half_precision(core):
@@ -44,14 +64,40 @@ def test_a_gpu_is_chosen_by_itself_and_computes_in_half_precision(core):
     assert any(name.startswith("cuda:0") for name in np.atleast_1d(core.rbvsr.Version()["devices"]))
 
 
-def test_the_gpu_gives_the_same_bytes_every_time_and_in_any_order(core):
+def hashes(clip, order, **arguments) -> dict[int, str]:
+    out = clip.rbvsr.Upscale(length=4, overlap=2, **arguments)
+    return {n: hashlib.md5(np.asarray(out.get_frame(n)[0]).tobytes()).hexdigest() for n in order}
+
+
+# 600x500 is larger than what is captured, and is reconstructed in bands.
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (90, 61), (600, 500)])
+def test_the_gpu_gives_the_same_bytes_every_time_and_in_any_order(core, width, height):
+    num_frames = 12 if width < 600 else 6
+    clip = moving(core, num_frames, width, height)
+    numbers = list(range(num_frames))
+    forwards = hashes(clip, numbers, device="cuda")
+    assert hashes(clip, numbers, device="cuda") == forwards
+    assert hashes(clip, reversed(numbers), device="cuda") == forwards
+    assert hashes(clip, random.Random(0).sample(numbers, num_frames), device="cuda") == forwards
+
+
+def test_captured_or_not_the_pictures_have_the_same_bytes(core, monkeypatch):
     clip = moving(core, num_frames=12)
+    captured = hashes(clip, range(12), device="cuda")
+    monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 0)
+    assert hashes(clip, range(12), device="cuda") == captured
 
-    def run(order):
-        out = clip.rbvsr.Upscale(device="cuda", length=4, overlap=2)
-        return {n: hashlib.md5(np.asarray(out.get_frame(n)[0]).tobytes()).hexdigest() for n in order}
 
-    assert run(range(12)) == run(reversed(range(12))) == run([7, 3, 11, 0, 1, 2, 4, 5, 6, 8, 9, 10])
+def test_two_gpus_of_a_kind_give_the_bytes_of_one(core):
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if len(names) < 2 or names[0] != names[1]:
+        pytest.skip("needs two GPUs of a kind")
+    clip = moving(core, num_frames=24)
+    alone = hashes(clip, range(24), device="cuda:0")
+    assert hashes(clip, range(24), device="cuda:1") == alone
+    for seed in range(3):
+        order = random.Random(seed).sample(range(24), 24)
+        assert hashes(clip, order, device="cuda:0,cuda:1") == alone
 
 
 def test_the_model_refines_and_resolves_on_the_gpu():
@@ -60,3 +106,244 @@ def test_the_model_refines_and_resolves_on_the_gpu():
         cleaned, num_passes = refine(model, lr, theta=1.5)
         assert model.super_resolve(cleaned).shape == (2, 3, 3, 132, 124)
     assert num_passes.shape == (2, 3)
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["fp32", "fp16", "bf16"])
+def compute(request) -> Compute:
+    return choose_compute("cuda", request.param)
+
+
+@pytest.fixture(params=["tiny", "default"])
+def model(request, tiny_model):
+    return load_model(tiny_model if request.param == "tiny" else "default")
+
+
+def prepared(compute: Compute, model) -> CudaNetwork:
+    network = compute.prepare(model)
+    assert isinstance(network, CudaNetwork)
+    return network
+
+
+def plain(network: CudaNetwork) -> TorchNetwork:
+    """The same steps with the same weights, none of them captured."""
+    return network._eager
+
+
+def pictures(num: int, height: int, width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
+
+
+def steps(compute: Compute, network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All that is made of frames, both directions at once, states carried on; on the CPU."""
+
+    def job() -> list[torch.Tensor]:
+        made = []
+        backward = forward = None
+        on_device = [compute.to_device(frame) for frame in frames]
+        for this, after in itertools.pairwise(on_device):
+            residue = network.cleaning_residue(this)
+            cleaned = this + residue
+            there, back = network.flow(cleaned, after), network.flow(after, cleaned)
+            backward = network.propagate_backward(cleaned, backward, there)
+            forward = network.propagate_forward(cleaned, forward, back)
+            hr = torch.cat([rows for _, rows in network.reconstruct(cleaned, backward, forward)], dim=1)
+            made += [residue, there, back, backward, forward, hr]
+        return made
+
+    made = compute.run(job)
+    return [compute.on_host(one) for one in made]
+
+
+def assert_same_bits(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for index, (a, b) in enumerate(zip(ours, expected, strict=True)):
+        assert torch.equal(a.view(torch.int32), b.view(torch.int32)), index
+
+
+@pytest.mark.parametrize("size", [(64, 96), (45, 67), (180, 320), (7, 5)])
+def test_graphs_give_the_bits_of_the_plain_steps(compute, model, size):
+    network = prepared(compute, model)
+    for seed in range(3):  # with and without what ran before
+        frames = random.Random(seed).sample(pictures(6, *size), 6)
+        assert_same_bits(steps(compute, network, frames), steps(compute, plain(network), frames))
+    assert network.notes == []
+    assert len(network._graphs._graphs) == 4
+
+
+def test_what_a_graph_made_is_not_overwritten_by_what_it_makes_next(compute, model):
+    network = prepared(compute, model)
+    first, second = pictures(2, 64, 96)
+
+    def job():
+        kept = []
+        for frame in (first, second) * 3:
+            x = frame.to(compute.device)
+            kept.append((network.cleaning_residue(x), plain(network).cleaning_residue(x)))
+        return [torch.equal(a, b) for a, b in kept]
+
+    assert compute.run(job) == [True] * 6
+
+
+def test_a_frame_larger_than_what_is_captured_is_computed_all_the_same(compute, model):
+    network = prepared(compute, model)
+    frames = pictures(3, 500, 600)
+    assert_same_bits(steps(compute, network, frames), steps(compute, plain(network), frames))
+    assert len(network._graphs._graphs) == 0
+
+
+def out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def wait_for_the_device():
+    """No capture survives it: the driver refuses to end it."""
+    torch.ones(1, device="cuda").item()
+
+
+@pytest.mark.parametrize("mishap", [out_of_memory, wait_for_the_device])
+def test_a_capture_that_fails_leaves_the_step_plain_and_all_else_as_it_was(compute, model, mishap):
+    network = prepared(compute, model)
+    inner = plain(network)
+    frames = pictures(4, 64, 96)
+    expected = steps(compute, inner, frames)
+    step = inner.cleaning_residue
+
+    def failing(x):
+        if torch.cuda.is_current_stream_capturing():
+            mishap()
+        return step(x)
+
+    inner.cleaning_residue = failing
+    for _ in range(3):
+        assert_same_bits(steps(compute, network, frames), expected)
+    (note,) = network.notes
+    assert note.startswith("cleaning runs without a CUDA graph")
+    assert len(network._graphs._graphs) == 3  # the other steps were captured after it
+    assert compute.run(lambda: torch.cuda.current_stream() == torch.cuda.default_stream())
+    compute.run(network.release)
+    assert_same_bits(steps(compute, network, frames), expected)
+    assert len(network._graphs._graphs) == 0
+
+
+def test_released_memory_comes_back(compute):
+    network = prepared(compute, load_model())
+    frames = pictures(3, 180, 320)
+    compute.run(network.release)
+    before = torch.cuda.memory_reserved()
+    network = prepared(compute, load_model())
+    with_weights = torch.cuda.memory_reserved()
+    steps(compute, network, frames)
+    assert torch.cuda.memory_reserved() > with_weights
+    compute.run(network.release)
+    assert torch.cuda.memory_reserved() <= with_weights + 2**25
+    assert before <= with_weights
+
+
+def test_the_convolutions_do_not_depend_on_torchs_switches(compute, model):
+    frames = pictures(3, 64, 96)
+    expected = steps(compute, plain(prepared(compute, model)), frames)
+    network = prepared(compute, model)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+        assert_same_bits(steps(compute, plain(network), frames), expected)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        assert_same_bits(steps(compute, plain(network), frames), expected)
+
+
+def switches() -> dict[str, object]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return {
+        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32),
+        "products": (matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction),
+        "precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "device": torch.cuda.current_device(),
+        "stream": torch.cuda.current_stream(),
+        "random numbers": bytes(torch.cuda.get_rng_state()),
+        "threads": torch.get_num_threads(),
+        "inference": torch.is_inference_mode_enabled(),
+    }
+
+
+def test_no_switch_of_torch_is_changed_not_even_meanwhile(compute, model):
+    before = switches()
+    network = prepared(compute, model)
+    step, seen = plain(network).cleaning_residue, []
+
+    def watched(x):
+        if not torch.cuda.is_current_stream_capturing():
+            seen.append(switches())
+        return step(x)
+
+    plain(network).cleaning_residue = watched
+    steps(compute, network, pictures(3, 64, 96))
+    compute.run(network.release)
+    assert switches() == before
+    assert network.notes == []
+    assert len(seen) > 3
+    of_a_thread = {"device", "stream", "inference"}
+    assert all(one[name] == before[name] for one in seen for name in before.keys() - of_a_thread)
+
+
+# ---- threads and copies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_arrives_on_the_host_is_what_the_job_made_under_many_threads(dtype):
+    compute = choose_compute("cuda", "fp16")
+    big = torch.rand(2048, 2048, device="cuda")
+    wrong = []
+
+    def job(seed):
+        x = compute.to_device(torch.arange(300_000).remainder(1000 + seed).float())
+        for _ in range(4):  # so that the copy has something to wait for
+            x = x + 0 * (big @ big)[0, 0]
+        return x.to(dtype).view(3, 100_000)[:, : 99_000 + seed]
+
+    def work(first):
+        for seed in range(first, first + 20):
+            made = compute.on_host(compute.run(lambda seed=seed: job(seed)))
+            expected = torch.arange(300_000).remainder(1000 + seed).view(3, 100_000)[:, : 99_000 + seed]
+            expected = expected.to(dtype).float()
+            if (made.device.type, made.dtype) != ("cpu", torch.float32) or not torch.equal(made, expected):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_on_host_is_cpu():
+    compute = choose_compute("cuda", "fp16")
+    made = compute.run(lambda: torch.rand(3, 64, 96, device=compute.device).half())
+    assert torch.equal(compute.on_host(made), made.float().cpu())
+
+
+def test_without_pinned_memory_copies_are_made_all_the_same(monkeypatch):
+    compute = choose_compute("cuda", "fp16")
+    monkeypatch.setattr(cuda, "_pinned_like", lambda *_: None)
+    x = torch.rand(3, 64, 96)
+    assert torch.equal(compute.on_host(compute.run(lambda: compute.to_device(x) * 2)), x * 2)
+
+
+def test_several_clips_at_once_share_the_gpu(core):
+    """Their steps are captured and replayed in turns on the one thread of the device."""
+    clips = [moving(core, 12, width, 64) for width in (96, 90, 64)]
+    alone = [hashes(clip, range(12), device="cuda") for clip in clips]
+    found = [{} for _ in clips]
+
+    def work(i):
+        found[i] = hashes(clips[i], range(12), device="cuda")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(clips))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == alone

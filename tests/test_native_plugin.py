@@ -335,7 +335,7 @@ def test_serve_asks_in_rounds_and_hands_over_the_frames_in_the_order_asked(core:
     assert served.get_frame(4)[0][0, 0] == 105
     assert calls == [(4, None), (4, [109, 3, 109, 4]), (4, [105])]
     assert served.node_name == "Serve"
-    assert served.mode == vs.PARALLEL_REQUESTS
+    assert served.mode == vs.PARALLEL
     assert [node.node_name for node in served.dependencies] == [clip.node_name, other.node_name]
 
 

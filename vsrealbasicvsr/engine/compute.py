@@ -1,7 +1,7 @@
 """Where and how exactly to compute: the one place that decides device and precision, and the thread that computes."""
 
 import copy
-import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor
 from vsrealbasicvsr.kernel import KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
 
+from .cuda import CudaNetwork, place_of, to_device, to_host
 from .network import Network, TorchNetwork
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -34,10 +35,14 @@ class Compute:
     def prepare(self, model: RealBasicVSR, *, max_rows: int | None = None) -> Network:
         """The steps of a copy of the model on the device, in this precision (its flow network stays in float32).
 
-        On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's.
+        On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's, on
+        CUDA with graphs.
         """
-        model = copy.deepcopy(model).to(self.device, self.dtype)
-        model = model.to(memory_format=torch.channels_last)
+        with place_of(self.device):
+            model = copy.deepcopy(model).to(self.device, self.dtype)
+            model = model.to(memory_format=torch.channels_last)
+        if self.device.type == "cuda":
+            return CudaNetwork(model, max_rows=max_rows)
         if kernels := self.kernels():
             return KernelNetwork(model, kernels, max_rows=max_rows)
         return TorchNetwork(model, max_rows=max_rows)
@@ -54,14 +59,18 @@ class Compute:
         """
 
         def work() -> T:
-            with torch.inference_mode():
+            with torch.inference_mode(), place_of(self.device):
                 return job()
 
         return _thread_of(str(self.device)).submit(work).result()
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on this device, for the job that calls it, which goes on while the copy is made."""
+        return to_device(tensor, self.device) if self.device.type == "cuda" else tensor.to(self.device)
+
     def on_host(self, made: Tensor) -> Tensor:
         """What a job returned, as float32 on the CPU. For any thread: it waits, and the compute thread works on."""
-        return made.float().cpu()
+        return to_host(made) if made.device.type == "cuda" else made.float().cpu()
 
 
 def choose_compute(device: str, precision: str) -> Compute:
@@ -120,6 +129,12 @@ def _what_there_is() -> str:
     return f"This torch ({torch.__version__}) has: {found}. Use one of these."
 
 
-@functools.cache
+_threads: dict[str, ThreadPoolExecutor] = {}
+_threads_lock = threading.Lock()
+
+
 def _thread_of(device: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")
+    with _threads_lock:  # of two callers at once, functools.cache would give each a thread
+        if device not in _threads:
+            _threads[device] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")
+        return _threads[device]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.kernel import empty_pages
+
 MAX_FULL_PICTURE_PX = 500_000
 """Cleaned frames of larger clips are held in 16 bits a sample."""
 
@@ -32,10 +34,13 @@ _FLOW_BYTES_PX = 2 * 2 * 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """num_states: states of the propagation that may be held, besides those in use. holds_flows: whether flows are."""
+    """num_states: states of the propagation that may be held, besides those in use. holds_flows: whether flows are.
+    is_tight: whether finished windows have to go at once.
+    """
 
     num_states: int
     holds_flows: bool
+    is_tight: bool = False
 
     @classmethod
     def of(cls, *, height: int, width: int, channels: int, num_frames: int, free_bytes: int) -> "Budget":
@@ -53,7 +58,7 @@ class Budget:
         flows_bytes = num_px * num_frames * _FLOW_BYTES_PX
         holds_flows = flows_bytes < left // 4
         num_states = (left - flows_bytes * holds_flows) // state_bytes
-        return cls(num_states=max(num_states, 2), holds_flows=holds_flows)
+        return cls(num_states=max(num_states, 2), holds_flows=holds_flows, is_tight=is_large)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -67,7 +72,10 @@ def packed(picture: Tensor) -> Tensor:
     """The picture as it is held: as it is, or in 16 bits if it is large. Values of -0.5 to 1.5 keep 1/65534."""
     if picture.shape[-2] * picture.shape[-1] <= MAX_FULL_PICTURE_PX:
         return picture
-    return ((picture - 0.5).clamp(-1, 1) * 32767).round().to(torch.int16)
+    held = ((picture - 0.5).clamp(-1, 1) * 32767).round()
+    if held.device.type != "cpu":
+        return held.to(torch.int16)
+    return empty_pages(tuple(held.shape), torch.int16).copy_(held)
 
 
 def unpacked(held: Tensor) -> Tensor:

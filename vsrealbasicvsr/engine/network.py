@@ -1,6 +1,6 @@
 """The steps of the network as the engine takes them, and torch's way to do them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -48,8 +48,10 @@ class Network(Protocol):
         """The forward state of a frame, from that of the frame before it (None: there is none)."""
         ...
 
-    def reconstruct(self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
-        """The high-resolution frame, (1, 3, S*H, S*W) float32."""
+    def reconstruct(
+        self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The high-resolution frame from top to bottom: (first row, (3, rows, S*W) float32)."""
         ...
 
     def release(self) -> None:
@@ -83,17 +85,26 @@ class TorchNetwork:
         trunk = self._model.basicvsr.forward_resblocks
         return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
 
-    def reconstruct(self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
+    def reconstruct(
+        self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
         """The high-resolution frame, made in bands of rows."""
         height, width = cleaned.shape[-2:]
         most = MAX_BAND_PX_CPU if cleaned.device.type == "cpu" else MAX_BAND_PX_GPU
         rows = band_rows(height, width, most)
-        dtype = self._model.dtype
-        return self._model.reconstruct_in_bands(cleaned, backward_state.to(dtype), forward_state.to(dtype), rows=rows)
+        maps = (cleaned, backward_state.to(self._model.dtype), forward_state.to(self._model.dtype))
+        for first, band in self._model.reconstruct_in_bands(*maps, rows=rows):
+            yield first, band[0]
 
     def release(self) -> None:
         """Give the memory that torch keeps for later back to the device."""
         torch.cuda.empty_cache()  # does nothing where CUDA was never used
+
+    def rows_at_once(self, frames: Tensor) -> int:
+        """How many rows of frames (N, C, H, W) are cleaned or propagated at a time; H or more: they are not cut."""
+        height, width = frames.shape[-2:]
+        rows = band_rows(height, width, MAX_TRUNK_PX_CPU if frames.device.type == "cpu" else MAX_TRUNK_PX_GPU)
+        return rows if self.max_rows is None else min(rows, self.max_rows)
 
     def _input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         return self._model.trunk_input(cleaned, None if state is None else state.to(self._model.dtype), flow_px)
@@ -105,10 +116,7 @@ class TorchNetwork:
 
     def _in_bands(self, step: Callable[[Tensor], Tensor], x: Tensor, *, reach: int) -> Tensor:
         """step(x), made some rows at a time; each band sees `reach` rows more on both sides."""
-        height, width = x.shape[-2:]
-        rows = band_rows(height, width, MAX_TRUNK_PX_CPU if x.device.type == "cpu" else MAX_TRUNK_PX_GPU)
-        if self.max_rows is not None:
-            rows = min(rows, self.max_rows)
+        height, rows = x.shape[-2], self.rows_at_once(x)
         if rows >= height:
             return step(x)
         parts = []

@@ -5,23 +5,36 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 
-from vsrealbasicvsr.model import RealBasicVSR, refine
+from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 
 from .compute import Compute
-from .memory import Budget, free_bytes, is_out_of_memory, packed, return_freed_memory, spread, spread_to_end, unpacked
+from .memory import (
+    Budget,
+    free_bytes,
+    is_out_of_memory,
+    packed,
+    return_freed_memory,
+    spread,
+    spread_to_end,
+    unpacked,
+)
 from .network import Network
 from .scenes import is_scene_cut, thumbnail
 from .windows import Grid, Window
 
 SceneCuts = Literal["auto", "props", "off"]
 
-MAX_IDLE_WINDOWS = 2
-"""Windows kept although nobody waits for them: the current one, and its neighbour that shares context with it."""
+type Planes = Sequence[Tensor]
+"""Three planes of a picture, each (rows, columns)."""
+
+MAX_WINDOWS = 3
+"""Kept alive for each device: the one in use, and those that share context with it, for reading backwards."""
 
 MIN_ROWS = 16
 """Of a band, when memory is short: below, there is nothing left to save."""
@@ -105,6 +118,10 @@ class _LiveWindow:
     sources: dict[int, SourceFrame] = field(default_factory=dict)
     segments: list[_Segment] | None = None
 
+    def is_finished(self) -> bool:
+        """Whether all its frames were given away."""
+        return self.segments is not None and not any(segment.left for segment in self.segments)
+
 
 @dataclass(slots=True)
 class _Worker:
@@ -120,7 +137,7 @@ class WindowUpscaler:
 
     The host calls, for a frame n that it wants: `expect(n)`; `missing(window)` and `supply(...)` until nothing is
     missing; `upscale(n)`; and, whatever happened, `release(n)` once for each `expect(n)`. All of it from any thread.
-    A window that somebody waits for is never dropped; two others are kept.
+    A window that somebody waits for is never dropped; a few others are kept.
 
     Several devices share the work: windows are dealt to them in turn. When memory runs out, what is held is dropped and
     computed again, then frames are worked on in ever smaller bands.
@@ -158,11 +175,12 @@ class WindowUpscaler:
         return number
 
     def release(self, n: int, *, is_memory_short: bool = False) -> None:
-        """End one `expect(n)`. is_memory_short: keep one window less."""
+        """End one `expect(n)`. is_memory_short: keep nothing for reading backwards."""
         with self._lock:
             if live := self._live.get(self.grid.number_of(n)):
                 live.num_waiting -= 1
-            some_dropped = self._drop_idle_windows(MAX_IDLE_WINDOWS - is_memory_short)
+            is_tight = is_memory_short or any(worker.budget and worker.budget.is_tight for worker in self._workers)
+            some_dropped = self._drop_idle_windows(is_tight)
         if some_dropped:
             return_freed_memory()
 
@@ -194,19 +212,31 @@ class WindowUpscaler:
             return live.sources[n].host
 
     def upscale(self, n: int) -> tuple[Tensor, object]:
-        """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame.
+        """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame. Raises as `upscale_into`."""
+        worker, live = self._ready(n)
+        made = worker.compute.run(lambda: self._upscale(worker, live, n, None))
+        return worker.compute.on_host(made), live.sources[n].host
+
+    def upscale_into(self, n: int, planes: Planes) -> object:
+        """Write frame n into three planes (S*H, S*W), float32 on the CPU. Returns the `host` of its source frame.
 
         Raises LookupError if its window misses source frames, and what torch raises for want of memory if there is too
         little even for the smallest bands.
         """
+        worker, live = self._ready(n)
+        made = worker.compute.run(lambda: self._upscale(worker, live, n, planes))
+        if made is not planes:  # it was made on a device
+            for plane, part in zip(planes, worker.compute.on_host(made), strict=True):
+                plane.copy_(part)
+        return live.sources[n].host
+
+    def _ready(self, n: int) -> tuple[_Worker, _LiveWindow]:
+        """Who makes frame n, and its window, of which nothing is missing."""
         number = self.grid.number_of(n)
         if lacking := self.missing(number):
             raise LookupError(f"frame {n} needs source frames {lacking}")
         with self._lock:
-            live = self._window(number)
-        worker = self._workers[number % len(self._workers)]
-        hr = worker.compute.run(lambda: self._upscale(worker, live, n))
-        return worker.compute.on_host(hr), live.sources[n].host
+            return self._workers[number % len(self._workers)], self._window(number)
 
     def take_warnings(self) -> list[str]:
         """What the user should hear of, each once."""
@@ -222,10 +252,14 @@ class WindowUpscaler:
         self._live.move_to_end(number)
         return live
 
-    def _drop_idle_windows(self, most: int) -> bool:
-        """Whether there were any to drop. Call with the lock held."""
+    def _drop_idle_windows(self, is_tight: bool) -> bool:
+        """Drop windows nobody waits for, the longest unused first: all but a few, and if memory is tight those that
+        have given all their frames. Whether there were any. Call with the lock held.
+        """
         idle = [number for number, live in self._live.items() if live.num_waiting <= 0]
-        surplus = idle[: max(len(idle) - most, 0)]
+        surplus = set(idle[: max(len(self._live) - MAX_WINDOWS * len(self._workers), 0)])
+        if is_tight:
+            surplus |= {number for number in idle if self._live[number].is_finished()}
         for number in surplus:
             del self._live[number]
         return bool(surplus)
@@ -237,16 +271,18 @@ class WindowUpscaler:
 
     # From here on everything runs on the worker's compute thread, one job at a time.
 
-    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int) -> Tensor:
+    # Frame n comes back on the device; on the CPU it is written into `into`, if that is given, and that comes back.
+
+    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: Planes | None) -> Any:
         for attempt in itertools.count():
             try:
-                return self._try_to_upscale(worker, live, n)
+                return self._try_to_upscale(worker, live, n, into)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or not self._shrink(worker, live, n, attempt):
                     raise
         raise AssertionError
 
-    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int) -> Tensor:
+    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: Planes | None) -> Any:
         if live.segments is None:
             live.segments = [
                 _Segment.over(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
@@ -260,12 +296,20 @@ class WindowUpscaler:
         if not segment.backward:
             self._make_room(worker, live)
         backward, forward = run.backward_state(n), run.forward_state(n)
-        hr = worker.network.reconstruct(run.cleaned(n), backward, forward)
+        cleaned = run.cleaned(n)
+        parts = worker.network.reconstruct(cleaned, backward, forward)
+        if cleaned.device.type == "cpu":
+            made = into if into is not None else torch.empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
+            for first, rows in parts:
+                for plane, part in zip(made, rows, strict=True):
+                    plane[first : first + len(part)] = part
+        else:
+            made = torch.cat([rows for _, rows in parts], dim=1)
         segment.left.discard(n)
         segment.backward.pop(n, None)
         segment.forward.pop(n, None)
         self._count(frames_reconstructed=1)
-        return hr[0]
+        return made
 
     def _budget(self, worker: _Worker, picture: Tensor) -> Budget:
         if worker.budget is None:
@@ -381,13 +425,16 @@ class _Run:
             return held[n]
         begin = min((i for i in held if i > n), default=self.segment.frames.stop)
         state = held.get(begin)
-        lowest = max((i + 1 for i in held if i < n), default=min(self.segment.left))
+        below = max((i for i in held if i < n), default=None)
+        lowest = min(self.segment.left) if below is None else below + 1
         self.cleaned(begin - 1)  # the budget is known from the first frame on
         room = max(self.worker.budget.num_states - self.segment.num_states(), 0) if self.worker.budget else 0
         wanted = (
             spread(lowest, begin, room) if state is not None else spread_to_end(lowest, self.segment.kept.stop, room)
         )
         wanted.add(n)
+        if below is None:  # threads jumble neighbouring requests
+            wanted.add(lowest)
         for i in reversed(range(lowest, begin)):
             flow = self._flow_from_next(i) if state is not None else None
             state = self.worker.network.propagate_backward(self.cleaned(i), state, flow)

@@ -32,10 +32,12 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, v
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
 
     def frame(n: int) -> Answer:
-        hr, props = upscaler.upscale(n)
+        made = core.create_video_frame(vs.RGBS, form.width, form.height)
+        planes = [torch.from_numpy(np.asarray(made[plane])) for plane in range(3)]
+        made.props.update(upscaler.upscale_into(n, planes))
         for warning in upscaler.take_warnings():
             core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
-        return _video_frame(hr, props)
+        return made
 
     def properties(n: int) -> Answer:
         made = core.create_video_frame(vs.GRAY8, 1, 1)
@@ -118,15 +120,6 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
         ends_scene=None if ends is None else bool(ends),
         host=props,
     )
-
-
-def _video_frame(hr: torch.Tensor, props: Any) -> vs.VideoFrame:
-    _, height, width = hr.shape
-    frame = vs.core.create_video_frame(vs.RGBS, width, height)
-    for plane in range(3):
-        np.copyto(np.asarray(frame[plane]), hr[plane].numpy())
-    frame.props.update(props)
-    return frame
 
 
 def _out_of_luck(n: int, error: BaseException) -> str:

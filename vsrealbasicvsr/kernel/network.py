@@ -1,9 +1,7 @@
 """The steps of RealBasicVSR with our own kernels: the same values but for rounding, three times as fast."""
 
-import contextlib
 import itertools
-import math
-import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +25,7 @@ from .library import (
     TO_SHUFFLED_MAP,
     Kernels,
 )
+from .pages import empty_pages
 
 BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
@@ -34,9 +33,6 @@ MIN_BAND_ROWS = 8
 
 MAX_SCRATCH_BYTES = 768 * 2**20
 """Of the maps of a trunk or of the flow network. Frames beyond are worked on in bands: 1920x1080 in two halves."""
-
-MIN_MAPPED_BYTES = 2**20
-"""Of a state that gets pages of its own."""
 
 MAX_FULL_STATE_PX = 500_000
 """States of larger frames are held in half precision: 1280x720 and more."""
@@ -78,22 +74,6 @@ class _Convolution:
     bias: Tensor
     channels_in: int
     channels_out: int
-
-
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor whose memory goes back to the system as soon as it is dropped.
-
-    malloc would keep it: blocks of up to 32 MiB come from its heaps once one of them was freed, and the heaps of a
-    process with many threads shrink late. A window of 320x180 left 300 of its 440 MB behind.
-    """
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes < MIN_MAPPED_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    pages = mmap.mmap(-1, num_bytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without large pages
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +151,20 @@ class KernelNetwork:
         """The forward state of a frame (1, 3, H, W), from that of the frame before it."""
         return self._propagate(self._forward, cleaned, state, flow_px)
 
-    def reconstruct(self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
-        """The high-resolution frame (1, 3, S*H, S*W), contiguous."""
+    def reconstruct(
+        self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The high-resolution frame from top to bottom: (first row, (3, rows, S*W)), of a frame (1, 3, H, W)."""
         height, width = cleaned.shape[-2:]
-        hr = F.interpolate(cleaned.contiguous(), scale_factor=SCALE, mode="bilinear", align_corners=False)
         rows = max(BAND_PX // width, MIN_BAND_ROWS)
         for first in range(0, height, rows):
-            self._reconstruct_band(hr, backward_state, forward_state, first, min(first + rows, height))
-        return hr
+            stop = min(first + rows, height)
+            seen = cleaned[:, :, max(first - 1, 0) : stop + 1]
+            base = F.interpolate(seen, scale_factor=SCALE, mode="bilinear", align_corners=False)[0]
+            skipped = SCALE * min(first, 1)
+            hr = base[:, skipped : skipped + (stop - first) * SCALE].contiguous()
+            self._reconstruct_band(hr, backward_state, forward_state, first, stop)
+            yield first * SCALE, hr
 
     def release(self) -> None:
         """Give the scratch memory back; it is made again when it is needed."""
@@ -208,7 +194,7 @@ class KernelNetwork:
     ) -> Tensor:
         height, width = cleaned.shape[-2:]
         is_small = height * width <= MAX_FULL_STATE_PX
-        made = _fresh((height, width, trunk[0].channels_out), torch.float32 if is_small else torch.float16)
+        made = empty_pages((height, width, trunk[0].channels_out), torch.float32 if is_small else torch.float16)
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
         for band in self._bands(height, width, trunk):
             operations, features = self._trunk(trunk, cleaned[0].contiguous(), state, flow, band)
@@ -285,7 +271,10 @@ class KernelNetwork:
         return flow
 
     def _reconstruct_band(self, hr: Tensor, backward: Tensor, forward: Tensor, first: int, stop: int) -> None:
-        """Rows [first, stop) of the low resolution. Each map has as many rows more as the next convolution sees."""
+        """Add to `hr`, (3, S*(stop - first), S*W), what the network adds to rows [first, stop) of the low resolution.
+
+        Each map on the way has as many rows more as the next convolution sees.
+        """
         height, width = backward.shape[:2]
 
         def rows(scale: int, more: int) -> tuple[int, int]:
@@ -325,8 +314,8 @@ class KernelNetwork:
         fusion["source"], fusion["second"] = backward.data_ptr(), forward.data_ptr()
         fusion["half_source"] = backward.dtype == torch.float16
         up["store_as"] = TO_SHUFFLED_MAP
-        last["store_as"], last["slope"], last["target_first"] = ADD_TO_PLANES, 1.0, 0
-        last["target"], last["planes"], last["target_stride"] = hr.data_ptr(), 3, hr[0, 0].numel()
+        last["store_as"], last["slope"] = ADD_TO_PLANES, 1.0
+        last["target"], last["planes"], last["target_stride"] = hr.data_ptr(), 3, hr[0].numel()
         self._kernels.run(operations)
 
     def _set_convolution(

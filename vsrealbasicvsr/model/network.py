@@ -4,7 +4,7 @@ The steps are public one by one (`clean`, `flows`, `propagate`, `reconstruct`), 
 `super_resolve` composes them over a whole sequence.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, Self
 
 import torch
@@ -210,28 +210,25 @@ class RealBasicVSR(nn.Module):
 
     def reconstruct_in_bands(
         self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor, *, rows: int
-    ) -> Tensor:
-        """What `reconstruct` returns, made `rows` >= 1 low-resolution rows at a time, so that only so many are held.
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What `reconstruct` returns, from top to bottom: (first row, (B, 3, so many rows, S*W)).
 
-        Each band sees two rows more on each side: the convolutions reach 1 + 1/2 + 1/4 + 1/4 rows. Equal to the whole
-        but for rounding, where a library chooses another kernel for another size.
+        Made `rows` >= 1 low-resolution rows at a time, so that only so many are held. Each band sees two rows more on
+        each side: the convolutions reach 1 + 1/2 + 1/4 + 1/4 rows. Equal to the whole but for rounding, where a library
+        chooses another kernel for another size.
 
         Raises ValueError if rows is below 1.
         """
         if rows < 1:
             raise ValueError(f"RealBasicVSR.reconstruct_in_bands: rows must be at least 1, got {rows}")
-        num, _, height, width = cleaned.shape
-        hr = cleaned.new_empty(num, 3, height * SCALE, width * SCALE)
+        height = cleaned.shape[2]
         for first in range(0, height, rows):
             stop = min(first + rows, height)
             seen_first, seen_stop = max(first - _REACH_ROWS, 0), min(stop + _REACH_ROWS, height)
             band = self.reconstruct(
                 *(maps[:, :, seen_first:seen_stop] for maps in (cleaned, backward_features, forward_features))
             )
-            hr[:, :, first * SCALE : stop * SCALE] = band[
-                :, :, (first - seen_first) * SCALE : (stop - seen_first) * SCALE
-            ]
-        return hr
+            yield first * SCALE, band[:, :, (first - seen_first) * SCALE : (stop - seen_first) * SCALE]
 
     def super_resolve(self, cleaned: Tensor, *, run: RunStep = run_directly) -> Tensor:
         """BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W).

@@ -366,7 +366,7 @@ static void VS_CC create_server(const VSMap *in, VSMap *out, void *user_data, VS
         dependencies[i].requestPattern = rpGeneral;
     }
     VSNode *node = vsapi->createVideoFilter2(name_missing ? "Serve" : name, &info, serve_frame, free_serve,
-                                             fmParallelRequests, dependencies, num_clips, server, core);
+                                             fmParallel, dependencies, num_clips, server, core);
     free(dependencies);
     if (!node) {
         free_server(server, vsapi);

@@ -1,0 +1,375 @@
+"""What can be held of the GPU's path without a GPU: which steps are captured, the arithmetic, the compute threads."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vsrealbasicvsr.engine import choose_compute, compute, cuda, is_out_of_memory
+from vsrealbasicvsr.engine.cuda import CudaNetwork, StepGraphs, fix_arithmetic
+from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.weights import load_model
+
+
+class FakeCapture:
+    """Captures as a CUDA graph does, with buffers of its own that replays overwrite; or wrongly, if told to."""
+
+    def __init__(self, wrong=None):
+        self.captured, self.num_replays, self._wrong = [], 0, wrong
+
+    def __call__(self, step, arguments):
+        self.captured.append(step)
+        inputs = [x.clone() for x in arguments]
+
+        def replay(*arguments):
+            self.num_replays += 1
+            for ours, x in zip(inputs, arguments, strict=True):
+                ours.copy_(x)
+            made = step(*inputs).clone()
+            return self._wrong(made, self.num_replays) if self._wrong else made
+
+        return replay
+
+
+class Counted:
+    """A step that knows what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *arguments):
+        self.calls.append(arguments)
+        return sum(arguments) * 2
+
+
+def on(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+# ---- which steps are captured ----------------------------------------------------------------------------------------
+
+
+def test_a_step_is_captured_once_checked_and_then_replayed():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(10):
+        x = on(value, 1)
+        assert torch.equal(graphs.run("step", step, x), x * 2)
+        assert any(arguments[0] is x for arguments in step.calls) == (value == 0)  # else by the graph, on its own
+    assert len(capture.captured) == 1
+    assert capture.num_replays == 2 + 9
+    assert graphs.notes == []
+
+
+def test_each_shape_type_and_layout_has_a_graph_of_its_own():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    x = torch.rand(1, 3, 4, 5)
+    kinds = [x, x[:, :, :3], x.half(), x.contiguous(memory_format=torch.channels_last), x.double()]
+    for _ in range(3):
+        for one in kinds:
+            assert torch.equal(graphs.run("step", step, one), one * 2)
+    assert len(capture.captured) == len(kinds)
+
+
+def test_there_are_no_more_graphs_than_may_be():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture, max_graphs=2)
+    for _ in range(3):
+        for size in range(1, 6):
+            assert torch.equal(graphs.run("step", step, torch.ones(size)), torch.full((size,), 2.0))
+    assert len(capture.captured) == 2
+    assert graphs.notes == []
+
+
+def other_value(made, _):
+    made[0] += 1e-7
+    return made
+
+
+def nan(made, _):
+    return torch.full_like(made, torch.nan)
+
+
+def first_value_for_ever(made, _):
+    return torch.zeros_like(made)
+
+
+def other_layout(made, _):
+    return made.t().contiguous().t() if made.ndim == 2 else made[None]
+
+
+def other_zero(made, _):
+    return -made if not made.any() else made
+
+
+@pytest.mark.parametrize("wrong", [other_value, nan, first_value_for_ever, other_layout, other_zero])
+def test_a_graph_that_gives_anything_else_is_never_used(wrong):
+    capture, step = FakeCapture(wrong), Counted()
+    graphs = StepGraphs(capture)
+    for value in (0.0, 1.0, 2.0, 3.0, 0.0):
+        x = torch.full((2, 3), value)
+        assert torch.equal(graphs.run("flow", step, x).view(torch.int32), (x * 2).view(torch.int32))
+        assert graphs.run("flow", step, x).stride() == x.stride()
+    assert len(capture.captured) == 1
+    assert graphs.notes == ["flow runs without a CUDA graph (it gave other values than the plain step)"]
+
+
+def test_a_nan_that_the_plain_step_makes_too_is_right():
+    graphs = StepGraphs(FakeCapture())
+    assert graphs.run("step", Counted(), on(torch.nan)).isnan().all()
+    assert graphs.notes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        TypeError("graph.__init__() got an unexpected keyword argument 'capture_error_mode'"),
+    ],
+)
+@pytest.mark.parametrize("fails", ["capture", "replay"])
+def test_what_cannot_be_captured_stays_plain_for_good_and_nothing_else_does(error, fails):
+    inner = FakeCapture()
+    num_failures = 0
+
+    def fail():
+        nonlocal num_failures
+        num_failures += 1
+        raise error
+
+    def capture(step, arguments):
+        if step is not bad:
+            return inner(step, arguments)
+        return fail() if fails == "capture" else lambda *_: fail()
+
+    bad, good = Counted(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(6):
+        x = on(value)
+        for name, step in (("bad", bad), ("good", good)):
+            assert torch.equal(graphs.run(name, step, x), x * 2)
+    x = on(1, 2, 3)
+    assert torch.equal(graphs.run("bad", bad, x), x * 2)  # nor in another size
+    assert num_failures == 1
+    assert len(inner.captured) == 1
+    (note,) = graphs.notes
+    assert note.startswith(f"bad runs without a CUDA graph ({type(error).__name__}: {str(error)[:20]}")
+
+
+def test_memory_that_is_too_short_for_the_plain_step_is_the_callers_affair():
+    capture = FakeCapture()
+    graphs = StepGraphs(capture)
+
+    def step(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError) as caught:
+        graphs.run("step", step, on(1))
+    assert is_out_of_memory(caught.value)
+    assert capture.captured == graphs.notes == []
+    assert torch.equal(graphs.run("step", Counted(), on(1)), on(2))  # and the step is not held to be unfit
+    assert len(capture.captured) == 1
+
+
+def test_once_memory_was_short_there_are_no_graphs():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for _ in range(3):
+        graphs.run("step", step, on(1))
+    graphs.release()
+    step.calls.clear()
+    for _ in range(3):
+        assert torch.equal(graphs.run("step", step, on(3)), on(6))
+    assert len(step.calls) == 3
+    assert len(capture.captured) == 1
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tiny_model) -> RealBasicVSR:
+    return load_model(tiny_model)
+
+
+def pictures(num: int, height: int, width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
+
+
+def steps(network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All that is made of frames, in the order in which it is made; states are carried on."""
+    made = []
+    backward = None
+    for this, after in zip(frames, [*frames[1:], None], strict=True):
+        made.append(network.cleaning_residue(this))
+        flow = None if after is None else network.flow(this, after)
+        made += [] if flow is None else [flow]
+        backward = network.propagate_backward(this, backward, flow)
+        forward = network.propagate_forward(this, made[-1] if flow is None else backward, flow)
+        made += [backward, forward, *(rows for _, rows in network.reconstruct(this, backward, forward))]
+    return made
+
+
+def assert_same_bits(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for index, (a, b) in enumerate(zip(ours, expected, strict=True)):
+        assert a.stride() == b.stride()
+        assert torch.equal(a, b), index
+
+
+@pytest.mark.parametrize("size", [(32, 64), (45, 67), (1, 5)])
+def test_captured_or_not_the_steps_give_the_same_bits(model, size):
+    frames = pictures(6, *size)
+    capture = FakeCapture()
+    network = CudaNetwork(copy.deepcopy(model), capture=capture)
+    with torch.inference_mode():
+        assert_same_bits(steps(network, frames), steps(TorchNetwork(model), frames))
+    assert len(capture.captured) == 4  # cleaning, flow, and both propagations from a state
+    assert network.notes == []
+
+
+def test_a_wrong_graph_shows_in_no_picture(model):
+    frames = pictures(6, 45, 67)
+    network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(nan))
+    with torch.inference_mode():
+        assert_same_bits(steps(network, frames), steps(TorchNetwork(model), frames))
+    assert len(network.notes) == 4
+
+
+def test_large_frames_and_frames_in_bands_are_not_captured(model, monkeypatch):
+    frames = pictures(3, 45, 67)
+    with torch.inference_mode():
+        for max_rows in (None, 20):
+            if max_rows is None:
+                monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 45 * 67 - 1)
+            capture = FakeCapture()
+            network = CudaNetwork(copy.deepcopy(model), max_rows=max_rows, capture=capture)
+            assert_same_bits(steps(network, frames), steps(TorchNetwork(model, max_rows=max_rows), frames))
+            assert capture.captured == []
+            monkeypatch.undo()
+        network.max_rows = 45
+        steps(network, frames)
+    assert len(capture.captured) > 0
+
+
+def test_outside_of_inference_mode_nothing_is_captured(model):
+    capture = FakeCapture()
+    with torch.no_grad():
+        steps(CudaNetwork(model, capture=capture), pictures(2, 32, 32))
+    assert capture.captured == []
+
+
+class Constants(TorchDispatchMode):
+    """Notes where numbers of the host become a tensor: on a GPU that is a copy that everybody waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.detach_.default, torch.ops.aten.lift_fresh.default):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it():
+    """On the meta device, where all that depends on values raises."""
+    with torch.device("meta"):
+        model = RealBasicVSR().half().to(memory_format=torch.channels_last)
+    taken = []
+
+    def capture(step, arguments):
+        taken.append((step, arguments))
+        raise NotImplementedError("only looking")
+
+    network = CudaNetwork(model, capture=capture)
+    frame = torch.empty(1, 3, 180, 320, device="meta")
+    with torch.inference_mode():
+        state = network.propagate_backward(frame, None, None)
+        flow = network.flow(frame, frame)
+        network.propagate_backward(frame, state, flow)
+        network.propagate_forward(frame, state, flow)
+        network.cleaning_residue(frame)
+        assert len(taken) == 4
+        for step, arguments in taken:
+            with Constants() as constants:
+                step(*arguments)
+            assert constants.seen == []
+        for from_the_host in (lambda: frame.new_tensor((1.0, 2.0)), lambda: torch.tensor([1.0], device="meta")):
+            with Constants() as constants:
+                from_the_host()
+            assert constants.seen != []
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            frame[frame > 0]
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def test_fixed_arithmetic_is_torchs_arithmetic_on_the_same_weights(model):
+    fixed = copy.deepcopy(model)
+    weights = {name: id(parameter) for name, parameter in fixed.named_parameters()}
+    fix_arithmetic(fixed)
+    assert {name: id(parameter) for name, parameter in fixed.named_parameters()} == weights
+    assert fixed.cleaning_reach_rows == model.cleaning_reach_rows
+    assert list(fixed.state_dict()) == list(model.state_dict())
+    lr = torch.rand(1, 3, 3, 24, 40)
+    with torch.inference_mode():
+        assert torch.equal(fixed(lr), model(lr))
+
+
+@pytest.mark.parametrize(("dtype", "allows_tf32"), [(torch.float32, False), (torch.float16, True)])
+def test_each_convolution_is_told_how_to_compute_whatever_the_switches_say(model, monkeypatch, dtype, allows_tf32):
+    told = []
+
+    def convolution(*arguments):
+        told.append(arguments[-4:])  # benchmark, deterministic, cudnn_enabled, allow_tf32
+        return plain(*arguments)
+
+    plain = torch._convolution
+    monkeypatch.setattr(torch, "_convolution", convolution)
+    model.to(dtype)
+    fix_arithmetic(model)
+    assert {parameter.dtype for parameter in model.basicvsr.spynet.parameters()} == {torch.float32}
+    num_convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=True, deterministic=False, allow_tf32=True):
+        model(torch.rand(1, 1, 3, 8, 8))
+        model.flows(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+    assert len(told) >= num_convolutions - 2  # the blocks are used once, the flow network too
+    assert set(told) == {(False, True, True, allows_tf32)}
+
+
+# ---- threads and copies ----------------------------------------------------------------------------------------------
+
+
+def test_however_many_ask_at_once_a_device_has_one_thread(monkeypatch):
+    monkeypatch.setattr(compute, "_threads", {})
+    barrier = threading.Barrier(16)
+    found = []
+
+    def ask():
+        barrier.wait()
+        found.append(compute._thread_of("cpu"))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert len(set(map(id, found))) == 1
+
+
+def test_on_the_cpu_nothing_is_copied():
+    cpu = choose_compute("cpu", "fp32")
+    x = torch.rand(3, 4, 5)
+    assert cpu.to_device(x) is x
+    assert cpu.on_host(x) is x
+    assert cpu.on_host(x.half()).dtype == torch.float32

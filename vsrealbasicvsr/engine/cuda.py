@@ -1,0 +1,415 @@
+"""The network on a CUDA device: its arithmetic fixed, its short steps as CUDA graphs, frames on their way to and fro.
+
+Knows no windows and no host. Where everything runs: all work of a device goes through its default stream, whichever
+thread asks for it, so each step sees what the steps before it made, also when another device's thread reads a frame
+that was made here: torch copies between devices on the current streams of both. Only copies to the host have a stream
+of their own.
+
+What is bound to fail is not tried, and what fails is left to the plain steps of torch: a graph is an optimisation, and
+no picture may depend on it.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vsrealbasicvsr.model import RealBasicVSR
+
+from .network import TorchNetwork
+
+MAX_GRAPH_PX = 250_000
+"""Low-resolution pixels of a frame whose steps are captured. A frame takes some 600 launches of 5 to 10 microseconds,
+3 to 6 ms. By estimate an H100 has done the work of 320x180 in 1 to 2 ms and that of 640x360 (230,400) in 6 to 12 ms;
+beyond that the launches hide behind the work, and a graph would only keep memory."""
+
+MAX_GRAPHS = 8
+"""Of a network. A clip has one size, which makes four: cleaning, flow and both propagations."""
+
+NUM_WARM_UPS = 3
+"""Runs of a step before its capture: libraries load their kernels, and make their plans and workspaces, outside of it.
+"""
+
+Step = Callable[..., Tensor]
+"""Tensors to a new tensor, the same bits for the same arguments."""
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+class _FixedConv2d(nn.Conv2d):
+    """A convolution that is told how to compute, instead of asking the switches of the process.
+
+    `torch.backends.cudnn` is one for all threads: to set and restore its switches around a step would change the
+    results of whoever computes at the same time, and two threads that do so restore each other's values. torch takes
+    the same switches as arguments here (what it calls itself, with the switches' values, in every convolution).
+
+    benchmark is off and deterministic on: a benchmark chooses the algorithm that was the fastest this time, and
+    algorithms differ in their rounding; cuDNN's heuristics choose by the sizes and the GPU alone. (Where there is no
+    memory for the workspace of the one chosen, torch takes the next: short memory may show in the last bits.)
+    """
+
+    allow_tf32: bool
+    cudnn_enabled: bool
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, *, allow_tf32: bool) -> "_FixedConv2d":
+        """With the weights and the settings of `conv` itself, which pads with zeros."""
+        made = cls.__new__(cls)  # a new one would first draw weights of its own
+        made.__dict__.update(conv.__dict__)
+        made.allow_tf32 = allow_tf32
+        made.cudnn_enabled = torch.backends.cudnn.enabled
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x."""
+        return torch._convolution(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,
+            False,  # transposed
+            (0, 0),  # output_padding
+            self.groups,
+            False,  # benchmark
+            True,  # deterministic
+            self.cudnn_enabled,
+            self.allow_tf32,
+        )
+
+
+def fix_arithmetic(model: RealBasicVSR) -> None:
+    """From here on the model's convolutions compute the same bits at every run, whatever torch's switches say.
+
+    TF32 rounds the factors of float32 products to 10 bits of mantissa. A network in float32 does without, to be one.
+    In half precision it is allowed: only the flow network is in float32 then, which without tensor cores would take (by
+    estimate, on an H100) as long as all the rest, and float16 has the same 10 bits. Convolutions in float16 must be
+    told that it is allowed in any case: torch takes all tensor cores away where it is not.
+    """
+    allow_tf32 = model.dtype != torch.float32
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Conv2d:
+                setattr(parent, name, _FixedConv2d.like(child, allow_tf32=allow_tf32))
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------
+
+
+class Capture(Protocol):
+    """Makes a step of one size quick to call."""
+
+    def __call__(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
+        """The captured step, for arguments of these shapes, strides and types.
+
+        Its results share memory with nothing. Raises what it likes where it cannot be captured.
+        """
+        ...
+
+
+class StepGraphs:
+    """Which steps are captured, and which are not: at most `max_graphs`, and none that was ever seen to differ.
+
+    A step is captured at its first call, for arguments of one shape, layout and type, and held against the plain step:
+    with these arguments, and with others, for something of the first could be baked into it. If a bit differs, or the
+    capture fails, the step stays plain for good.
+    """
+
+    def __init__(self, capture: Capture, *, max_graphs: int = MAX_GRAPHS) -> None:
+        self._capture = capture
+        self._max_graphs = max_graphs
+        self._graphs: dict[tuple[object, ...], Step] = {}
+        self._plain: set[str] = set()
+        # A refused graph is kept all the same: torch lets no memory pool be used again whose only graph has gone.
+        self._refused: list[Step] = []
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """Why steps are not captured, a line for each."""
+        return list(self._notes)
+
+    def run(self, name: str, step: Step, *arguments: Tensor) -> Tensor:
+        """step(*arguments), by a graph where there is one. `name` stands for the step, whatever its arguments."""
+        if name in self._plain:
+            return step(*arguments)
+        key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in arguments))
+        if graph := self._graphs.get(key):
+            return graph(*arguments)
+        made = step(*arguments)  # first: if there is no memory for this either, the caller should hear of it
+        if len(self._graphs) < self._max_graphs:
+            try:
+                graph = self._graphs[key] = self._capture(step, arguments)
+                others = tuple(-1 - x for x in arguments)
+                is_right = _same_bits(graph(*others), step(*others)) and _same_bits(graph(*arguments), made)
+            except Exception as error:  # whatever torch and its libraries raise where they cannot
+                self._leave_plain(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                return made
+            if not is_right:
+                self._leave_plain(name, "it gave other values than the plain step")
+        return made
+
+    def release(self) -> None:
+        """Drop all graphs. Memory was short: no step is captured from here on."""
+        self._graphs.clear()
+        self._refused.clear()
+        self._max_graphs = 0
+
+    def _leave_plain(self, name: str, reason: str) -> None:
+        self._plain.add(name)
+        for key in [key for key in self._graphs if key[0] == name]:
+            self._refused.append(self._graphs.pop(key))
+        self._notes.append(f"{name} runs without a CUDA graph ({reason})")
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether these are one tensor for all that follows: signs of zeros, NaNs and the layout included."""
+    if (a.shape, a.stride(), a.dtype) != (b.shape, b.stride(), b.dtype):
+        return False
+    bits = _INTEGERS[a.element_size()]
+    return torch.equal(a.view(bits), b.view(bits))
+
+
+_one_at_a_time = threading.Lock()
+"""Held while a graph is captured and while memory is given back: torch allows one capture in the process, and wants no
+device's cache emptied meanwhile."""
+
+_broken: list[torch.cuda.CUDAGraph] = []
+"""Captures that could not be ended. torch's allocator has kept a pointer to each."""
+
+
+class GraphCapture:
+    """Captures steps on one device into CUDA graphs that share a memory pool. For the device's compute thread only.
+
+    Inside of a capture the host may wait for nothing and copy nothing to the device: a step that does so fails here.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None  # torch's handle
+
+    def __call__(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
+        """The step as a graph, with memory of its own for the arguments."""
+        with _one_at_a_time, torch.cuda.device(self._device):
+            return self._captured(step, arguments)
+
+    def _captured(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
+        inputs = tuple(x.clone() for x in arguments)
+        if any(ours.stride() != x.stride() for ours, x in zip(inputs, arguments, strict=True)):
+            raise ValueError("an argument has a layout that no copy of it has")
+        graph = torch.cuda.CUDAGraph()
+        # After a failure the next graph gets a new pool: who knows in which state this one was left.
+        pool, self._pool = self._pool or torch.cuda.graph_pool_handle(), None
+        work, side = torch.cuda.current_stream(), _streams_of(self._device).capture
+        # Where a capture fails torch leaves the thread on the side stream: this outer context takes it back.
+        with torch.cuda.stream(side):
+            side.wait_stream(work)
+            for _ in range(NUM_WARM_UPS):
+                step(*inputs)
+            try:
+                # "thread_local", for other threads go on using CUDA. The stream is given, for torch's own for captures
+                # belongs to whichever device captured first.
+                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                    output = step(*inputs)
+            except BaseException:
+                _abandon(graph, self._device, pool)
+                raise
+        work.wait_stream(side)
+        self._pool = pool
+        output.fill_(torch.nan)  # were the graph empty, what lies here could be a warm-up's right result
+
+        def replay(*arguments: Tensor) -> Tensor:
+            for ours, x in zip(inputs, arguments, strict=True):
+                ours.copy_(x)
+            graph.replay()
+            return output.clone()  # the next replay of any graph in the pool may write here
+
+        return replay
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
+    """Clean up after a capture that failed.
+
+    If the driver refuses to end the capture, torch's allocator is not told that there is none any more, and would take
+    back no memory that two streams use, and raise when it is asked to empty its cache.
+    """
+    try:
+        graph.pool()
+    except RuntimeError:  # it was not ended
+        _broken.append(graph)
+        with contextlib.suppress(Exception):  # raises where the allocator knows of no capture: all is well
+            torch._C._cuda_endAllocateToPool(_index(device), pool)
+
+
+class CudaNetwork:
+    """TorchNetwork's steps with fixed arithmetic, and on small frames with few launches.
+
+    Cleaning, flow and the propagation from a state are captured: 600 of a frame's 613 operations. The first step of a
+    propagation is rare, and the reconstruction makes few launches with large maps, whose memory a graph would keep.
+    What depends on values (how often a frame is cleaned) lies outside of the steps.
+    """
+
+    def __init__(self, model: RealBasicVSR, *, max_rows: int | None = None, capture: Capture | None = None) -> None:
+        """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None."""
+        fix_arithmetic(model)
+        self._device = model.basicvsr.fusion.weight.device
+        self._flow_network = model.basicvsr.spynet
+        self._eager = TorchNetwork(model, max_rows=max_rows)
+        self._graphs = StepGraphs(capture or GraphCapture(self._device))
+
+    @property
+    def max_rows(self) -> int | None:
+        """Rows of a frame that are cleaned or propagated at once, at most; None: as many as the frame's size allows."""
+        return self._eager.max_rows
+
+    @max_rows.setter
+    def max_rows(self, rows: int | None) -> None:
+        self._eager.max_rows = rows
+
+    @property
+    def notes(self) -> list[str]:
+        """What does not run as fast as it could, and why, a line for each step."""
+        return self._graphs.notes
+
+    def cleaning_residue(self, frames: Tensor) -> Tensor:
+        """What one cleaning pass adds to frames."""
+        return self._run("cleaning", self._eager.cleaning_residue, frames)
+
+    def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow that aligns what belongs to `supp` to `ref`."""
+        # The last resize takes numbers from the host, which a graph cannot.
+        finest = self._run("flow", self._finest_flow, ref, supp)
+        return self._flow_network.resized(finest, *ref.shape[-2:])
+
+    def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """The backward state of a frame, from that of the frame after it."""
+        if state is None or flow_px is None:
+            return self._eager.propagate_backward(cleaned, state, flow_px)
+        return self._run("backward propagation", self._eager.propagate_backward, cleaned, state, flow_px)
+
+    def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        """The forward state of a frame, from that of the frame before it."""
+        if state is None or flow_px is None:
+            return self._eager.propagate_forward(cleaned, state, flow_px)
+        return self._run("forward propagation", self._eager.propagate_forward, cleaned, state, flow_px)
+
+    def reconstruct(
+        self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The high-resolution frame, made in bands of rows."""
+        return self._eager.reconstruct(cleaned, backward_state, forward_state)
+
+    def release(self) -> None:
+        """Drop all graphs, and give the memory that torch keeps for later back to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the memory that graphs work in goes with them
+        self._graphs.release()
+        with _one_at_a_time, place_of(self._device):
+            self._eager.release()
+
+    def _finest_flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """The flow at the size that halves evenly at every level."""
+        resized_up = self._flow_network._resized_up
+        return self._flow_network.coarse_to_fine(resized_up(ref), resized_up(supp))[-1]
+
+    def _run(self, name: str, step: Step, *arguments: Tensor) -> Tensor:
+        frames = arguments[0]
+        is_small = frames.numel() // frames.shape[1] <= MAX_GRAPH_PX
+        is_whole = self._eager.rows_at_once(frames) >= frames.shape[-2]
+        # A graph's memory is of the kind that only inference mode may write to.
+        if is_small and is_whole and torch.is_inference_mode_enabled():
+            return self._graphs.run(name, step, *arguments)
+        return step(*arguments)
+
+
+# ---- streams and copies ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """A device's streams besides the default one.
+
+    Made once: torch hands out 32 in turns, and a copy on the stream that captures would end up in a graph.
+    """
+
+    capture: torch.cuda.Stream
+    copies: torch.cuda.Stream
+
+
+_streams: dict[int, _Streams] = {}
+_streams_lock = threading.Lock()
+
+
+def _streams_of(device: torch.device) -> _Streams:
+    index = _index(device)
+    with _streams_lock:
+        if index not in _streams:
+            capture, copies = (torch.cuda.Stream(index) for _ in range(2))  # type: ignore[no-untyped-call]
+            _streams[index] = _Streams(capture, copies)
+        return _streams[index]
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device == torch.device(device.type) else device.index
+
+
+@contextlib.contextmanager
+def place_of(device: torch.device) -> Iterator[None]:
+    """While this lasts the thread works on the device and its default stream. On another kind of device: nothing."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.default_stream(device)):
+        yield
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the CUDA device, for what the thread tells the device next. The thread itself waits not.
+
+    From memory that is not pinned torch would wait until the device has done all that it was told.
+    """
+    pinned = _pinned_like(tensor)
+    if pinned is None:
+        return tensor.to(device)
+    pinned.copy_(tensor)
+    return pinned.to(device, non_blocking=True)  # torch keeps the pinned memory until the copy is done
+
+
+def to_host(made: Tensor) -> Tensor:
+    """A tensor that was made on the default stream of a CUDA device, as float32 on the CPU. For any thread.
+
+    It waits without holding the interpreter, and the device computes on meanwhile.
+    """
+    device = made.device
+    with torch.inference_mode(), torch.cuda.device(device):
+        ready = torch.cuda.default_stream(device).record_event()
+        host = _pinned_like(made, torch.float32)
+        copies = _streams_of(device).copies
+        with torch.cuda.stream(copies):
+            copies.wait_event(ready)
+            # Both live until the copy is done, as locals: another stream may not have their memory before.
+            converted = made.float().contiguous()
+            if host is None:
+                return converted.cpu()
+            host.copy_(converted, non_blocking=True)
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record(copies)
+        done.synchronize()
+    return host
+
+
+def _pinned_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Pinned memory for as many values, which torch keeps and hands out again; None where the system gives no more."""
+    try:
+        return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, pin_memory=True)
+    except RuntimeError:
+        return None
