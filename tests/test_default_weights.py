@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from training.degradations import apply, evaluation_recipe
 from training.evaluate import luma, psnr_db, super_resolve, to_bytes
 from vsrealbasicvsr import load_model, refine
+from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_compute
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS
 from vsrealbasicvsr.weights.reading import read_network
 
@@ -61,6 +62,27 @@ def test_cleaning_comes_to_rest_on_stripes(model, period):
     with torch.inference_mode():
         cleaned, _ = refine(model, lr, theta=0.0)
     assert (cleaned - lr).abs().mean() < 12 / 255
+
+
+def test_in_bands_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(model):
+    lr, _ = degraded("astronaut", num_frames=6)
+
+    def upscaled(max_rows):
+        grid = Grid(num_frames=6, length=4, overlap=2)
+        engine = WindowUpscaler(model, choose_compute("cpu", "fp32"), grid, theta=1.5, max_rows=max_rows)
+        frames = []
+        for n in range(6):
+            number = engine.expect(n)
+            engine.supply(number, {i: SourceFrame(lr[i]) for i in engine.missing(number)})
+            frames.append(engine.upscale(n)[0])
+            engine.release(n)
+        return torch.stack(frames), engine.statistics.cleaning_passes
+
+    whole, num_passes = upscaled(None)
+    banded, num_passes_banded = upscaled(16)
+    assert num_passes_banded == num_passes > 6
+    worst_db = -10 * (banded - whole).square().mean(dim=(1, 2, 3)).max().log10()
+    assert worst_db >= 100
 
 
 def test_the_file_says_what_it_is():

@@ -182,6 +182,29 @@ def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings
     assert sorted(asked) == list(range(90))
 
 
+def test_tile_changes_nothing_but_rounding(core, tiny_model):
+    clip = as_format(core, vs.RGBS, num_frames=6)
+    whole, tiled = (
+        np.stack(
+            [
+                np.asarray(frame[plane])
+                for frame in clip.rbvsr.Upscale(model=tiny_model, tile=tile).frames()
+                for plane in range(3)
+            ]
+        )
+        for tile in (0, 7)
+    )
+    assert np.abs(whole - tiled).max() < 1e-5
+
+
+def test_unknown_kernels_are_an_error_that_says_which_there_are(core, tiny_model, monkeypatch):
+    monkeypatch.setenv("RBVSR_KERNELS", "fast")
+    clip = core.std.BlankClip(format=vs.RGB24, width=16, height=16, length=2)
+    with pytest.raises(vs.Error) as caught:
+        clip.rbvsr.Upscale(model=tiny_model)
+    check_message(str(caught.value), ["RBVSR_KERNELS", "fast", "avx2", "Unset"])
+
+
 def test_memory_is_short_and_nothing_is_computed_twice(core_settings, tiny_model, monkeypatch):
     core = core_settings
     core.num_threads, core.max_cache_size = 8, 1
@@ -259,6 +282,9 @@ ERRORS = [
     ({"precision": "fp8"}, ["precision", "fp8", "fp32"]),
     ({"device": "gpu"}, ["device", "gpu", "cpu"]),
     ({"device": "hpu"}, ["device", "hpu", "cpu"]),
+    ({"device": "cpu,cpu"}, ["device", "cpu,cpu", "twice", "once"]),
+    ({"device": "cpu,cuda:77"}, ["device", "cuda:77", "cpu"]),
+    ({"tile": -1}, ["tile", "-1", "at least 1", "default"]),
     ({"device": "a\nb"}, ["device", "a b"]),
     ({"scene_cuts": "x\ny" * 2000}, ["scene_cuts", "x y"]),
     ({"device": "cuda:77"}, ["device", "cuda:77", "cpu"]),

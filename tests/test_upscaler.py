@@ -353,6 +353,20 @@ def test_reading_in_order_does_no_work_twice():
     assert done.forward_steps == done.backward_steps == 30 + 2 * 4
 
 
+def test_reading_backwards_is_at_most_twice_the_work():
+    frames = clip(30)
+
+    def work(numbers):
+        engine = upscaler(30, length=6, overlap=2)
+        for n in numbers:
+            get(engine, frames, n)
+        done = engine.statistics
+        return done.frames_cleaned, done.flows, done.backward_steps, done.forward_steps, done.frames_supplied
+
+    forwards, backwards = work(range(30)), work(reversed(range(30)))
+    assert all(b <= 2 * f for f, b in zip(forwards, backwards, strict=True)), (forwards, backwards)
+
+
 @pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
 def test_within_a_window_any_order_computes_it_once(order):
     frames = clip(12)
