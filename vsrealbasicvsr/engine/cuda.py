@@ -89,8 +89,7 @@ def fix_arithmetic(model: RealBasicVSR) -> None:
 
     TF32 rounds the factors of float32 products to 10 bits of mantissa. A network in float32 does without, to be one.
     In half precision it is allowed: only the flow network is in float32 then, which without tensor cores would take (by
-    estimate, on an H100) as long as all the rest, and float16 has the same 10 bits. Convolutions in float16 must be
-    told that it is allowed in any case: torch takes all tensor cores away where it is not.
+    estimate, on an H100) as long as all the rest, and float16 has the same 10 bits. Its products add up in float32.
     """
     allow_tf32 = model.dtype != torch.float32
     for parent in list(model.modules()):
@@ -262,7 +261,6 @@ class CudaNetwork:
         """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None."""
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
-        self._flow_network = model.basicvsr.spynet
         self._eager = TorchNetwork(model, max_rows=max_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
 
@@ -286,9 +284,7 @@ class CudaNetwork:
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """The flow that aligns what belongs to `supp` to `ref`."""
-        # The last resize takes numbers from the host, which a graph cannot.
-        finest = self._run("flow", self._finest_flow, ref, supp)
-        return self._flow_network.resized(finest, *ref.shape[-2:])
+        return self._run("flow", self._eager.flow, ref, supp)
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame, from that of the frame after it."""
@@ -315,11 +311,6 @@ class CudaNetwork:
         self._graphs.release()
         with _one_at_a_time, place_of(self._device):
             self._eager.release()
-
-    def _finest_flow(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """The flow at the size that halves evenly at every level."""
-        resized_up = self._flow_network._resized_up
-        return self._flow_network.coarse_to_fine(resized_up(ref), resized_up(supp))[-1]
 
     def _run(self, name: str, step: Step, *arguments: Tensor) -> Tensor:
         frames = arguments[0]

@@ -64,7 +64,8 @@ class Budget:
 def free_bytes(device: torch.device) -> int:
     """What a filter may fill on this device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+        held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
     return CPU_BUDGET_BYTES - _PROGRAM_BYTES
 
 

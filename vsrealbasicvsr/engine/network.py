@@ -1,6 +1,6 @@
 """The steps of the network as the engine takes them, and torch's way to do them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -32,6 +32,11 @@ class Network(Protocol):
     max_rows: int | None
     """Rows of a frame that are cleaned or propagated at once, at most; None: as many as the frame's size allows."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What it does otherwise than it might, and why; nothing that shows in the picture."""
+        ...
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""
         ...
@@ -61,6 +66,8 @@ class Network(Protocol):
 
 class TorchNetwork:
     """The model's own steps, on any device and in any precision. States are (1, C, H, W)."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, model: RealBasicVSR, *, max_rows: int | None = None) -> None:
         self.max_rows = max_rows

@@ -166,6 +166,7 @@ class WindowUpscaler:
         # Frames that two live windows share are one object, so each is asked for, cleaned and matched once.
         self._sources: WeakValueDictionary[int, SourceFrame] = WeakValueDictionary()
         self._warnings: list[str] = []
+        self._noted: set[str] = set()
 
     def expect(self, n: int) -> int:
         """The window that keeps frame n; it is held until `release(n)`. Raises IndexError outside of the clip."""
@@ -244,6 +245,14 @@ class WindowUpscaler:
             warnings, self._warnings = self._warnings, []
         return warnings
 
+    def take_notes(self) -> list[str]:
+        """What the networks did otherwise than they might, each once: nothing that shows in the picture."""
+        with self._lock:
+            notes = [f"{worker.compute.device}: {note}" for worker in self._workers for note in worker.network.notes]
+            new = [note for note in notes if note not in self._noted]
+            self._noted.update(new)
+        return new
+
     def _window(self, number: int) -> _LiveWindow:
         """The live window of this number, now the most recently used. Call with the lock held."""
         live = self._live.get(number)
@@ -304,7 +313,9 @@ class WindowUpscaler:
                 for plane, part in zip(made, rows, strict=True):
                     plane[first : first + len(part)] = part
         else:
-            made = torch.cat([rows for _, rows in parts], dim=1)
+            made = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
+            for first, rows in parts:
+                made[:, first : first + rows.shape[1]] = rows
         segment.left.discard(n)
         segment.backward.pop(n, None)
         segment.forward.pop(n, None)
@@ -374,7 +385,7 @@ class WindowUpscaler:
         with source.lock:
             if source.cleaned is None:
                 self._look_at(source)
-                lr = _picture(source).to(worker.compute.device)[None, None]
+                lr = worker.compute.to_device(_picture(source))[None, None]
                 cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
                 source.cleaned = packed(cleaned[0])
                 source.rgb = None

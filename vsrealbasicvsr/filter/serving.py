@@ -37,6 +37,8 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, v
         made.props.update(upscaler.upscale_into(n, planes))
         for warning in upscaler.take_warnings():
             core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
+        for note in upscaler.take_notes():
+            core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"rbvsr.Upscale: {note}.")
         return made
 
     def properties(n: int) -> Answer:

@@ -82,6 +82,7 @@ typedef struct {
     int32_t channels_in, source_stride, channels_out, target_stride; /* channels_out: padded, all groups */
     int32_t planes;      /* those that ADD_TO_PLANES adds to, `target_stride` floats apart */
     int32_t half_source; /* the maps that are read are of 16 bits */
+    int32_t kept_first, kept_stop;
     float slope;
     const float *source, *second, *weights, *bias, *residual;
     float *target, *second_target;
@@ -377,7 +378,7 @@ INLINE float bilinear(const float *p, int width, int y0, int y1, float fy, int x
 
 /* One row: the frame's planes (residual), the other frame's (source) sampled where the flow points, its outermost
  * pixels outside, and the flow: twice that of the coarser level (second; NULL: zeros), its corners on ours. The flow
- * goes to the planes `second_target` too. */
+ * goes to the planes `second_target` too, rows [kept_first, kept_stop) of it. */
 static void flow_input(const operation *o, long block) {
     const int y = o->first + (int)block, width = o->width, height = o->height, coarse = width / 2;
     const long plane = (long)height * width, coarse_plane = (long)(height / 2) * coarse;
@@ -401,7 +402,10 @@ static void flow_input(const operation *o, long block) {
             target[k] = o->residual[k * plane + at];
             target[3 + k] = bilinear(o->source + k * plane, width, y0, y1, fy, x0, x1, fx);
         }
-        for (int k = 0; k < 2; k++) target[6 + k] = o->second_target[k * plane + at] = flow[k];
+        for (int k = 0; k < 2; k++) {
+            target[6 + k] = flow[k];
+            if (y >= o->kept_first && y < o->kept_stop) o->second_target[k * plane + at] = flow[k];
+        }
     }
 }
 

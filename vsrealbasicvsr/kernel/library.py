@@ -36,6 +36,8 @@ _INTEGERS = [
     "target_stride",
     "planes",
     "half_source",
+    "kept_first",
+    "kept_stop",
 ]
 _ADDRESSES = ["source", "second", "weights", "bias", "residual", "target", "second_target"]
 

@@ -1,7 +1,7 @@
 """The steps of RealBasicVSR with our own kernels: the same values but for rounding, three times as fast."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,8 @@ class KernelNetwork:
     may call.
     """
 
+    notes: Sequence[str] = ()
+
     def __init__(self, model: RealBasicVSR, kernels: Kernels, *, max_rows: int | None = None) -> None:
         """max_rows: rows of a band at most, for cleaning, flow and propagation; None: as MAX_SCRATCH_BYTES allows."""
         sizes = model.sizes
@@ -115,6 +117,7 @@ class KernelNetwork:
         self._up = [self._pack(up.upsample_conv, groups=4) for up in (vsr.upsample1, vsr.upsample2)]
         self._hr, self._last = self._pack(vsr.conv_hr), self._pack(vsr.conv_last)
         self._arena = torch.empty(0)
+        self._pyramids: list[tuple[Tensor, list[Tensor]]] = []
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
@@ -136,12 +139,20 @@ class KernelNetwork:
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """The flow (1, 2, H, W) that aligns the state of `supp` to `ref`, two cleaned frames."""
-        levels = self._flow.pyramid(torch.cat((ref, supp)))
+        levels = list(zip(self._pyramid(ref), self._pyramid(supp), self._flow_levels, strict=True))
+        bands = [self._flow_bands(layers, *level.shape[-2:]) for level, _, layers in levels]
+        maps = self._space(*(max(sizes) for sizes in zip(*(sizes for _, sizes in bands), strict=True)))
         flow: Tensor | None = None
-        for frames, layers in zip(levels, self._flow_levels, strict=True):
-            flow = self._refined_flow(layers, frames, flow)
-        assert flow is not None
-        return self._flow.resized(flow, *ref.shape[-2:])
+        flows: list[Tensor] = []  # held until all is done
+        operations: list[_Operations] = []
+        for (level_ref, level_supp, layers), (cut, _) in zip(levels, bands, strict=True):
+            coarser, flow = flow, level_ref.new_empty(1, 2, *level_ref.shape[-2:])
+            flows.append(flow)
+            operations += [
+                self._flow_level(layers, level_ref[0], level_supp[0], coarser, flow, band, maps) for band in cut
+            ]
+        self._kernels.run(np.concatenate(operations))
+        return self._flow.resized(flows[-1], *ref.shape[-2:])
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame (1, 3, H, W), from that of the frame after it."""
@@ -169,6 +180,7 @@ class KernelNetwork:
     def release(self) -> None:
         """Give the scratch memory back; it is made again when it is needed."""
         self._arena = torch.empty(0)
+        self._pyramids = []
 
     # ---- how they are made -------------------------------------------------------------------------------------------
 
@@ -236,39 +248,57 @@ class KernelNetwork:
         outer["residual"] = features.data_ptr()  # each value is read just before it is replaced
         return operations, features.view(rows, width, out)
 
-    def _refined_flow(self, layers: list[_Convolution], frames: Tensor, coarser: Tensor | None) -> Tensor:
-        """A level's flow (1, 2, h, w), from frames (2, 3, h, w): the one that is aligned to, the other; and the flow of
-        the level below.
+    def _pyramid(self, frame: Tensor) -> list[Tensor]:
+        """What each level of the flow network sees of a frame. Those of the last two frames are held: the next flow is
+        one of their neighbours'.
         """
-        ref, supp = frames
-        _, _, height, width = frames.shape
+        for known, levels in self._pyramids:
+            if known is frame:
+                return levels
+        levels = self._flow.pyramid(frame)
+        self._pyramids = [(frame, levels), *self._pyramids[:1]]
+        return levels
+
+    def _flow_bands(self, layers: list[_Convolution], height: int, width: int) -> tuple[list[_Band], tuple[int, int]]:
+        """The bands of a level, and the floats of its maps: they are held in turns, in two places."""
         channels = [self._kernels.padded(8), *(layer.channels_out for layer in layers)]
-        even, odd = max(channels[0:-1:2]), max(channels[1:-1:2])  # the maps are held in turns
-        flow = frames.new_empty(1, 2, height, width)
-        for band in self._cut(height, width, reach=3 * len(layers), floats_per_px=even + odd):
-            rows = band.seen_stop - band.seen_first
-            maps = [space.data_ptr() for space in self._space(rows * width * even, rows * width * odd)]
-            # What lies above the band was made by the band before: it must stay, and is made again for this one.
-            kept = flow[:, :, band.seen_first : band.first].clone()
-            operations = np.zeros(1 + len(layers), OPERATION)
-            begin = operations[:1]
-            begin["kind"], begin["height"], begin["width"] = FLOW_INPUT, height, width
-            begin["first"], begin["stop"], begin["target_first"] = band.seen_first, band.seen_stop, band.seen_first
-            begin["residual"], begin["source"] = ref.data_ptr(), supp.data_ptr()
-            begin["second"] = coarser.data_ptr() if coarser is not None else 0
-            begin["target"], begin["target_stride"], begin["second_target"] = maps[0], channels[0], flow.data_ptr()
-            convolutions = operations[1:]
-            self._set_convolution(convolutions, layers, CONV7)
-            convolutions["height"], convolutions["width"], convolutions["stop"] = rows, width, rows
-            convolutions["source"] = [maps[i % 2] for i in range(len(layers))]
-            convolutions["target"] = [maps[(i + 1) % 2] for i in range(len(layers))]
-            convolutions["source_stride"], convolutions["target_stride"] = channels[:-1], channels[1:]
-            last = convolutions[-1:]
-            last["first"], last["stop"], last["slope"] = band.first - band.seen_first, band.stop - band.seen_first, 1.0
-            self._set_planes(last, flow[0], band)
-            self._kernels.run(operations)
-            flow[:, :, band.seen_first : band.first] = kept
-        return flow
+        places = max(channels[0:-1:2]), max(channels[1:-1:2], default=0)
+        bands = self._cut(height, width, reach=3 * len(layers), floats_per_px=sum(places))
+        most_px = max(band.seen_stop - band.seen_first for band in bands) * width
+        return bands, (most_px * places[0], most_px * places[1])
+
+    def _flow_level(
+        self,
+        layers: list[_Convolution],
+        ref: Tensor,
+        supp: Tensor,
+        coarser: Tensor | None,
+        flow: Tensor,
+        band: _Band,
+        maps: list[Tensor],
+    ) -> _Operations:
+        """From two frames (3, h, w) and the flow of the level below: a band of this level's `flow` (1, 2, h, w)."""
+        _, height, width = ref.shape
+        rows = band.seen_stop - band.seen_first
+        channels = [self._kernels.padded(8), *(layer.channels_out for layer in layers)]
+        operations = np.zeros(1 + len(layers), OPERATION)
+        begin = operations[:1]
+        begin["kind"], begin["height"], begin["width"] = FLOW_INPUT, height, width
+        begin["first"], begin["stop"], begin["target_first"] = band.seen_first, band.seen_stop, band.seen_first
+        begin["kept_first"], begin["kept_stop"], begin["second_target"] = band.first, band.stop, flow.data_ptr()
+        begin["residual"], begin["source"] = ref.data_ptr(), supp.data_ptr()
+        begin["second"] = coarser.data_ptr() if coarser is not None else 0
+        begin["target"], begin["target_stride"] = maps[0].data_ptr(), channels[0]
+        convolutions = operations[1:]
+        self._set_convolution(convolutions, layers, CONV7)
+        convolutions["height"], convolutions["width"], convolutions["stop"] = rows, width, rows
+        convolutions["source"] = [maps[i % 2].data_ptr() for i in range(len(layers))]
+        convolutions["target"] = [maps[(i + 1) % 2].data_ptr() for i in range(len(layers))]
+        convolutions["source_stride"], convolutions["target_stride"] = channels[:-1], channels[1:]
+        last = convolutions[-1:]
+        last["first"], last["stop"] = band.first - band.seen_first, band.stop - band.seen_first
+        self._set_planes(last, flow[0], band)
+        return operations
 
     def _reconstruct_band(self, hr: Tensor, backward: Tensor, forward: Tensor, first: int, stop: int) -> None:
         """Add to `hr`, (3, S*(stop - first), S*W), what the network adds to rows [first, stop) of the low resolution.
@@ -339,7 +369,7 @@ class KernelNetwork:
     def _space(self, *sizes: int) -> list[Tensor]:
         """Scratch memory of so many floats each; the next step overwrites it."""
         if self._arena.numel() < sum(sizes):
-            self.release()  # first let go of the old one
+            self._arena = torch.empty(0)  # first let go of the old one
             self._arena = torch.empty(sum(sizes))
         ends = list(itertools.accumulate(sizes))
         return [self._arena[end - size : end] for size, end in zip(sizes, ends, strict=True)]

@@ -113,12 +113,15 @@ class SPyNet(nn.Module):
         if (height_up, width_up) == (height, width):
             return flow
         flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
-        return flow * flow.new_tensor((width / width_up, height / height_up)).view(1, 2, 1, 1)
+        # Not a product with a tensor of two numbers: making one on a GPU waits for all that the GPU has to do.
+        return torch.stack((flow[:, 0] * (width / width_up), flow[:, 1] * (height / height_up)), dim=1)
 
     def _resized_up(self, frames: Tensor) -> Tensor:
         """Resized, not padded, up to a size that halves evenly at every level."""
         multiple = 2 ** (len(self.basic_module) - 1)
         height, width = (-(-size // multiple) * multiple for size in frames.shape[-2:])
+        if (height, width) == frames.shape[-2:]:
+            return frames.float()
         return F.interpolate(frames.float(), size=(height, width), mode="bilinear", align_corners=False)
 
     def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
