@@ -451,7 +451,7 @@ class _Run:
             state = self.worker.network.propagate_backward(self.cleaned(i), state, flow)
             if i in wanted:
                 held[i] = state
-            self.upscaler._count(backward_steps=1)
+            self._after_step(backward_steps=1)
         return held[n]
 
     def forward_state(self, n: int) -> Tensor:
@@ -466,12 +466,17 @@ class _Run:
             flow = self._flow_to_next(i - 1) if segment.forward_state is not None else None
             segment.forward_state = self.worker.network.propagate_forward(self.cleaned(i), segment.forward_state, flow)
             segment.next_forward = i + 1
-            self.upscaler._count(forward_steps=1)
+            self._after_step(forward_steps=1)
             if i in segment.left:
                 segment.forward[i] = segment.forward_state
                 if self.worker.budget and len(segment.forward) > self.worker.budget.num_states:
                     del segment.forward[min(segment.forward)]
         return segment.forward[n]
+
+    def _after_step(self, **counted: int) -> None:
+        self.upscaler._count(**counted)
+        if self.worker.budget and self.worker.budget.is_tight:
+            return_freed_memory()  # planes of large frames, otherwise kept in the heap of this thread
 
     def _flow_to_next(self, i: int) -> Tensor:
         """What aligns the state of frame i to frame i + 1."""
