@@ -165,7 +165,8 @@ def test_the_number_of_threads_changes_no_byte(core_settings, tiny_model, num_th
     assert digests(clip.rbvsr.Upscale(**arguments)) == expected
 
 
-def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings, tiny_model):
+@pytest.mark.parametrize(("length", "overlap"), [(20, 4), (5, 2), (2, 0), (1, 0)])
+def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings, tiny_model, length, overlap):
     core = core_settings
     core.num_threads = 8
     clip = as_format(core, vs.YUV420P8, num_frames=90)
@@ -176,7 +177,7 @@ def test_sixteen_requests_in_flight_ask_for_each_source_frame_once(core_settings
         return f
 
     watched = core.std.ModifyFrame(clip, clip, note)
-    out = watched.rbvsr.Upscale(model=tiny_model, length=20, overlap=4)
+    out = watched.rbvsr.Upscale(model=tiny_model, length=length, overlap=overlap)
     for frame in out.frames(prefetch=16, backlog=16, close=True):
         assert frame.width == 256
     assert sorted(asked) == list(range(90))

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.kernel import KernelNetwork, Kernels, load_kernels
+from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
 
 from .cuda import CudaNetwork, place_of, to_device, to_host
@@ -86,6 +86,8 @@ def choose_compute(device: str, precision: str) -> Compute:
         # One name for one GPU, so that it gets one thread.
         chosen = torch.device(f"cuda:{torch.cuda.current_device()}" if name == "cuda" else name)
         torch.zeros(1, device=chosen).item()
+        if chosen.type == "cpu":
+            chosen = torch.device("cpu")  # "cpu:0" is the same
     except Exception as error:  # torch raises what it likes, import errors for instance
         reason = " ".join(str(error).split()).split(". ")[0][:120] or type(error).__name__
         raise ComputeError(f'device "{name}" cannot be used ({reason}). {_what_there_is()}') from None
@@ -94,8 +96,12 @@ def choose_compute(device: str, precision: str) -> Compute:
     compute = Compute(chosen, _DTYPES[precision])
     try:
         compute.kernels()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ComputeError(str(error)) from None
+    except (OSError, AttributeError) as error:
+        raise ComputeError(
+            f"the kernels cannot be loaded ({error}). {ENVIRONMENT}=off computes without them."
+        ) from None
     return compute
 
 
@@ -104,9 +110,14 @@ def choose_computes(devices: str, precision: str) -> list[Compute]:
     chosen = [choose_compute(name.strip(), precision) for name in devices.split(",")]
     if len(set(chosen)) < len(chosen):
         raise ComputeError(f'device "{devices}" names the same device twice. Name each once.')
-    if len({(one.device.type, one.dtype) for one in chosen}) > 1:
+    if len({_kind(one.device) for one in chosen}) > 1:
         raise ComputeError(f'device "{devices}" mixes kinds of devices, which give other pixels. Name one kind.')
     return chosen
+
+
+def _kind(device: torch.device) -> str:
+    """Devices of one kind give the same bits."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def available_devices() -> list[str]:
@@ -120,7 +131,10 @@ def available_devices() -> list[str]:
 
 def cpu_kernels() -> str:
     """What computes on the CPU in float32: the instruction set of our own kernels, or "torch"."""
-    kernels = load_kernels()
+    try:
+        kernels = load_kernels()
+    except (ValueError, OSError, AttributeError) as error:
+        return f"none ({error})"
     return kernels.name if kernels else "torch"
 
 

@@ -6,22 +6,23 @@ picture.
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.kernel import empty_pages
-
-MAX_FULL_PICTURE_PX = 500_000
-"""Cleaned frames of larger clips are held in 16 bits a sample."""
+from vsrealbasicvsr.kernel import empty_pages, is_large
 
 CPU_BUDGET_BYTES = 11 * 2**29
-"""Of the whole process on a CPU: 5.5 GiB."""
+"""Of the whole process on a CPU, if it holds one filter: 5.5 GiB."""
+
+CPU_SHARE = 0.5
+"""Of the machine's memory, at most."""
 
 GPU_SHARE = 0.7
-"""Of the memory that is free on the GPU when the filter is made."""
+"""Of the memory that is free on the GPU when the first frame is cleaned."""
 
 _PROGRAM_BYTES = 3 * 2**28
 """Python, torch, VapourSynth and the weights: 0.75 GiB."""
@@ -49,16 +50,16 @@ class Budget:
         States have `channels` channels. At least two are held, whatever is free.
         """
         num_px = height * width
-        is_large = num_px > MAX_FULL_PICTURE_PX
-        state_bytes = num_px * channels * (2 if is_large else 4)
-        picture_bytes_px = 3 * (2 if is_large else 4)
+        large = is_large(height, width)
+        state_bytes = num_px * channels * (2 if large else 4)
+        picture_bytes_px = 3 * (2 if large else 4)
         # Two windows are alive at once, and the frames of the second are not yet cleaned.
         frames_bytes = num_px * num_frames * (picture_bytes_px + 3 * 4)
         left = free_bytes - frames_bytes - num_px * _STEP_BYTES_PX - 3 * state_bytes
         flows_bytes = num_px * num_frames * _FLOW_BYTES_PX
         holds_flows = flows_bytes < left // 4
         num_states = (left - flows_bytes * holds_flows) // state_bytes
-        return cls(num_states=max(num_states, 2), holds_flows=holds_flows, is_tight=is_large)
+        return cls(num_states=max(num_states, 2), holds_flows=holds_flows, is_tight=large)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -66,12 +67,16 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
-    return CPU_BUDGET_BYTES - _PROGRAM_BYTES
+    try:
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows
+        physical = 2 * CPU_BUDGET_BYTES
+    return int(min(CPU_BUDGET_BYTES, physical * CPU_SHARE)) - _PROGRAM_BYTES
 
 
 def packed(picture: Tensor) -> Tensor:
     """The picture as it is held: as it is, or in 16 bits if it is large. Values of -0.5 to 1.5 keep 1/65534."""
-    if picture.shape[-2] * picture.shape[-1] <= MAX_FULL_PICTURE_PX:
+    if not is_large(*picture.shape[-2:]):
         return picture
     held = ((picture - 0.5).clamp(-1, 1) * 32767).round()
     if held.device.type != "cpu":

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.kernel import is_large
 from vsrealbasicvsr.model import RealBasicVSR
 
 MAX_BAND_PX_CPU = 32_768
@@ -17,9 +18,6 @@ MAX_TRUNK_PX_CPU = 600_000
 MAX_TRUNK_PX_GPU = 4_000_000
 """Low-resolution pixels cleaned or propagated at once: torch holds some four maps of them, of 256 bytes a pixel in
 float32."""
-
-MAX_FULL_STATE_PX = 500_000
-"""States of larger frames are held in half precision: 1280x720 and more."""
 
 
 class Network(Protocol):
@@ -118,8 +116,7 @@ class TorchNetwork:
 
     @staticmethod
     def _held(state: Tensor) -> Tensor:
-        is_small = state.shape[-2] * state.shape[-1] <= MAX_FULL_STATE_PX
-        return state if is_small or state.dtype != torch.float32 else state.half()
+        return state.half() if is_large(*state.shape[-2:]) and state.dtype == torch.float32 else state
 
     def _in_bands(self, step: Callable[[Tensor], Tensor], x: Tensor, *, reach: int) -> Tensor:
         """step(x), made some rows at a time; each band sees `reach` rows more on both sides."""

@@ -4,11 +4,10 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
@@ -31,10 +30,15 @@ from .windows import Grid, Window
 SceneCuts = Literal["auto", "props", "off"]
 
 type Planes = Sequence[Tensor]
-"""Three planes of a picture, each (rows, columns)."""
+"""Three planes of a picture, each (rows, columns), float32 on the CPU."""
+
+type MakePlanes = Callable[[], Planes]
 
 MAX_WINDOWS = 3
 """Kept alive for each device: the one in use, and those that share context with it, for reading backwards."""
+
+MAX_REQUESTS = 64
+"""Frames that a host has asked for at once, at most; beyond, windows may have to be filled twice."""
 
 MIN_ROWS = 16
 """Of a band, when memory is short: below, there is nothing left to save."""
@@ -167,6 +171,9 @@ class WindowUpscaler:
         self._sources: WeakValueDictionary[int, SourceFrame] = WeakValueDictionary()
         self._warnings: list[str] = []
         self._noted: set[str] = set()
+        self._height: int | None = None  # of the clip, known from the first frame on
+        self._handed_on: dict[int, SourceFrame] = {}
+        self._handed_to = -1
 
     def expect(self, n: int) -> int:
         """The window that keeps frame n; it is held until `release(n)`. Raises IndexError outside of the clip."""
@@ -193,6 +200,8 @@ class WindowUpscaler:
             for i in frames:
                 if i not in live.sources and (source := self._sources.get(i)) is not None:
                     live.sources[i] = source
+            if number == self._handed_to:
+                self._handed_on = {}
             return [i for i in frames if i not in live.sources]
 
     def supply(self, number: int, frames: Mapping[int, SourceFrame]) -> None:
@@ -218,16 +227,17 @@ class WindowUpscaler:
         made = worker.compute.run(lambda: self._upscale(worker, live, n, None))
         return worker.compute.on_host(made), live.sources[n].host
 
-    def upscale_into(self, n: int, planes: Planes) -> object:
-        """Write frame n into three planes (S*H, S*W), float32 on the CPU. Returns the `host` of its source frame.
+    def upscale_into(self, n: int, make_planes: MakePlanes) -> object:
+        """Write frame n into the planes that `make_planes` returns. Returns the `host` of its source frame.
 
-        Raises LookupError if its window misses source frames, and what torch raises for want of memory if there is too
-        little even for the smallest bands.
+        make_planes is called once the frame is at hand, by another thread maybe: high-resolution frames are large, and
+        many may be asked for at once. Raises LookupError if the window misses source frames, and what torch raises for
+        want of memory if there is too little even for the smallest bands.
         """
         worker, live = self._ready(n)
-        made = worker.compute.run(lambda: self._upscale(worker, live, n, planes))
-        if made is not planes:  # it was made on a device
-            for plane, part in zip(planes, worker.compute.on_host(made), strict=True):
+        made = worker.compute.run(lambda: self._upscale(worker, live, n, make_planes))
+        if made is not None:  # on a device
+            for plane, part in zip(make_planes(), worker.compute.on_host(made), strict=True):
                 plane.copy_(part)
         return live.sources[n].host
 
@@ -264,13 +274,26 @@ class WindowUpscaler:
     def _drop_idle_windows(self, is_tight: bool) -> bool:
         """Drop windows nobody waits for, the longest unused first: all but a few, and if memory is tight those that
         have given all their frames. Whether there were any. Call with the lock held.
+
+        Windows that are filled but not begun will be waited for in a moment: each request reads a frame's properties
+        before the frame, and many requests may be in flight.
         """
-        idle = [number for number, live in self._live.items() if live.num_waiting <= 0]
-        surplus = set(idle[: max(len(self._live) - MAX_WINDOWS * len(self._workers), 0)])
+        idle = {number: live for number, live in self._live.items() if live.num_waiting <= 0}
+        begun = [number for number, live in idle.items() if live.segments is not None]
+        filled = [number for number in idle if number not in begun]
+        most = MAX_WINDOWS * len(self._workers)
+        surplus = {*begun[: max(len(begun) - most, 0)]}
+        surplus |= {*filled[: max(len(filled) - most - MAX_REQUESTS // self.grid.length, 0)]}
         if is_tight:
-            surplus |= {number for number in idle if self._live[number].is_finished()}
+            surplus |= {number for number in begun if idle[number].is_finished()}
         for number in surplus:
             del self._live[number]
+        # Frames that the next window reads too outlive the last of those that were dropped.
+        following = max(surplus, default=-1) + 1
+        if 0 < following < self.grid.num_windows and following not in self._live:
+            last, seen = idle[following - 1], range(self.grid.window(following).read_first, self.grid.num_frames)
+            self._handed_on = {i: source for i, source in last.sources.items() if i in seen}
+            self._handed_to = following
         return bool(surplus)
 
     def _count(self, **more: int) -> None:
@@ -280,18 +303,20 @@ class WindowUpscaler:
 
     # From here on everything runs on the worker's compute thread, one job at a time.
 
-    # Frame n comes back on the device; on the CPU it is written into `into`, if that is given, and that comes back.
+    # Frame n comes back as a tensor on the device; or, on the CPU, None if it was written into the planes of `into`.
 
-    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: Planes | None) -> Any:
+    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: MakePlanes | None) -> Any:
         for attempt in itertools.count():
             try:
                 return self._try_to_upscale(worker, live, n, into)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._shrink(worker, live, n, attempt):
+                if not is_out_of_memory(error) or (attempt > 0 and not self._can_shrink(worker)):
                     raise
+            # After the block: the error held what the failed step had made.
+            self._shrink(worker, n, attempt)
         raise AssertionError
 
-    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: Planes | None) -> Any:
+    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: MakePlanes | None) -> Any:
         if live.segments is None:
             live.segments = [
                 _Segment.over(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
@@ -307,32 +332,29 @@ class WindowUpscaler:
         backward, forward = run.backward_state(n), run.forward_state(n)
         cleaned = run.cleaned(n)
         parts = worker.network.reconstruct(cleaned, backward, forward)
-        if cleaned.device.type == "cpu":
-            made = into if into is not None else torch.empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
-            for first, rows in parts:
-                for plane, part in zip(made, rows, strict=True):
-                    plane[first : first + len(part)] = part
-        else:
-            made = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
-            for first, rows in parts:
-                made[:, first : first + rows.shape[1]] = rows
+        on_host = cleaned.device.type == "cpu"
+        hr = None
+        if into is None or not on_host:
+            hr = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
+        planes = list(hr) if hr is not None else into()  # type: ignore[misc]
+        for first, rows in parts:
+            for plane, part in zip(planes, rows, strict=True):
+                plane[first : first + len(part)] = part
         segment.left.discard(n)
         segment.backward.pop(n, None)
         segment.forward.pop(n, None)
         self._count(frames_reconstructed=1)
-        return made
+        return hr
 
     def _budget(self, worker: _Worker, picture: Tensor) -> Budget:
-        if worker.budget is None:
-            height, width = picture.shape[-2:]
-            worker.budget = Budget.of(
-                height=height,
-                width=width,
-                channels=self._state_channels,
-                num_frames=min(self.grid.length + 2 * self.grid.overlap, self.grid.num_frames),
-                free_bytes=free_bytes(worker.compute.device),
-            )
-        return worker.budget
+        height, width = picture.shape[-2:]
+        return Budget.of(
+            height=height,
+            width=width,
+            channels=self._state_channels,
+            num_frames=min(self.grid.length + 2 * self.grid.overlap, self.grid.num_frames),
+            free_bytes=free_bytes(worker.compute.device),
+        )
 
     def _windows_of(self, worker: _Worker) -> list[_LiveWindow]:
         """The windows that this worker computes, those nobody waits for first."""
@@ -344,7 +366,7 @@ class WindowUpscaler:
         """Let other windows forget their states if together they would be more than may be held."""
         others = [live for live in self._windows_of(worker) if live is not current and live.segments]
         num_held = sum(segment.num_states() for live in others for segment in live.segments or ())
-        limit = max(worker.budget.num_states // 2, 2) if worker.budget else 2
+        limit = max(worker.budget.num_states // 8, 2) if worker.budget else 2
         for live in others:
             if num_held <= limit:
                 break
@@ -352,8 +374,11 @@ class WindowUpscaler:
                 num_held -= segment.num_states()
                 segment.drop_states()
 
-    def _shrink(self, worker: _Worker, live: _LiveWindow, n: int, attempt: int) -> bool:
-        """After the attempt failed for want of memory: free what can be, and ask for less. False: nothing is left."""
+    def _can_shrink(self, worker: _Worker) -> bool:
+        return self._height is not None and min(worker.network.max_rows or self._height, self._height) > MIN_ROWS
+
+    def _shrink(self, worker: _Worker, n: int, attempt: int) -> None:
+        """After an attempt failed for want of memory: drop what is held, and from the second on halve the bands."""
         self._count(times_out_of_memory=1)
         for window in self._windows_of(worker):
             for segment in window.segments or ():
@@ -362,35 +387,38 @@ class WindowUpscaler:
                 source.flow_to_next = source.flow_from_next = None
         worker.network.release()
         return_freed_memory()
-        source = live.sources[n]
-        height = (source.cleaned if source.cleaned is not None else _picture(source)).shape[-2]
-        rows = min(worker.network.max_rows or height, height)
+        said = "what was held is computed again where it is needed"
+        fewer = 2
         if attempt == 0:
-            if worker.budget is not None:
-                worker.budget = Budget(num_states=max(worker.budget.num_states // 2, 2), holds_flows=False)
-            said = "what was held is computed again where it is needed"
-        elif rows > MIN_ROWS:
-            if worker.budget is not None:
-                worker.budget = Budget(num_states=2, holds_flows=False)
-            worker.network.max_rows = rows = max(rows // 2, MIN_ROWS)
-            said = f"from now on frames are worked on in bands of {rows} rows"
+            fewer = max(worker.budget.num_states // 2, 2) if worker.budget else 2
         else:
-            return False
+            assert self._height is not None
+            rows = max(min(worker.network.max_rows or self._height, self._height) // 2, MIN_ROWS)
+            worker.network.max_rows = rows
+            said = (
+                f"from now on frames are worked on in bands of {rows} rows, which shows in their last bits only; "
+                f"tile={rows} does so from the start"
+            )
+        if worker.budget:
+            worker.budget = replace(worker.budget, num_states=fewer, holds_flows=False, is_tight=True)
         with self._lock:
             self._warnings.append(f"out of memory at frame {n} on {worker.compute.device}: {said}")
-        return True
 
     def _cleaned(self, worker: _Worker, source: SourceFrame) -> Tensor:
         """The cleaned frame (1, 3, H, W), float32, on the worker's device."""
         with source.lock:
             if source.cleaned is None:
-                self._look_at(source)
-                lr = worker.compute.to_device(_picture(source))[None, None]
+                picture = _picture(source)
+                self._height = picture.shape[-2]
+                if self._scene_cuts == "auto" and source.thumbnail is None:
+                    source.thumbnail = thumbnail(picture)
+                lr = worker.compute.to_device(picture)[None, None]
                 cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
                 source.cleaned = packed(cleaned[0])
                 source.rgb = None
                 self._count(frames_cleaned=1, cleaning_passes=int(num_passes.item()))
-                self._budget(worker, source.cleaned)
+            if worker.budget is None:
+                worker.budget = self._budget(worker, source.cleaned)
             return unpacked(source.cleaned.to(worker.compute.device))
 
     def _is_cut(self, before: SourceFrame, after: SourceFrame) -> bool:
@@ -449,7 +477,7 @@ class _Run:
         for i in reversed(range(lowest, begin)):
             flow = self._flow_from_next(i) if state is not None else None
             state = self.worker.network.propagate_backward(self.cleaned(i), state, flow)
-            if i in wanted:
+            if i in wanted and i in self.segment.left:
                 held[i] = state
             self._after_step(backward_steps=1)
         return held[n]
@@ -469,8 +497,9 @@ class _Run:
             self._after_step(forward_steps=1)
             if i in segment.left:
                 segment.forward[i] = segment.forward_state
-                if self.worker.budget and len(segment.forward) > self.worker.budget.num_states:
-                    del segment.forward[min(segment.forward)]
+                passed = [k for k in segment.forward if k != i]
+                if passed and self.worker.budget and segment.num_states() > self.worker.budget.num_states:
+                    del segment.forward[min(passed)]
         return segment.forward[n]
 
     def _after_step(self, **counted: int) -> None:
@@ -481,8 +510,9 @@ class _Run:
     def _flow_to_next(self, i: int) -> Tensor:
         """What aligns the state of frame i to frame i + 1."""
         source = self.sources[i]
-        if source.flow_to_next is not None:
-            return source.flow_to_next.to(self.worker.compute.device)
+        held = source.flow_to_next  # once: another device's worker may drop it
+        if held is not None:
+            return held.to(self.worker.compute.device)
         flow = self._flow(ref=i + 1, supp=i)
         if self.worker.budget and self.worker.budget.holds_flows:
             source.flow_to_next = flow
@@ -491,8 +521,9 @@ class _Run:
     def _flow_from_next(self, i: int) -> Tensor:
         """What aligns the state of frame i + 1 to frame i."""
         source = self.sources[i]
-        if source.flow_from_next is not None:
-            return source.flow_from_next.to(self.worker.compute.device)
+        held = source.flow_from_next
+        if held is not None:
+            return held.to(self.worker.compute.device)
         flow = self._flow(ref=i, supp=i + 1)
         if self.worker.budget and self.worker.budget.holds_flows:
             source.flow_from_next = flow

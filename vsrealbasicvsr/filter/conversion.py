@@ -52,7 +52,7 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
         return converted[colours]
 
     form = vs.core.std.BlankClip(clip, format=vs.RGBS, keep=True)
-    return vs.core.std.FrameEval(form, choose, prop_src=[clip], clip_src=[clip])
+    return _uncached(vs.core.std.FrameEval(form, choose, prop_src=[clip], clip_src=[clip]))
 
 
 def from_rgbs(clip: vs.VideoNode, props: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
@@ -82,8 +82,10 @@ def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     useless += [name for name, valid in _VALID.items() if known[name] is not None and known[name] not in valid]
     if useless:
         clip = clip.std.RemoveFrameProps(useless)
-    rgb = clip.std.SetFrameProps(_Matrix=matrix, _FieldBased=0).resize.Bicubic(format=vs.RGBS)
-    return rgb.std.SetFrameProps(**{_STASH + name: value for name, value in known.items() if value is not None})
+    rgb = _uncached(clip.std.SetFrameProps(_Matrix=matrix, _FieldBased=0).resize.Bicubic(format=vs.RGBS))
+    return _uncached(
+        rgb.std.SetFrameProps(**{_STASH + name: value for name, value in known.items() if value is not None})
+    )
 
 
 def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
@@ -94,12 +96,18 @@ def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) ->
     arguments["range"] = known["_Range"] if known["_Range"] in _VALID["_Range"] else default_range
     if wanted.color_family == vs.YUV and known["_ChromaLocation"] in _VALID["_ChromaLocation"]:
         arguments["chromaloc"] = known["_ChromaLocation"]
-    converted = clip.resize.Bicubic(format=wanted.id, **arguments)
+    converted = _uncached(clip.resize.Bicubic(format=wanted.id, **arguments))
     present = {name: value for name, value in known.items() if value is not None}
     unwanted = [name for name, value in known.items() if value is None] + [_STASH + name for name in present]
     if unwanted:
-        converted = converted.std.RemoveFrameProps(unwanted)
-    return converted.std.SetFrameProps(**present) if present else converted
+        converted = _uncached(converted.std.RemoveFrameProps(unwanted))
+    return _uncached(converted.std.SetFrameProps(**present)) if present else converted
+
+
+def _uncached(clip: vs.VideoNode) -> vs.VideoNode:
+    """The clip, of which the core keeps no frame: each is read once, and may be large."""
+    clip.std.SetVideoCache(mode=0)
+    return clip
 
 
 def _matrix(height: int, known: Mapping[str, int | None]) -> int:

@@ -75,7 +75,7 @@ def upscale(
     except (ComputeError, WeightsError) as error:
         raise _error(str(error)) from None
     except (RuntimeError, MemoryError) as error:
-        raise _error(f'the network does not fit on the device ({error}). Use device="cpu".') from None
+        raise _error(f'the network does not fit on the device ({error}). Free memory, or use device="cpu".') from None
     where = ", ".join(str(one.device) for one in computes)
     vs.core.log_message(
         vs.MESSAGE_TYPE_INFORMATION,

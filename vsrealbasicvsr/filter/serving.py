@@ -31,10 +31,18 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, v
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
 
+    real_core = core.core  # the proxy works on VapourSynth's threads only
+
     def frame(n: int) -> Answer:
-        made = core.create_video_frame(vs.RGBS, form.width, form.height)
-        planes = [torch.from_numpy(np.asarray(made[plane])) for plane in range(3)]
-        made.props.update(upscaler.upscale_into(n, planes))
+        frames: list[vs.VideoFrame] = []
+
+        def make_planes() -> list[torch.Tensor]:
+            frames[:] = [real_core.create_video_frame(vs.RGBS, form.width, form.height)]
+            return [torch.from_numpy(np.asarray(frames[0][plane])) for plane in range(3)]
+
+        props = upscaler.upscale_into(n, make_planes)
+        (made,) = frames
+        made.props.update(props)
         for warning in upscaler.take_warnings():
             core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
         for note in upscaler.take_notes():
@@ -92,12 +100,13 @@ def frame_step(upscaler: WindowUpscaler, make: Callable[[int], Answer]) -> Step:
             if upscaler.missing(number):  # another token of this window was answered before it was dropped
                 return [0, number]
             frame = make(n)
+            is_memory_short = _is_memory_short()
         except BaseException as error:
             upscaler.release(n)
             if isinstance(error, (RuntimeError, MemoryError)):
                 return {"error": _out_of_luck(n, error)}  # R81 would wrap a raised error in its traceback
             raise
-        upscaler.release(n, is_memory_short=_is_memory_short())
+        upscaler.release(n, is_memory_short=is_memory_short)
         return frame
 
     return step
@@ -129,6 +138,6 @@ def _out_of_luck(n: int, error: BaseException) -> str:
     if is_out_of_memory(error):
         return (
             f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text[:200]}). "
-            'Use a smaller length, a smaller clip, precision="fp16" on a GPU, or device="cpu".'
+            'Free memory, or use a smaller clip, precision="fp16" on a GPU, or device="cpu".'
         )
     return f"rbvsr.Upscale: frame {n} could not be computed ({text[:300]}). Try another device or precision."

@@ -5,6 +5,15 @@ Where there is no library for the processor the model itself computes: `load_ker
 
 from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, available, load_kernels
 from .network import KernelNetwork
-from .pages import empty_pages
+from .pages import empty_pages, is_large
 
-__all__ = ["ENVIRONMENT", "INSTRUCTION_SETS", "KernelNetwork", "Kernels", "available", "empty_pages", "load_kernels"]
+__all__ = [
+    "ENVIRONMENT",
+    "INSTRUCTION_SETS",
+    "KernelNetwork",
+    "Kernels",
+    "available",
+    "empty_pages",
+    "is_large",
+    "load_kernels",
+]

@@ -25,7 +25,7 @@ from .library import (
     TO_SHUFFLED_MAP,
     Kernels,
 )
-from .pages import empty_pages
+from .pages import empty_pages, is_large
 
 BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
@@ -33,9 +33,6 @@ MIN_BAND_ROWS = 8
 
 MAX_SCRATCH_BYTES = 768 * 2**20
 """Of the maps of a trunk or of the flow network. Frames beyond are worked on in bands: 1920x1080 in two halves."""
-
-MAX_FULL_STATE_PX = 500_000
-"""States of larger frames are held in half precision: 1280x720 and more."""
 
 _WINOGRAD_G = (
     (1 / 4, 0, 0),
@@ -126,8 +123,9 @@ class KernelNetwork:
         residues = torch.zeros_like(frames, memory_format=torch.contiguous_format)
         _, _, height, width = frames.shape
         for frame, residue in zip(frames, residues, strict=True):
+            planes = frame.contiguous()
             for band in self._bands(height, width, self._cleaning, more_reach=1):
-                operations, features = self._trunk(self._cleaning, frame.contiguous(), None, None, band)
+                operations, features = self._trunk(self._cleaning, planes, None, None, band)
                 last = np.zeros(1, OPERATION)
                 self._set_convolution(last, self._cleaning_last, CONV3)
                 last["height"], last["width"] = band.seen_stop - band.seen_first, width
@@ -205,11 +203,12 @@ class KernelNetwork:
         self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
     ) -> Tensor:
         height, width = cleaned.shape[-2:]
-        is_small = height * width <= MAX_FULL_STATE_PX
-        made = empty_pages((height, width, trunk[0].channels_out), torch.float32 if is_small else torch.float16)
+        dtype = torch.float16 if is_large(height, width) else torch.float32
+        made = empty_pages((height, width, trunk[0].channels_out), dtype)
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
+        planes = cleaned[0].contiguous()
         for band in self._bands(height, width, trunk):
-            operations, features = self._trunk(trunk, cleaned[0].contiguous(), state, flow, band)
+            operations, features = self._trunk(trunk, planes, state, flow, band)
             self._kernels.run(operations)
             made[band.first : band.stop] = features[band.first - band.seen_first : band.stop - band.seen_first]
         return made
@@ -256,7 +255,8 @@ class KernelNetwork:
             if known is frame:
                 return levels
         levels = self._flow.pyramid(frame)
-        self._pyramids = [(frame, levels), *self._pyramids[:1]]
+        if not is_large(*frame.shape[-2:]):  # large frames are unpacked anew each time
+            self._pyramids = [(frame, levels), *self._pyramids[:1]]
         return levels
 
     def _flow_bands(self, layers: list[_Convolution], height: int, width: int) -> tuple[list[_Band], tuple[int, int]]:

@@ -40,7 +40,7 @@ INSTRUCTION_SETS = {
 }
 
 NO_COMPILER = (
-    "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (one C file) has to be compiled. "
+    "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (C) has to be compiled. "
     "Install one and try again: `apt install gcc` (Debian, Ubuntu), `dnf install gcc` (Fedora), "
     "`xcode-select --install` (macOS), Visual Studio Build Tools with the C++ workload (Windows). "
     "The variable CC may name another one."

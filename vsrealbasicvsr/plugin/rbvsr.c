@@ -284,7 +284,7 @@ static void request_frames(const Server *server, int n, const VSMap *answer, voi
     *frame_data = round;
 }
 
-/* Frame n, in rounds. The step is called with
+/* Frame n, in rounds. Several frames may be in the step at once, on as many threads. The step is called with
  *
  *     n                 first, and answers under the key "val" (so does a callable that returns no dict) with
  *         [clip, frame, ...]    pairs of numbers: the frames to fetch before it is called again, or
