@@ -31,8 +31,8 @@ BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
 MIN_BAND_ROWS = 8
 
-MAX_SCRATCH_BYTES = 768 * 2**20
-"""Of the maps of a trunk or of the flow network. Frames beyond are worked on in bands: 1920x1080 in two halves."""
+MAX_SCRATCH_BYTES = 512 * 2**20
+"""Of the maps of a trunk or of the flow network. Frames beyond are worked on in bands: 1920x1080 in three parts."""
 
 _WINOGRAD_G = (
     (1 / 4, 0, 0),
