@@ -156,7 +156,8 @@ class TimedCompute(Compute):
                 synchronise(self.device)
                 before = time.perf_counter()
                 try:
-                    return step(*args, **kwargs)
+                    made = step(*args, **kwargs)
+                    return list(made) if isinstance(made, Iterator) else made  # rows are made as they are read
                 finally:
                     synchronise(self.device)
                     self.spent[name] += time.perf_counter() - before

@@ -70,7 +70,7 @@ INLINE vec activate(vec x, float slope) {
 
 /* ---- what is to be done ------------------------------------------------------------------------------------------ */
 
-enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4 };
+enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4, ENLARGE = 5 };
 enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1, ADD_TO_PLANES = 2 };
 
 /* One operation. library.py declares the same. Rows are counted in the picture: `source` begins at row `source_first`,
@@ -409,6 +409,36 @@ static void flow_input(const operation *o, long block) {
     }
 }
 
+/* ---- what the network adds to ------------------------------------------------------------------------------------ */
+
+/* One row of three planes, four times as wide and high (bilinear, the pixels' areas aligned). Rows [first, stop) and
+ * target_first are counted in what is made, height and width in the source. */
+static void enlarge(const operation *o, long block) {
+    static const float share[4] = {0.625f, 0.875f, 0.125f, 0.375f}; /* of the later of two samples */
+    const int y = o->first + (int)block, width = o->width;
+    const long plane = (long)o->height * width;
+    const int y0 = (y + 2) / 4 - 1, above = y0 < 0 ? 0 : y0, below = y0 + 1 < o->height ? y0 + 1 : o->height - 1;
+    const float fy = y0 < 0 ? 0.0f : share[y % 4];
+    for (int k = 0; k < 3; k++) {
+        const float *a = o->source + k * plane + (long)above * width, *b = o->source + k * plane + (long)below * width;
+        float *target = o->target + (long)k * o->target_stride + (long)(y - o->target_first) * 4 * width;
+        float left = a[0] + (b[0] - a[0]) * fy;
+        target[0] = target[1] = left;
+        for (int x = 0; x < width; x++) {
+            const int next = x + 1 < width ? x + 1 : x;
+            const float right = a[next] + (b[next] - a[next]) * fy, step = right - left;
+            float *t = target + 4 * x + 2;
+            t[0] = left + step * 0.125f;
+            t[1] = left + step * 0.375f;
+            if (x + 1 < width) {
+                t[2] = left + step * 0.625f;
+                t[3] = left + step * 0.875f;
+            }
+            left = right;
+        }
+    }
+}
+
 /* ---- operations on threads --------------------------------------------------------------------------------------- */
 
 static long num_blocks(const operation *o) {
@@ -434,6 +464,7 @@ static void run_block(const operation *o, long block, float *scratch) {
     case CONV1: convolve1(o, block, scratch); break;
     case GATHER: gather(o, block); break;
     case FLOW_INPUT: flow_input(o, block); break;
+    case ENLARGE: enlarge(o, block); break;
     }
 }
 
@@ -457,6 +488,11 @@ typedef struct {
     atomic_int failed;
 } pool;
 
+static float *scratch_memory(size_t floats) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, floats * sizeof(float)) ? NULL : memory;
+}
+
 static void work(pool *p, int number) {
     for (long k = 0; k < p->num_operations; k++) {
         const operation *o = p->operations + k;
@@ -464,12 +500,9 @@ static void work(pool *p, int number) {
         const size_t wanted = scratch_floats(o);
         if (wanted > p->scratch_size[number]) {
             free(p->scratch[number]);
-            void *fresh = NULL;
-            p->scratch_size[number] = 0;
-            if (posix_memalign(&fresh, 64, wanted * sizeof(float))) fresh = NULL;
-            p->scratch[number] = fresh;
-            if (fresh) p->scratch_size[number] = wanted;
-            else atomic_store(&p->failed, 1);
+            p->scratch[number] = scratch_memory(wanted);
+            p->scratch_size[number] = p->scratch[number] ? wanted : 0;
+            if (!p->scratch[number]) atomic_store(&p->failed, 1);
         }
         /* Neighbouring blocks go to one thread: they share rows, and each thread reads on where it was. */
         const long chunk = (all + p->num_threads * CHUNKS - 1) / (p->num_threads * CHUNKS);

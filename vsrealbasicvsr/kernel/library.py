@@ -18,7 +18,7 @@ ENVIRONMENT = "RBVSR_KERNELS"
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
 """Compiled where the build's compiler can; each is one library in the folder `rbvsr_kernels` of site-packages."""
 
-CONV3, CONV1, GATHER, CONV7, FLOW_INPUT = range(5)
+CONV3, CONV1, GATHER, CONV7, FLOW_INPUT, ENLARGE = range(6)
 TO_MAP, TO_SHUFFLED_MAP, ADD_TO_PLANES = range(3)
 
 _INTEGERS = [

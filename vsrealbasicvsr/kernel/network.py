@@ -18,6 +18,7 @@ from .library import (
     CONV1,
     CONV3,
     CONV7,
+    ENLARGE,
     FLOW_INPUT,
     GATHER,
     OPERATION,
@@ -166,13 +167,11 @@ class KernelNetwork:
         """The high-resolution frame from top to bottom: (first row, (3, rows, S*W)), of a frame (1, 3, H, W)."""
         height, width = cleaned.shape[-2:]
         rows = max(BAND_PX // width, MIN_BAND_ROWS)
+        planes = cleaned[0].contiguous()
         for first in range(0, height, rows):
             stop = min(first + rows, height)
-            seen = cleaned[:, :, max(first - 1, 0) : stop + 1]
-            base = F.interpolate(seen, scale_factor=SCALE, mode="bilinear", align_corners=False)[0]
-            skipped = SCALE * min(first, 1)
-            hr = base[:, skipped : skipped + (stop - first) * SCALE].contiguous()
-            self._reconstruct_band(hr, backward_state, forward_state, first, stop)
+            hr = torch.empty(3, (stop - first) * SCALE, width * SCALE)
+            self._reconstruct_band(hr, planes, backward_state, forward_state, first, stop)
             yield first * SCALE, hr
 
     def release(self) -> None:
@@ -207,22 +206,38 @@ class KernelNetwork:
         made = empty_pages((height, width, trunk[0].channels_out), dtype)
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
         planes = cleaned[0].contiguous()
-        for band in self._bands(height, width, trunk):
+        bands = self._bands(height, width, trunk)
+        if len(bands) == 1 and dtype == torch.float32:
+            self._kernels.run(self._trunk(trunk, planes, state, flow, bands[0], into=made)[0])
+            return made
+        for band in bands:
             operations, features = self._trunk(trunk, planes, state, flow, band)
             self._kernels.run(operations)
             made[band.first : band.stop] = features[band.first - band.seen_first : band.stop - band.seen_first]
         return made
 
     def _trunk(
-        self, trunk: list[_Convolution], frame: Tensor, state: Tensor | None, flow: Tensor | None, band: _Band
+        self,
+        trunk: list[_Convolution],
+        frame: Tensor,
+        state: Tensor | None,
+        flow: Tensor | None,
+        band: _Band,
+        into: Tensor | None = None,
     ) -> tuple[_Operations, Tensor]:
-        """From a frame's planes and the state it comes to: the trunk's output, (rows seen, W, C), in scratch memory."""
+        """From a frame's planes and the state it comes to: the trunk's output, (rows seen, W, C).
+
+        It is made in `into`, or else in scratch memory.
+        """
         height, width = frame.shape[-2:]
         rows = band.seen_stop - band.seen_first
         lanes, out = self._kernels.lanes, trunk[0].channels_out
         state_channels = trunk[0].channels_in - 3
         # The trunk's input and, after it was read, what is inside of a residual block.
-        shared, features = self._space(rows * width * max(state_channels + lanes, out), rows * width * out)
+        shared, scratch = self._space(
+            rows * width * max(state_channels + lanes, out), 0 if into is not None else rows * width * out
+        )
+        features = scratch if into is None else into
         operations = np.zeros(1 + len(trunk), OPERATION)
 
         gather = operations[:1]
@@ -300,8 +315,10 @@ class KernelNetwork:
         self._set_planes(last, flow[0], band)
         return operations
 
-    def _reconstruct_band(self, hr: Tensor, backward: Tensor, forward: Tensor, first: int, stop: int) -> None:
-        """Add to `hr`, (3, S*(stop - first), S*W), what the network adds to rows [first, stop) of the low resolution.
+    def _reconstruct_band(
+        self, hr: Tensor, cleaned: Tensor, backward: Tensor, forward: Tensor, first: int, stop: int
+    ) -> None:
+        """Rows [first, stop) of the low resolution, in `hr`, (3, S*(stop - first), S*W).
 
         Each map on the way has as many rows more as the next convolution sees.
         """
@@ -326,7 +343,12 @@ class KernelNetwork:
                 for (scale, _, channels, (begin, end)), made in zip(layers[:-1], scales_made, strict=True)
             )
         )
-        operations = np.zeros(len(layers), OPERATION)
+        everything = np.zeros(1 + len(layers), OPERATION)
+        enlarge, operations = everything[:1], everything[1:]
+        enlarge["kind"], enlarge["height"], enlarge["width"] = ENLARGE, height, width
+        enlarge["first"] = enlarge["target_first"] = first * SCALE
+        enlarge["stop"], enlarge["target_stride"] = stop * SCALE, hr[0].numel()
+        enlarge["source"], enlarge["target"] = cleaned.data_ptr(), hr.data_ptr()
         for i, (scale, convolution, channels, (begin, end)) in enumerate(layers):
             operation = operations[i : i + 1]
             self._set_convolution(operation, convolution, CONV3)
@@ -346,7 +368,7 @@ class KernelNetwork:
         up["store_as"] = TO_SHUFFLED_MAP
         last["store_as"], last["slope"] = ADD_TO_PLANES, 1.0
         last["target"], last["planes"], last["target_stride"] = hr.data_ptr(), 3, hr[0].numel()
-        self._kernels.run(operations)
+        self._kernels.run(everything)
 
     def _set_convolution(
         self, operations: _Operations, convolutions: _Convolution | list[_Convolution], kind: int
@@ -370,7 +392,7 @@ class KernelNetwork:
         """Scratch memory of so many floats each; the next step overwrites it."""
         if self._arena.numel() < sum(sizes):
             self._arena = torch.empty(0)  # first let go of the old one
-            self._arena = torch.empty(sum(sizes))
+            self._arena = empty_pages((sum(sizes),), torch.float32)
         ends = list(itertools.accumulate(sizes))
         return [self._arena[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
