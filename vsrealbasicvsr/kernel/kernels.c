@@ -70,8 +70,8 @@ INLINE vec activate(vec x, float slope) {
 
 /* ---- what is to be done ------------------------------------------------------------------------------------------ */
 
-enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4, ENLARGE = 5 };
-enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1, ADD_TO_PLANES = 2 };
+enum { CONV3 = 0, CONV1 = 1, GATHER = 2, CONV7 = 3, FLOW_INPUT = 4, ENLARGE = 5, DOT3 = 6, DOT7 = 7 };
+enum { TO_MAP = 0, TO_SHUFFLED_MAP = 1 };
 
 /* One operation. library.py declares the same. Rows are counted in the picture: `source` begins at row `source_first`,
  * and outside of [0, height) lie zeros. Rows [first, stop) are made; `target` begins at row `target_first` (counted at
@@ -80,7 +80,6 @@ typedef struct {
     int32_t kind, store_as;
     int32_t height, width, first, stop, source_first, target_first;
     int32_t channels_in, source_stride, channels_out, target_stride; /* channels_out: padded, all groups */
-    int32_t planes;      /* those that ADD_TO_PLANES adds to, `target_stride` floats apart */
     int32_t half_source; /* the maps that are read are of 16 bits */
     int32_t kept_first, kept_stop;
     float slope;
@@ -265,12 +264,10 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
                         const long at = (py * o->width + px) * o->target_stride + c;
                         if (o->residual) v += load(o->residual + at);
                         store(o->target + at, v);
-                    } else if (o->store_as == TO_SHUFFLED_MAP) {
+                    } else {
                         const int quarter = c / group, k = c % group;
                         const long sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
                         store(o->target + (sy * 2 * o->width + sx) * o->target_stride + k, v);
-                    } else {
-                        for (int k = 0; k < o->planes; k++) o->target[(long)k * o->target_stride + py * o->width + px] += v[k];
                     }
                 }
         }
@@ -279,6 +276,71 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
 
 static void convolve3(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 6, 4); }
 static void convolve7(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 8, 2); }
+
+/* ---- convolution to few channels --------------------------------------------------------------------------------- */
+
+INLINE float sum_of(vec v) {
+#if LANES >= 8
+#if LANES == 16
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#else
+    const __m256 eight = (__m256)v;
+#endif
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+#else
+    return v[0] + v[2] + (v[1] + v[3]);
+#endif
+}
+
+/* `num` pixels of a row, all their taps: sums of products along the channels, added to the planes. Winograd would make
+ * LANES channels where two or three are wanted. weights: (planes, taps, taps, padded channels). */
+INLINE void dot_pixels(const operation *o, int y, int x, const int num, const int taps, const int planes, int checked) {
+    const int reach = taps / 2, padded = o->source_stride;
+    vec sums[4][3] = {{{0}}};
+    for (int dy = 0; dy < taps; dy++) {
+        const int sy = y + dy - reach;
+        if (sy < 0 || sy >= o->height) continue;
+        const float *row = o->source + (long)(sy - o->source_first) * o->width * padded;
+        for (int dx = 0; dx < taps; dx++)
+            for (int c = 0; c < padded; c += LANES) {
+                vec w[3];
+#pragma GCC unroll 3
+                for (int k = 0; k < planes; k++) w[k] = load(o->weights + ((k * taps + dy) * taps + dx) * padded + c);
+#pragma GCC unroll 4
+                for (int p = 0; p < num; p++) {
+                    const int sx = x + p + dx - reach;
+                    if (checked && (sx < 0 || sx >= o->width)) continue;
+                    const vec v = load(row + (long)sx * padded + c);
+#pragma GCC unroll 3
+                    for (int k = 0; k < planes; k++) sums[p][k] += v * w[k];
+                }
+            }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < num; p++)
+#pragma GCC unroll 3
+        for (int k = 0; k < planes; k++)
+            o->target[(long)k * o->target_stride + (long)(y - o->target_first) * o->width + x + p] +=
+                sum_of(sums[p][k]) + o->bias[k];
+}
+
+INLINE void dot_row(const operation *o, long block, const int taps, const int planes) {
+    const int y = o->first + (int)block, reach = taps / 2;
+    for (int x = 0; x < o->width;) {
+        if (x >= reach && x + 4 + reach <= o->width) {
+            dot_pixels(o, y, x, 4, taps, planes, 0);
+            x += 4;
+        } else {
+            dot_pixels(o, y, x, 1, taps, planes, 1);
+            x++;
+        }
+    }
+}
+
+static void dot3(const operation *o, long block) { dot_row(o, block, 3, 3); }
+static void dot7(const operation *o, long block) { dot_row(o, block, 7, 2); }
 
 /* ---- 1x1 convolution of two maps --------------------------------------------------------------------------------- */
 
@@ -465,6 +527,8 @@ static void run_block(const operation *o, long block, float *scratch) {
     case GATHER: gather(o, block); break;
     case FLOW_INPUT: flow_input(o, block); break;
     case ENLARGE: enlarge(o, block); break;
+    case DOT3: dot3(o, block); break;
+    case DOT7: dot7(o, block); break;
     }
 }
 

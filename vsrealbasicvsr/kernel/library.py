@@ -18,8 +18,8 @@ ENVIRONMENT = "RBVSR_KERNELS"
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
 """Compiled where the build's compiler can; each is one library in the folder `rbvsr_kernels` of site-packages."""
 
-CONV3, CONV1, GATHER, CONV7, FLOW_INPUT, ENLARGE = range(6)
-TO_MAP, TO_SHUFFLED_MAP, ADD_TO_PLANES = range(3)
+CONV3, CONV1, GATHER, CONV7, FLOW_INPUT, ENLARGE, DOT3, DOT7 = range(8)
+TO_MAP, TO_SHUFFLED_MAP = range(2)
 
 _INTEGERS = [
     "kind",
@@ -34,7 +34,6 @@ _INTEGERS = [
     "source_stride",
     "channels_out",
     "target_stride",
-    "planes",
     "half_source",
     "kept_first",
     "kept_stop",

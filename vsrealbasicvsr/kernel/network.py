@@ -14,10 +14,11 @@ from vsrealbasicvsr.model import SCALE, RealBasicVSR, SPyNet
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 from .library import (
-    ADD_TO_PLANES,
     CONV1,
     CONV3,
     CONV7,
+    DOT3,
+    DOT7,
     ENLARGE,
     FLOW_INPUT,
     GATHER,
@@ -107,13 +108,13 @@ class KernelNetwork:
         assert isinstance(cleaning, ResidualTrunk)
         assert isinstance(last, nn.Conv2d)
         self._cleaning = self._pack_trunk(cleaning, state_channels=0)
-        self._cleaning_last = self._pack(last)
+        self._cleaning_last = self._pack_dot(last)
         vsr = model.basicvsr
         self._backward = self._pack_trunk(vsr.backward_resblocks, state_channels=sizes.mid_channels)
         self._forward = self._pack_trunk(vsr.forward_resblocks, state_channels=sizes.mid_channels)
         self._fusion = self._pack_fusion(vsr.fusion)
         self._up = [self._pack(up.upsample_conv, groups=4) for up in (vsr.upsample1, vsr.upsample2)]
-        self._hr, self._last = self._pack(vsr.conv_hr), self._pack(vsr.conv_last)
+        self._hr, self._last = self._pack(vsr.conv_hr), self._pack_dot(vsr.conv_last)
         self._arena = torch.empty(0)
         self._pyramids: list[tuple[Tensor, list[Tensor]]] = []
 
@@ -128,7 +129,7 @@ class KernelNetwork:
             for band in self._bands(height, width, self._cleaning, more_reach=1):
                 operations, features = self._trunk(self._cleaning, planes, None, None, band)
                 last = np.zeros(1, OPERATION)
-                self._set_convolution(last, self._cleaning_last, CONV3)
+                self._set_convolution(last, self._cleaning_last, DOT3)
                 last["height"], last["width"] = band.seen_stop - band.seen_first, width
                 last["first"], last["stop"] = band.first - band.seen_first, band.stop - band.seen_first
                 last["source"], last["source_stride"] = features.data_ptr(), features.shape[-1]
@@ -311,6 +312,7 @@ class KernelNetwork:
         convolutions["target"] = [maps[(i + 1) % 2].data_ptr() for i in range(len(layers))]
         convolutions["source_stride"], convolutions["target_stride"] = channels[:-1], channels[1:]
         last = convolutions[-1:]
+        last["kind"] = DOT7
         last["first"], last["stop"] = band.first - band.seen_first, band.stop - band.seen_first
         self._set_planes(last, flow[0], band)
         return operations
@@ -366,8 +368,7 @@ class KernelNetwork:
         fusion["source"], fusion["second"] = backward.data_ptr(), forward.data_ptr()
         fusion["half_source"] = backward.dtype == torch.float16
         up["store_as"] = TO_SHUFFLED_MAP
-        last["store_as"], last["slope"] = ADD_TO_PLANES, 1.0
-        last["target"], last["planes"], last["target_stride"] = hr.data_ptr(), 3, hr[0].numel()
+        last["kind"], last["target"], last["target_stride"] = DOT3, hr.data_ptr(), hr[0].numel()
         self._kernels.run(everything)
 
     def _set_convolution(
@@ -382,10 +383,9 @@ class KernelNetwork:
         operations["channels_out"] = [one.channels_out for one in several]
 
     def _set_planes(self, operation: _Operations, planes: Tensor, band: _Band) -> None:
-        """The operation, whose rows are counted in what the band sees, adds to these planes (C, H, W)."""
-        num, height, width = planes.shape
-        operation["store_as"], operation["slope"] = ADD_TO_PLANES, 1.0
-        operation["planes"], operation["target_stride"] = num, height * width
+        """The operation, whose rows are counted in what the band sees, adds to these planes (3 or 2, H, W)."""
+        _, height, width = planes.shape
+        operation["target_stride"] = height * width
         operation["target"], operation["target_first"] = planes.data_ptr(), -band.seen_first
 
     def _space(self, *sizes: int) -> list[Tensor]:
@@ -434,8 +434,16 @@ class KernelNetwork:
         return [self._pack(first, state_channels=state_channels), *(self._pack(conv) for conv in inside)]
 
     def _pack_level(self, level: nn.Module) -> list[_Convolution]:
-        convolutions = [module for module in level.modules() if isinstance(module, nn.Conv2d)]
-        return [self._pack(conv) for conv in convolutions]
+        *inner, last = (module for module in level.modules() if isinstance(module, nn.Conv2d))
+        return [*(self._pack(conv) for conv in inner), self._pack_dot(last)]
+
+    def _pack_dot(self, conv: nn.Conv2d) -> _Convolution:
+        """The weights of a convolution to planes, (planes, taps, taps, padded channels in)."""
+        assert conv.bias is not None
+        weight = conv.weight.detach().permute(0, 2, 3, 1)
+        more = self._kernels.padded(weight.shape[-1]) - weight.shape[-1]
+        weight = F.pad(weight, (0, more)).float().contiguous()
+        return _Convolution(weight, conv.bias.detach().float().contiguous(), weight.shape[-1], len(weight))
 
     def _pack_fusion(self, conv: nn.Conv2d) -> _Convolution:
         """The weights of the two maps, (2, panels, padded channels of one, lanes)."""
