@@ -14,6 +14,7 @@ from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kern
 from vsrealbasicvsr.model import RealBasicVSR
 
 from .cuda import CudaNetwork, place_of, to_device, to_host
+from .memory import return_freed_memory
 from .network import Network, TorchNetwork
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -38,13 +39,15 @@ class Compute:
         On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's, on
         CUDA with graphs.
         """
+        if kernels := self.kernels():
+            network = KernelNetwork(model, kernels, max_rows=max_rows)  # has weights of its own
+            return_freed_memory()
+            return network
         with place_of(self.device):
             model = copy.deepcopy(model).to(self.device, self.dtype)
             model = model.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":
             return CudaNetwork(model, max_rows=max_rows)
-        if kernels := self.kernels():
-            return KernelNetwork(model, kernels, max_rows=max_rows)
         return TorchNetwork(model, max_rows=max_rows)
 
     def kernels(self) -> Kernels | None:

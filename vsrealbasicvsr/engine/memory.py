@@ -30,18 +30,22 @@ _PROGRAM_BYTES = 3 * 2**28
 _STEP_BYTES_PX = 900
 """What a step takes for each low-resolution pixel: maps in work, and high-resolution frames on their way out."""
 
+MAX_WINDOW_SHARE = 0.02
+"""Of the free memory, for the frames of a window that is kept only for reading backwards."""
+
 _FLOW_BYTES_PX = 2 * 2 * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """num_states: states of the propagation that may be held, besides those in use. holds_flows: whether flows are.
-    is_tight: whether finished windows have to go at once.
+    is_tight: whether finished windows have to go at once. trims: whether freed memory is given back after each step.
     """
 
     num_states: int
     holds_flows: bool
     is_tight: bool = False
+    trims: bool = False
 
     @classmethod
     def of(cls, *, height: int, width: int, channels: int, num_frames: int, free_bytes: int) -> "Budget":
@@ -59,7 +63,8 @@ class Budget:
         flows_bytes = num_px * num_frames * _FLOW_BYTES_PX
         holds_flows = flows_bytes < left // 4
         num_states = (left - flows_bytes * holds_flows) // state_bytes
-        return cls(num_states=max(num_states, 2), holds_flows=holds_flows, is_tight=large)
+        is_tight = large or frames_bytes + flows_bytes > free_bytes * MAX_WINDOW_SHARE
+        return cls(num_states=max(num_states, 2), holds_flows=holds_flows, is_tight=is_tight, trims=large)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -400,7 +400,7 @@ class WindowUpscaler:
                 f"tile={rows} does so from the start"
             )
         if worker.budget:
-            worker.budget = replace(worker.budget, num_states=fewer, holds_flows=False, is_tight=True)
+            worker.budget = replace(worker.budget, num_states=fewer, holds_flows=False, is_tight=True, trims=True)
         with self._lock:
             self._warnings.append(f"out of memory at frame {n} on {worker.compute.device}: {said}")
 
@@ -504,7 +504,7 @@ class _Run:
 
     def _after_step(self, **counted: int) -> None:
         self.upscaler._count(**counted)
-        if self.worker.budget and self.worker.budget.is_tight:
+        if self.worker.budget and self.worker.budget.trims:
             return_freed_memory()  # planes of large frames, otherwise kept in the heap of this thread
 
     def _flow_to_next(self, i: int) -> Tensor:

@@ -102,8 +102,12 @@ class KernelNetwork:
         self._kernels = kernels
         self._sizes = sizes
         self.max_rows = max_rows
-        self._flow: SPyNet = model.basicvsr.spynet
-        self._flow_levels = [self._pack_level(level) for level in self._flow.basic_module]
+        # Of the flow network itself only the pyramid's sizes and constants are used.
+        spynet = model.basicvsr.spynet
+        self._flow_levels = [self._pack_level(level) for level in spynet.basic_module]
+        with torch.device("meta"):  # no weights, and no random numbers from the user's generator
+            self._flow = SPyNet(len(self._flow_levels))
+        self._flow.mean, self._flow.std = spynet.mean.cpu(), spynet.std.cpu()
         cleaning, last = model.image_cleaning
         assert isinstance(cleaning, ResidualTrunk)
         assert isinstance(last, nn.Conv2d)
@@ -404,13 +408,13 @@ class KernelNetwork:
         groups=4: its output is shuffled, and comes quarter by quarter. state_channels: its input is the frame and a
         state of so many channels, and the map that `gather` makes has the padded state first.
         """
-        weight, bias = conv.weight.detach().double(), conv.bias
+        weight, bias = conv.weight.detach().cpu().double(), conv.bias
         assert bias is not None
         if state_channels is not None:
             frame, state = weight[:, :3], weight[:, 3:]
             more = self._kernels.padded(state_channels) - state_channels
             weight = torch.cat((F.pad(state, (0, 0, 0, 0, 0, more)), frame), dim=1)
-        bias = bias.detach()
+        bias = bias.detach().cpu()
         channels_in = weight.shape[1]
         if groups > 1:
             weight = weight.view(-1, groups, *weight.shape[1:]).transpose(0, 1)
@@ -440,18 +444,18 @@ class KernelNetwork:
     def _pack_dot(self, conv: nn.Conv2d) -> _Convolution:
         """The weights of a convolution to planes, (planes, taps, taps, padded channels in)."""
         assert conv.bias is not None
-        weight = conv.weight.detach().permute(0, 2, 3, 1)
+        weight = conv.weight.detach().cpu().permute(0, 2, 3, 1)
         more = self._kernels.padded(weight.shape[-1]) - weight.shape[-1]
         weight = F.pad(weight, (0, more)).float().contiguous()
-        return _Convolution(weight, conv.bias.detach().float().contiguous(), weight.shape[-1], len(weight))
+        return _Convolution(weight, conv.bias.detach().cpu().float().contiguous(), weight.shape[-1], len(weight))
 
     def _pack_fusion(self, conv: nn.Conv2d) -> _Convolution:
         """The weights of the two maps, (2, panels, padded channels of one, lanes)."""
         assert conv.bias is not None
         lanes, mid = self._kernels.lanes, self._sizes.mid_channels
-        weight = conv.weight.detach().view(-1, 2, mid)
+        weight = conv.weight.detach().cpu().reshape(-1, 2, mid)
         more_out, more_in = self._kernels.padded(len(weight)) - len(weight), self._kernels.padded(mid) - mid
         weight = F.pad(weight, (0, more_in, 0, 0, 0, more_out))
         panels = weight.view(-1, lanes, 2, mid + more_in).permute(2, 0, 3, 1)
-        bias = F.pad(conv.bias.detach(), (0, more_out))
+        bias = F.pad(conv.bias.detach().cpu(), (0, more_out))
         return _Convolution(panels.float().contiguous(), bias.float().contiguous(), mid + more_in, len(bias))
