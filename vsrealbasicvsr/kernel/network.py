@@ -146,11 +146,11 @@ class KernelNetwork:
         levels = list(zip(self._pyramid(ref), self._pyramid(supp), self._flow_levels, strict=True))
         bands = [self._flow_bands(layers, *level.shape[-2:]) for level, _, layers in levels]
         maps = self._space(*(max(sizes) for sizes in zip(*(sizes for _, sizes in bands), strict=True)))
-        flow: Tensor | None = None
-        flows: list[Tensor] = []  # held until all is done
+        flows: list[Tensor] = []
         operations: list[_Operations] = []
         for (level_ref, level_supp, layers), (cut, _) in zip(levels, bands, strict=True):
-            coarser, flow = flow, level_ref.new_empty(1, 2, *level_ref.shape[-2:])
+            coarser = flows[-1] if flows else None
+            flow = level_ref.new_empty(1, 2, *level_ref.shape[-2:])
             flows.append(flow)
             operations += [
                 self._flow_level(layers, level_ref[0], level_supp[0], coarser, flow, band, maps) for band in cut
@@ -274,7 +274,7 @@ class KernelNetwork:
         for known, levels in self._pyramids:
             if known is frame:
                 return levels
-        levels = self._flow.pyramid(frame)
+        levels = self._flow.pyramid(frame.contiguous())
         if not is_large(*frame.shape[-2:]):  # large frames are unpacked anew each time
             self._pyramids = [(frame, levels), *self._pyramids[:1]]
         return levels
