@@ -58,7 +58,9 @@ def formula_weights(shapes: Mapping[str, tuple[int, ...]], salt: str = "") -> di
 def formula_tensors(sizes: Architecture, salt: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in RealBasicVSR(sizes).state_dict().items()}
-    return {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()}
+    stride = shapes.pop("basicvsr.spynet.stride", None)
+    tensors = {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()}
+    return tensors if stride is None else tensors | {"basicvsr.spynet.stride": torch.tensor(float(sizes.flow_stride))}
 
 
 def formula_network(sizes: Architecture, salt: str = "") -> RealBasicVSR:
@@ -172,13 +174,15 @@ def flow_between(ref: Array, supp: Array, weights: Weights) -> Array:
     """Where in `supp` each pixel of `ref` is found."""
     name = "basicvsr.spynet.basic_module"
     num_levels = len({key.split(".")[3] for key in weights if key.startswith(name)})
-    step = 2 ** (num_levels - 1)
+    stride = int(weights.get("basicvsr.spynet.stride", 1))
+    step = stride * 2 ** (num_levels - 1)
     _, height, width = ref.shape
     up_h, up_w = -(-height // step) * step, -(-width // step) * step
     mean, std = np.array([[[0.485]], [[0.456]], [[0.406]]]), np.array([[[0.229]], [[0.224]], [[0.225]]])
     pyramids = []
     for image in (ref, supp):
-        levels = [(resize(image, up_h, up_w) - mean) / std]
+        image = resize(image, up_h, up_w).reshape(3, up_h // stride, stride, up_w // stride, stride).mean(axis=(2, 4))
+        levels = [(image - mean) / std]
         for _ in range(num_levels - 1):
             fine = levels[-1]
             levels.append((fine[:, ::2, ::2] + fine[:, 1::2, ::2] + fine[:, ::2, 1::2] + fine[:, 1::2, 1::2]) / 4)
@@ -192,8 +196,9 @@ def flow_between(ref: Array, supp: Array, weights: Weights) -> Array:
             x = convolve(x, weights, f"{name}.{level}.basic_module.{layer}.conv")
             x = np.maximum(x, 0) if layer < 4 else x
         flow = flow + x
+    _, flow_h, flow_w = flow.shape
     flow = resize(flow, height, width)
-    return np.stack([flow[0] * width / up_w, flow[1] * height / up_h])
+    return np.stack([flow[0] * width / flow_w, flow[1] * height / flow_h])
 
 
 def reconstruct(cleaned: Array, backward: Array, forward: Array, weights: Weights) -> Array:

@@ -44,6 +44,7 @@ def sizes(seed: int) -> Architecture:
         hr_out_channels=widths[5],
         num_flow_levels=draw.randint(1, 5),
         flow_channels=tuple(draw.randint(1, 20) for _ in range(4)),
+        flow_stride=draw.choice((1, 2, 4)),
     )
 
 

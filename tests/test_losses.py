@@ -19,6 +19,7 @@ from training.losses import (
     generator_adversarial_loss,
     l1,
     output_loss,
+    psnr_loss,
     rest_loss,
     squared_error_loss,
 )
@@ -77,6 +78,23 @@ def test_the_squared_error_is_the_mean_of_squares():
     assert squared_error_loss(truth + 0.1, truth).item() == pytest.approx(0.01, rel=1e-4)
 
 
+def test_the_psnr_loss_is_the_mean_psnr_of_the_frames_luma_in_bels():
+    _, truth = clips(1, 2, 4, 5)
+    off = torch.tensor([0.1, 0.01]).view(1, 2, 1, 1, 1)  # 20 and 40 dB
+    assert psnr_loss(truth + off, truth).item() == pytest.approx(-3, abs=0.01)
+    red = torch.tensor([0.1, 0.0, 0.0]).view(3, 1, 1)
+    assert psnr_loss(truth + red, truth).item() == pytest.approx(2 * np.log10(0.299 * 0.1), abs=1e-2)
+    assert psnr_loss(truth, truth).item() == pytest.approx(-6)  # and no infinity
+
+
+def test_by_the_psnr_loss_a_quiet_frame_counts_as_much_as_a_loud_one():
+    _, truth = clips(1, 2, 4, 5)
+    hr = (truth + torch.tensor([0.1, 0.01]).view(1, 2, 1, 1, 1)).requires_grad_()
+    psnr_loss(hr, truth).backward()
+    loud, quiet = (hr.grad[0, frame].sum() * off for frame, off in enumerate((0.1, 0.01)))  # to lessen each by a share
+    assert quiet.item() == pytest.approx(loud.item(), rel=0.02)
+
+
 def test_the_colour_loss_sees_a_shift_and_no_detail():
     lr, _ = clips(1, 2, 16, 32)
     hr = lr.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
@@ -113,7 +131,7 @@ def test_the_adversarial_losses_are_cross_entropies_with_1_for_real_and_0_for_fa
 def test_the_defaults_are_the_papers_weights():
     weights = LossWeights()
     assert (weights.output, weights.cleaning, weights.perceptual, weights.adversarial) == (1.0, 1.0, 1.0, 0.05)
-    assert (weights.squared_error, weights.colour, weights.rest) == (0.0, 0.0, 0.0)
+    assert (weights.squared_error, weights.psnr, weights.colour, weights.rest) == (0.0, 0.0, 0.0, 0.0)
 
 
 # ---- perceptual -----------------------------------------------------------------------------------------------------

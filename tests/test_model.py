@@ -120,6 +120,7 @@ def test_keys_shapes_and_number_of_parameters_are_the_published_ones():
         ((2, 5, 3, 5, 3), SMALL, "two clips "),
         ((1, 2, 3, 33, 31), SMALL, "just over and under a multiple of 32 "),
         ((1, 3, 3, 9, 14), ALL_DIFFERENT, "every size another "),
+        ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, flow_stride=2), "flow at half the size "),
         ((2, 1, 3, 8, 4), replace(ALL_DIFFERENT, num_flow_levels=1, num_forward_blocks=0), "shallow "),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else None,
@@ -137,8 +138,9 @@ def test_a_second_implementation_in_float64_agrees(shape, sizes, salt):
         assert_near(clip_hr, reference.super_resolve(expected, weights), FLOAT64)
 
 
-def test_flows_point_the_way_that_the_second_implementation_says():
-    network = formula_network(SMALL, "flows")
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_flows_point_the_way_that_the_second_implementation_says(stride):
+    network = formula_network(replace(SMALL, num_flow_levels=3, flow_stride=stride), "flows")
     weights = reference.weights_of(network)
     first, second = random_clip(2, 3, 12, 37, seed=3)
     forward, backward = network.flows(first[None], second[None])
@@ -319,10 +321,12 @@ def test_equal_frames_of_a_network_without_biases_have_no_flow():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype):
-    state_dict = {key: tensor.to(dtype) for key, tensor in formula_network(ALL_DIFFERENT).state_dict().items()}
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride):
+    sizes = replace(ALL_DIFFERENT, flow_stride=stride)
+    state_dict = {key: tensor.to(dtype) for key, tensor in formula_network(sizes).state_dict().items()}
     network = RealBasicVSR.from_state_dict(state_dict)
-    assert network.sizes == ALL_DIFFERENT
+    assert network.sizes == sizes
     for key, tensor in network.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, state_dict[key].float())
@@ -367,6 +371,14 @@ BROKEN_STATE_DICTS = {
     "a gap in the blocks": (
         lambda s: {key: tensor for key, tensor in s.items() if "image_cleaning.0.main.2.0" not in key},
         r"4 missing \(image_cleaning\.0\.main\.2\.0\.conv1\.bias, .*, \.\.\.\)",
+    ),
+    "a stride of the flow that no network has": (
+        lambda s: s | {"basicvsr.spynet.stride": torch.tensor(3.0)},
+        r"'basicvsr\.spynet\.stride' must be one number of \(2, 4, 8\), got 3",
+    ),
+    "a stride of the flow that is no number": (
+        lambda s: s | {"basicvsr.spynet.stride": torch.zeros(2, 2)},
+        r"must be one number of \(2, 4, 8\), got a tensor of shape \(2, 2\)",
     ),
     "one extra": (lambda s: s | {"basicvsr.more": torch.zeros(2)}, r"1 extra \(basicvsr\.more\)"),
     "misshapen": (

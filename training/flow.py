@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from training.checkpoints import whole_file
 from training.store import ClipStore
-from vsrealbasicvsr.model import SPyNet, flow_warp
+from vsrealbasicvsr.model import STRIDES, SPyNet, flow_warp
 
 MARGIN_PX = 16
 HELD_OUT_EVERY = 12
@@ -152,7 +152,8 @@ def flow_loss(flows: list[Tensor], target_px: Tensor) -> Tensor:
     """Charbonnier distance at every level, the target averaged down and scaled to the level's pixels."""
     loss = target_px.new_zeros(())
     for index, flow in enumerate(reversed(flows)):
-        target = F.avg_pool2d(target_px, 2**index) / 2**index if index else target_px
+        scale = target_px.shape[-1] // flow.shape[-1]
+        target = F.avg_pool2d(target_px, scale) / scale if scale > 1 else target_px
         loss = loss + (0.5**index) * ((flow - target).square().sum(1) + 1e-4).sqrt().mean()
     return loss
 
@@ -186,6 +187,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[32, 64, 32, 16],
         help="hidden widths of a level; the compact preset has 16 32 16 8",
     )
+    parser.add_argument("--levels", type=int, default=6, help="of the pyramid; the compact preset has 5")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        choices=(1, *STRIDES),
+        default=1,
+        help="frame pixels on a pixel of the finest level; the compact preset has 2",
+    )
     parser.add_argument("--iterations", type=int, default=2300)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--size", type=int, default=96, help="side of a pair in pixels, a multiple of 32")
@@ -197,12 +206,14 @@ def run(arguments: argparse.Namespace) -> int:
     """The exit status of `python -m training flow`."""
     if arguments.iterations < 1 or arguments.batch < 1 or arguments.size < 32 or arguments.size % 32:
         raise ValueError("--iterations and --batch must be at least 1, and --size a multiple of 32")
+    if arguments.levels < 1 or arguments.size % (arguments.stride * 2 ** (arguments.levels - 1)):
+        raise ValueError("--size must be a multiple of --stride times 2 for each of the --levels but one")
     if min(arguments.channels[:2]) < 8 or min(arguments.channels[2:]) < 4:
         raise ValueError("--channels must be at least 8 8 4 4: the first start needs that many")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
     images, held_images = load_small(ClipStore.open(arguments.data), arguments.size)
-    spynet = SPyNet(6, tuple(arguments.channels))
+    spynet = SPyNet(arguments.levels, tuple(arguments.channels), arguments.stride)
     # Every level has the same task on pictures of the same kind, so one level's weights learn from all of them, several
     # times faster; they part when the flow network is trained with the rest.
     spynet.basic_module = nn.ModuleList([spynet.basic_module[0]] * len(spynet.basic_module))

@@ -23,6 +23,7 @@ from training.losses import (
     discriminator_loss,
     generator_adversarial_loss,
     output_loss,
+    psnr_loss,
     rest_loss,
     squared_error_loss,
 )
@@ -53,7 +54,8 @@ def generator_step(
     lr (N, T, 3, H, W) and truth, the sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1]. What each reaches:
 
                                    cleaning module   flow, propagation, reconstruction
-        output, colour, squared err.     yes               yes
+        output, colour, squared
+          error, PSNR                    yes               yes
         cleaning, rest                   yes               -
         perceptual, adversarial          -                 yes
           with cleaning_gets_perceptual  yes               yes
@@ -79,6 +81,9 @@ def generator_step(
     if weights.squared_error:
         losses["squared_error"] = squared_error_loss(output, truth)
         total = total + weights.squared_error * losses["squared_error"]
+    if weights.psnr:
+        losses["psnr"] = psnr_loss(output, truth)
+        total = total + weights.psnr * losses["psnr"]
     if weights.colour:
         losses["colour"] = colour_loss(output, lr)
         total = total + weights.colour * losses["colour"]

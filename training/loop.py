@@ -403,6 +403,7 @@ def loss_weights(settings: Settings) -> LossWeights:
         perceptual=settings.perceptual_weight,
         adversarial=settings.adversarial_weight,
         squared_error=settings.squared_error_weight,
+        psnr=settings.psnr_weight,
         colour=settings.colour_weight,
         rest=settings.rest_weight,
     )

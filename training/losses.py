@@ -12,6 +12,11 @@ from vsrealbasicvsr.model import SCALE
 
 Distance = Literal["charbonnier", "l1"]
 
+LUMA = (0.299, 0.587, 0.114)
+
+MIN_SQUARED_ERROR = 1e-6
+"""A frame that is off by less, 60 dB, teaches nothing more."""
+
 COLOUR_BLOCK_PX = 16
 """Side of the blocks whose colour is held, in pixels of the input."""
 
@@ -28,6 +33,7 @@ class LossWeights:
     perceptual: float = 1.0
     adversarial: float = 0.05
     squared_error: float = 0.0
+    psnr: float = 0.0
     colour: float = 0.0
     rest: float = 0.0
 
@@ -79,6 +85,17 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> tuple[Tensor
 def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
     """The mean squared error of the output, both (N, T, 3, S*H, S*W): for networks that are to be exact, not crisp."""
     return F.mse_loss(hr, truth)
+
+
+def psnr_loss(hr: Tensor, truth: Tensor) -> Tensor:
+    """Minus the mean PSNR of the frames' luma (BT.601), in bels: the mean of log10 of their mean squared errors.
+
+    hr and truth (N, T, 3, S*H, S*W) in [0, 1]. The squared error is nearly all that of the frames that are far off
+    already; by this one a quiet frame counts as much as a loud one, so a network learns not to harm it.
+    """
+    luma = hr.new_tensor(LUMA).view(3, 1, 1)
+    error = ((hr - truth) * luma).sum(dim=2).square().mean(dim=(2, 3))
+    return (error + MIN_SQUARED_ERROR).log10().mean()
 
 
 def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> Tensor:

@@ -28,7 +28,9 @@ COMPACT_ARCHITECTURE = Architecture(
     quarter_channels=32,
     hr_channels=16,
     hr_out_channels=16,
+    num_flow_levels=5,
     flow_channels=(16, 32, 16, 8),
+    flow_stride=2,
 )
 """The default weights' sizes: 1,413,442 parameters."""
 
@@ -91,6 +93,8 @@ class Settings:
     """False, the paper: no gradient of the perceptual and adversarial losses to C. True, the published code."""
     squared_error_weight: float = 0.0
     """Mean squared error of the output, for networks that are to be exact rather than crisp. Not in the paper."""
+    psnr_weight: float = 0.0
+    """Minus the PSNR of the luma in bels: see losses.psnr_loss. Not in the paper."""
     colour_weight: float = 0.0
     """Block means of the output against the input's: see losses.colour_loss. Not in the paper."""
     rest_weight: float = 0.0
@@ -127,7 +131,7 @@ class Settings:
         at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
         at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
         at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
-        at_least_0 += " squared_error_weight colour_weight rest_weight learning_rate final_learning_rate"
+        at_least_0 += " squared_error_weight psnr_weight colour_weight rest_weight learning_rate final_learning_rate"
         at_least_0 += " discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
         for names, low, high in (
             (at_least_1, 1, math.inf),

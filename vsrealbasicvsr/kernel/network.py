@@ -106,7 +106,7 @@ class KernelNetwork:
         spynet = model.basicvsr.spynet
         self._flow_levels = [self._pack_level(level) for level in spynet.basic_module]
         with torch.device("meta"):  # no weights, and no random numbers from the user's generator
-            self._flow = SPyNet(len(self._flow_levels))
+            self._flow = SPyNet(len(self._flow_levels), stride=sizes.flow_stride)
         self._flow.mean, self._flow.std = spynet.mean.cpu(), spynet.std.cpu()
         cleaning, last = model.image_cleaning
         assert isinstance(cleaning, ResidualTrunk)

@@ -5,7 +5,7 @@ Axes, used everywhere in this package: `N` clips, `T` frames, `C` channels, `H W
 to, channel 0 to the right, channel 1 down.
 """
 
-from .architecture import Architecture, StateDictError
+from .architecture import STRIDES, Architecture, StateDictError
 from .flow import SPyNet, flow_warp
 from .network import SCALE, RealBasicVSR, RunStep, run_directly
 from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
@@ -13,6 +13,7 @@ from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
 __all__ = [
     "MAX_CLEANING_PASSES",
     "SCALE",
+    "STRIDES",
     "Architecture",
     "DecidePer",
     "RealBasicVSR",

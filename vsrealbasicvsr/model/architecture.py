@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+STRIDE_KEY = "basicvsr.spynet.stride"
+STRIDES = (2, 4, 8)
+
 
 class StateDictError(ValueError):
     """A state dict is not that of a RealBasicVSR network; the text says what was found."""
@@ -16,6 +19,9 @@ class Architecture:
     """Every size that the layout leaves open. The defaults are the published network (6,294,834 parameters).
 
     flow_channels: the four hidden widths of each SPyNet level; a level's input is 3 + 3 + 2 channels, its output 2.
+    flow_stride: frame pixels on a pixel of the finest flow level, a power of two. 1 is published; 2 does without the
+    level of the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
+    its own, `basicvsr.spynet.stride`, that only networks with another stride than 1 have.
     """
 
     cleaning_channels: int = 64
@@ -29,6 +35,7 @@ class Architecture:
     hr_out_channels: int = 64
     num_flow_levels: int = 6
     flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
+    flow_stride: int = 1
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "Architecture":
@@ -71,6 +78,7 @@ class Architecture:
             hr_out_channels=rows("basicvsr.conv_hr.weight"),
             num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d{1,6})\."),
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
+            flow_stride=_stride(state_dict.get(STRIDE_KEY)),
         )
 
 
@@ -81,6 +89,16 @@ def _count(keys: Collection[str], pattern: str) -> int:
     if highest >= 1000:
         raise StateDictError(f"a key numbers its block {highest}; no such network exists")
     return highest + 1
+
+
+def _stride(tensor: Tensor | None) -> int:
+    if tensor is None:
+        return 1
+    is_number = tensor.ndim == 0 and tensor.is_floating_point()
+    if not is_number or float(tensor) not in STRIDES:
+        found = f"{float(tensor):g}" if is_number else f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"
+        raise StateDictError(f"{STRIDE_KEY!r} must be one number of {STRIDES}, got {found}")
+    return int(tensor)
 
 
 def _some(keys: Collection[str]) -> str:

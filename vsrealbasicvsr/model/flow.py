@@ -83,16 +83,28 @@ class _PyramidLevel(nn.Module):
 
 
 class SPyNet(nn.Module):
-    """Coarse-to-fine flow: each level corrects the doubled flow of the level below it."""
+    """Coarse-to-fine flow: each level corrects the doubled flow of the level below it.
+
+    With a stride of 1, as published, the last level has the size of the frames; else that size divided by the stride,
+    and its flow is enlarged.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_levels: int = 6, hidden_channels: tuple[int, int, int, int] = (32, 64, 32, 16)) -> None:
+    def __init__(
+        self,
+        num_levels: int = 6,
+        hidden_channels: tuple[int, int, int, int] = (32, 64, 32, 16),
+        stride: int = 1,
+    ) -> None:
         super().__init__()
+        self._stride = stride
         self.basic_module = nn.ModuleList(_PyramidLevel(hidden_channels) for _ in range(num_levels))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        if stride != 1:  # so that a file tells it; a float like all other tensors, for moving averages
+            self.register_buffer("stride", torch.tensor(float(stride)))
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
         """The flow with which `supp`, sampled by `flow_warp`, looks like `ref`.
@@ -118,16 +130,17 @@ class SPyNet(nn.Module):
 
     def _resized_up(self, frames: Tensor) -> Tensor:
         """Resized, not padded, up to a size that halves evenly at every level."""
-        multiple = 2 ** (len(self.basic_module) - 1)
+        multiple = self._stride * 2 ** (len(self.basic_module) - 1)
         height, width = (-(-size // multiple) * multiple for size in frames.shape[-2:])
         if (height, width) == frames.shape[-2:]:
             return frames.float()
         return F.interpolate(frames.float(), size=(height, width), mode="bilinear", align_corners=False)
 
     def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
-        """The flow that each level arrives at, the coarsest first; the last has the size of the frames.
+        """The flow that each level arrives at, the coarsest first; the last has 1 / stride of the frames' size.
 
-        ref and supp (N, 3, H, W), H and W multiples of 2 ** (levels - 1). Each flow is in pixels of its own level.
+        ref and supp (N, 3, H, W), H and W multiples of stride * 2 ** (levels - 1). Each flow is in pixels of its own
+        level.
         """
         with _without_autocast(ref.device):
             levels_ref, levels_supp = self._pyramid(ref), self._pyramid(supp)
@@ -152,7 +165,8 @@ class SPyNet(nn.Module):
 
     def _pyramid(self, image: Tensor) -> list[Tensor]:
         """The normalised image at every level's size, the coarsest first."""
-        levels = [(image - self.mean) / self.std]
+        finest = image if self._stride == 1 else F.avg_pool2d(image, self._stride)
+        levels = [(finest - self.mean) / self.std]
         while len(levels) < len(self.basic_module):
             levels.insert(0, F.avg_pool2d(levels[0], 2))
         return levels

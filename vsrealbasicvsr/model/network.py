@@ -89,7 +89,7 @@ class BasicVSR(nn.Module):
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
-        self.spynet = SPyNet(sizes.num_flow_levels, sizes.flow_channels)
+        self.spynet = SPyNet(sizes.num_flow_levels, sizes.flow_channels, sizes.flow_stride)
         self.backward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_backward_blocks)
         self.forward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_forward_blocks)
         self.fusion = nn.Conv2d(2 * sizes.mid_channels, sizes.fusion_channels, 1)
