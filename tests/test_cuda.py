@@ -14,6 +14,7 @@ from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Compute, choose_compute, cuda
 from vsrealbasicvsr.engine.cuda import CudaNetwork
 from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.filter import entry
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -50,6 +51,21 @@ def test_the_gpu_gives_the_picture_of_the_cpu(core, precision, least_db, height)
     cpu = pixels(clip.rbvsr.Upscale(device="cpu", precision="fp32"))
     gpu = pixels(clip.rbvsr.Upscale(device="cuda", precision=precision))
     assert psnr_db(cpu, gpu) >= least_db
+
+
+@pytest.mark.parametrize("format_id", [vs.YUV420P8, vs.YUV422P10, vs.YUV444P16, vs.RGB24, vs.GRAY16, vs.YUV420PS])
+def test_frames_are_converted_on_the_gpu_as_core_resize_does_it(core, monkeypatch, format_id):
+    matrix = {} if format_id == vs.RGB24 else {"matrix": 1}
+    clip = moving(core).resize.Bicubic(format=format_id, **matrix)
+    made = []
+    for converts in (False, True):
+        monkeypatch.setattr(entry, "_converts", lambda computes, converts=converts: converts)
+        frames = clip.rbvsr.Upscale(device="cuda").frames(close=False)
+        made.append([[np.asarray(plane).astype(np.float64) for plane in frame] for frame in frames])
+    step = 1e-5 if clip.format.sample_type == vs.FLOAT else 1
+    for theirs, ours in zip(*made, strict=True):
+        for a, b in zip(theirs, ours, strict=True):
+            assert np.abs(a - b).max() <= step
 
 
 def test_half_precision_comes_close_to_single_precision(core):
@@ -156,7 +172,7 @@ def steps(compute: Compute, network, frames: list[torch.Tensor]) -> list[torch.T
         return made
 
     made = compute.run(job)
-    return [compute.on_host(one) for one in made]
+    return compute.on_host(made)
 
 
 def assert_same_bits(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
@@ -305,11 +321,11 @@ def test_what_arrives_on_the_host_is_what_the_job_made_under_many_threads(dtype)
 
     def work(first):
         for seed in range(first, first + 20):
-            made = compute.on_host(compute.run(lambda seed=seed: job(seed)))
-            expected = torch.arange(300_000).remainder(1000 + seed).view(3, 100_000)[:, : 99_000 + seed]
-            expected = expected.to(dtype).float()
-            if (made.device.type, made.dtype) != ("cpu", torch.float32) or not torch.equal(made, expected):
-                wrong.append(seed)
+            planes = compute.on_host(compute.run(lambda seed=seed: list(job(seed))))
+            expected = torch.arange(300_000).remainder(1000 + seed).view(3, 100_000)[:, : 99_000 + seed].to(dtype)
+            for made, plane in zip(planes, expected, strict=True):
+                if (made.device.type, made.dtype) != ("cpu", dtype) or not torch.equal(made, plane):
+                    wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(8)]
     for thread in threads:
@@ -322,14 +338,14 @@ def test_what_arrives_on_the_host_is_what_the_job_made_under_many_threads(dtype)
 def test_on_host_is_cpu():
     compute = choose_compute("cuda", "fp16")
     made = compute.run(lambda: torch.rand(3, 64, 96, device=compute.device).half())
-    assert torch.equal(compute.on_host(made), made.float().cpu())
+    assert torch.equal(compute.on_host([made])[0], made.cpu())
 
 
 def test_without_pinned_memory_copies_are_made_all_the_same(monkeypatch):
     compute = choose_compute("cuda", "fp16")
     monkeypatch.setattr(cuda, "_pinned_like", lambda *_: None)
     x = torch.rand(3, 64, 96)
-    assert torch.equal(compute.on_host(compute.run(lambda: compute.to_device(x) * 2)), x * 2)
+    assert torch.equal(compute.on_host([compute.run(lambda: compute.to_device(x) * 2)])[0], x * 2)
 
 
 def test_several_clips_at_once_share_the_gpu(core):

@@ -6,14 +6,17 @@ order of the requests, on the number of threads or on what is still held.
 
 from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
 from .memory import is_out_of_memory
+from .planes import MATRICES, PlaneFormat, to_planes
 from .scenes import is_scene_cut, thumbnail
 from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler
 from .windows import Grid, Window
 
 __all__ = [
+    "MATRICES",
     "Compute",
     "ComputeError",
     "Grid",
+    "PlaneFormat",
     "Precision",
     "SceneCuts",
     "SourceFrame",
@@ -25,4 +28,5 @@ __all__ = [
     "is_out_of_memory",
     "is_scene_cut",
     "thumbnail",
+    "to_planes",
 ]

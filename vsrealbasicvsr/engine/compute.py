@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -71,9 +71,9 @@ class Compute:
         """A tensor of the CPU on this device, for the job that calls it, which goes on while the copy is made."""
         return to_device(tensor, self.device) if self.device.type == "cuda" else tensor.to(self.device)
 
-    def on_host(self, made: Tensor) -> Tensor:
-        """What a job returned, as float32 on the CPU. For any thread: it waits, and the compute thread works on."""
-        return to_host(made) if made.device.type == "cuda" else made.float().cpu()
+    def on_host(self, made: Sequence[Tensor]) -> list[Tensor]:
+        """What a job returned, on the CPU. For any thread: it waits, and the compute thread works on."""
+        return to_host(made) if self.device.type == "cuda" else [one.cpu() for one in made]
 
 
 def choose_compute(device: str, precision: str) -> Compute:

@@ -11,7 +11,7 @@ no picture may depend on it.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -375,32 +375,34 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)  # torch keeps the pinned memory until the copy is done
 
 
-def to_host(made: Tensor) -> Tensor:
-    """A tensor that was made on the default stream of a CUDA device, as float32 on the CPU. For any thread.
+def to_host(made: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors that were made on the default stream of one CUDA device, on the CPU. For any thread.
 
     It waits without holding the interpreter, and the device computes on meanwhile.
     """
-    device = made.device
+    device = made[0].device
     with torch.inference_mode(), torch.cuda.device(device):
         ready = torch.cuda.default_stream(device).record_event()
-        host = _pinned_like(made, torch.float32)
+        hosts = [_pinned_like(one) for one in made]
         copies = _streams_of(device).copies
         with torch.cuda.stream(copies):
             copies.wait_event(ready)
-            # Both live until the copy is done, as locals: another stream may not have their memory before.
-            converted = made.float().contiguous()
-            if host is None:
-                return converted.cpu()
-            host.copy_(converted, non_blocking=True)
+            # What is read lives until the copies are done, as locals: another stream may not have its memory before.
+            dense = [one.contiguous() for one in made]
+            for i, (host, one) in enumerate(zip(hosts, dense, strict=True)):
+                if host is None:
+                    hosts[i] = one.cpu()
+                else:
+                    host.copy_(one, non_blocking=True)
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(copies)
         done.synchronize()
-    return host
+    return [host for host in hosts if host is not None]
 
 
-def _pinned_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+def _pinned_like(tensor: Tensor) -> Tensor | None:
     """Pinned memory for as many values, which torch keeps and hands out again; None where the system gives no more."""
     try:
-        return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, pin_memory=True)
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     except RuntimeError:
         return None

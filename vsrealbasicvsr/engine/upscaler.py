@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from torch import Tensor
@@ -30,9 +30,12 @@ from .windows import Grid, Window
 SceneCuts = Literal["auto", "props", "off"]
 
 type Planes = Sequence[Tensor]
-"""Three planes of a picture, each (rows, columns), float32 on the CPU."""
+"""Planes of a picture, each (rows, columns), on the CPU: three of float32, or what the caller's conversion makes."""
 
 type MakePlanes = Callable[[], Planes]
+
+type Convert = Callable[[Tensor], Sequence[Tensor]]
+"""From a frame (3, S*H, S*W), float32, to planes, on the device that it is on."""
 
 MAX_WINDOWS = 3
 """Kept alive for each device: the one in use, and those that share context with it, for reading backwards."""
@@ -224,19 +227,23 @@ class WindowUpscaler:
     def upscale(self, n: int) -> tuple[Tensor, object]:
         """Frame n, (3, S*H, S*W) float32 on the CPU, and the `host` of its source frame. Raises as `upscale_into`."""
         worker, live = self._ready(n)
-        made = worker.compute.run(lambda: self._upscale(worker, live, n, None))
-        return worker.compute.on_host(made), live.sources[n].host
+        made = worker.compute.run(lambda: self._upscale(worker, live, n, convert=lambda hr: [hr]))
+        return worker.compute.on_host(made)[0], live.sources[n].host
 
-    def upscale_into(self, n: int, make_planes: MakePlanes) -> object:
-        """Write frame n into the planes that `make_planes` returns. Returns the `host` of its source frame.
+    def upscale_into(self, n: int, make_planes: MakePlanes, convert: Convert | None = None) -> object:
+        """Write frame n into the planes that `make_planes` returns, as float32 RGB or as `convert` makes them.
+
+        Returns the `host` of its source frame.
 
         make_planes is called once the frame is at hand, by another thread maybe: high-resolution frames are large, and
         many may be asked for at once. Raises LookupError if the window misses source frames, and what torch raises for
         want of memory if there is too little even for the smallest bands.
         """
         worker, live = self._ready(n)
-        made = worker.compute.run(lambda: self._upscale(worker, live, n, make_planes))
-        if made is not None:  # on a device
+        if convert is None and worker.compute.device.type == "cpu":
+            worker.compute.run(lambda: self._upscale(worker, live, n, into=make_planes))
+        else:
+            made = worker.compute.run(lambda: self._upscale(worker, live, n, convert=convert or list))
             for plane, part in zip(make_planes(), worker.compute.on_host(made), strict=True):
                 plane.copy_(part)
         return live.sources[n].host
@@ -303,12 +310,14 @@ class WindowUpscaler:
 
     # From here on everything runs on the worker's compute thread, one job at a time.
 
-    # Frame n comes back as a tensor on the device; or, on the CPU, None if it was written into the planes of `into`.
+    # Frame n comes back as what `convert` makes of it, on the device; on the CPU it may be written into planes instead.
 
-    def _upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: MakePlanes | None) -> Any:
+    def _upscale(
+        self, worker: _Worker, live: _LiveWindow, n: int, *, into: MakePlanes | None = None, convert: Convert = list
+    ) -> Sequence[Tensor]:
         for attempt in itertools.count():
             try:
-                return self._try_to_upscale(worker, live, n, into)
+                return self._try_to_upscale(worker, live, n, into, convert)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or (attempt > 0 and not self._can_shrink(worker)):
                     raise
@@ -316,7 +325,9 @@ class WindowUpscaler:
             self._shrink(worker, n, attempt)
         raise AssertionError
 
-    def _try_to_upscale(self, worker: _Worker, live: _LiveWindow, n: int, into: MakePlanes | None) -> Any:
+    def _try_to_upscale(
+        self, worker: _Worker, live: _LiveWindow, n: int, into: MakePlanes | None, convert: Convert
+    ) -> Sequence[Tensor]:
         if live.segments is None:
             live.segments = [
                 _Segment.over(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
@@ -332,19 +343,17 @@ class WindowUpscaler:
         backward, forward = run.backward_state(n), run.forward_state(n)
         cleaned = run.cleaned(n)
         parts = worker.network.reconstruct(cleaned, backward, forward)
-        on_host = cleaned.device.type == "cpu"
-        hr = None
-        if into is None or not on_host:
-            hr = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:]))
+        hr = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:])) if into is None else None
         planes = list(hr) if hr is not None else into()  # type: ignore[misc]
         for first, rows in parts:
             for plane, part in zip(planes, rows, strict=True):
                 plane[first : first + len(part)] = part
+        made = convert(hr) if hr is not None else ()
         segment.left.discard(n)
         segment.backward.pop(n, None)
         segment.forward.pop(n, None)
         self._count(frames_reconstructed=1)
-        return hr
+        return made
 
     def _budget(self, worker: _Worker, picture: Tensor) -> Budget:
         height, width = picture.shape[-2:]

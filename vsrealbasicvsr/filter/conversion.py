@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping
 
 import vapoursynth as vs
 
+from vsrealbasicvsr.engine import MATRICES, PlaneFormat
 from vsrealbasicvsr.model import SCALE
 
 REWRITTEN_PROPS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation", "_FieldBased")
@@ -55,23 +56,42 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     return _uncached(vs.core.std.FrameEval(form, choose, prop_src=[clip], clip_src=[clip]))
 
 
-def from_rgbs(clip: vs.VideoNode, props: vs.VideoNode, form: vs.VideoNode) -> vs.VideoNode:
+def from_rgbs(
+    clip: vs.VideoNode, props: vs.VideoNode, form: vs.VideoNode, converted: vs.VideoNode | None = None
+) -> vs.VideoNode:
     """The RGBS clip in the format of `form`, with the colours and properties that `to_rgbs` found.
 
     props: a clip whose frames carry the properties of those of `clip`; cheap, for each is read before its frame of
-    `clip` is, once. form: any clip of the wanted format; its frames are not read.
+    `clip` is, once. form: any clip of the wanted format; its frames are not read. converted: the same clip in the
+    wanted format already, for those frames that have a `plane_format`.
     """
     wanted = form.format
-    converted = {_UNNAMED: _from_rgbs(clip, wanted, _UNNAMED)}
+
+    def make(colours: _Colours) -> vs.VideoNode:
+        if converted is not None and _plane_format(wanted, clip.height, colours):
+            return _with_original_props(converted, colours)
+        return _from_rgbs(clip, wanted, colours)
+
+    made = {_UNNAMED: make(_UNNAMED)}
 
     def choose(n: int, f: vs.VideoFrame) -> vs.VideoNode:
-        colours = tuple(_number(f.props.get(_STASH + name)) for name in REWRITTEN_PROPS)
-        if colours not in converted:
-            converted[colours] = _from_rgbs(clip, wanted, colours)
-        return converted[colours]
+        colours = _stashed_colours(f.props)
+        if colours not in made:
+            made[colours] = make(colours)
+        return made[colours]
 
     blank = vs.core.std.BlankClip(clip, format=wanted.id, keep=True)
-    return vs.core.std.FrameEval(blank, choose, prop_src=[props], clip_src=[clip])
+    return vs.core.std.FrameEval(
+        blank, choose, prop_src=[props], clip_src=[clip] if converted is None else [clip, converted]
+    )
+
+
+def plane_format(wanted: vs.VideoFormat, height: int, props: Mapping[str, object]) -> PlaneFormat | None:
+    """The format, as torch can write it, of an upscaled frame of this height whose source came with these properties.
+
+    The same choices as for core.resize. None: its matrix needs a transfer function, which is core.resize's affair.
+    """
+    return _plane_format(wanted, height, _stashed_colours(props))
 
 
 def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
@@ -90,18 +110,39 @@ def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
 
 def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
+    arguments = {"range": _range(wanted, known)}
+    if wanted.color_family != vs.RGB:
+        arguments["matrix"] = _matrix(clip.height // SCALE, known)
+    if wanted.color_family == vs.YUV and (location := _chroma_location(known)) is not None:
+        arguments["chromaloc"] = location
+    return _with_original_props(_uncached(clip.resize.Bicubic(format=wanted.id, **arguments)), colours)
+
+
+def _plane_format(wanted: vs.VideoFormat, height: int, colours: _Colours) -> PlaneFormat | None:
+    known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
+    matrix = _matrix(height // SCALE, known)
     is_rgb = wanted.color_family == vs.RGB
-    arguments: dict[str, int | None] = {} if is_rgb else {"matrix": _matrix(clip.height // SCALE, known)}
-    default_range = int(vs.RANGE_FULL if is_rgb else vs.RANGE_LIMITED)
-    arguments["range"] = known["_Range"] if known["_Range"] in _VALID["_Range"] else default_range
-    if wanted.color_family == vs.YUV and known["_ChromaLocation"] in _VALID["_ChromaLocation"]:
-        arguments["chromaloc"] = known["_ChromaLocation"]
-    converted = _uncached(clip.resize.Bicubic(format=wanted.id, **arguments))
+    if matrix not in MATRICES and not is_rgb:
+        return None
+    return PlaneFormat(
+        family="rgb" if is_rgb else "yuv" if wanted.color_family == vs.YUV else "grey",
+        bits=wanted.bits_per_sample,
+        is_float=wanted.sample_type == vs.FLOAT,
+        is_full_range=_range(wanted, known) == vs.RANGE_FULL,
+        subsampling=(wanted.subsampling_w, wanted.subsampling_h),
+        matrix=matrix,
+        chroma_location=_chroma_location(known) or 0,  # on the left, as core.resize takes it
+    )
+
+
+def _with_original_props(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
+    """The clip with the properties that its frames came with, those that travelled under names of our own."""
+    known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     present = {name: value for name, value in known.items() if value is not None}
     unwanted = [name for name, value in known.items() if value is None] + [_STASH + name for name in present]
     if unwanted:
-        converted = _uncached(converted.std.RemoveFrameProps(unwanted))
-    return _uncached(converted.std.SetFrameProps(**present)) if present else converted
+        clip = _uncached(clip.std.RemoveFrameProps(unwanted))
+    return _uncached(clip.std.SetFrameProps(**present)) if present else clip
 
 
 def _uncached(clip: vs.VideoNode) -> vs.VideoNode:
@@ -120,6 +161,23 @@ def _matrix(height: int, known: Mapping[str, int | None]) -> int:
     if matrix is not None and usable:
         return matrix
     return int(vs.MATRIX_ST170_M if height <= SD_MAX_HEIGHT else vs.MATRIX_BT709)
+
+
+def _range(wanted: vs.VideoFormat, known: Mapping[str, int | None]) -> int:
+    """The frame's own range where it names one, else limited, full for RGB."""
+    named = known["_Range"]
+    if named is not None and named in _VALID["_Range"]:
+        return named
+    return int(vs.RANGE_FULL if wanted.color_family == vs.RGB else vs.RANGE_LIMITED)
+
+
+def _chroma_location(known: Mapping[str, int | None]) -> int | None:
+    location = known["_ChromaLocation"]
+    return location if location in _VALID["_ChromaLocation"] else None
+
+
+def _stashed_colours(props: Mapping[str, object]) -> _Colours:
+    return tuple(_number(props.get(_STASH + name)) for name in REWRITTEN_PROPS)
 
 
 def _colours_of(props: Mapping[str, object]) -> _Colours:

@@ -8,21 +8,37 @@ would else have it computed twice, or all frames held for it. Nobody ever waits 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import vapoursynth as vs
 
-from vsrealbasicvsr.engine import SourceFrame, WindowUpscaler, is_out_of_memory
+from vsrealbasicvsr.engine import PlaneFormat, SourceFrame, WindowUpscaler, is_out_of_memory, to_planes
 from vsrealbasicvsr.model import SCALE
+
+from .conversion import plane_format
 
 type Answer = vs.VideoFrame | list[int] | dict[str, str]
 type Step = Callable[..., Answer]
 
 
-def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, vs.VideoNode]:
-    """The upscaled RGBS clip, of which each frame should be read once, and a clip of one pixel with its properties."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Clips of the same frames. Of each, `rgbs` or `converted` should be read, once.
+
+    rgbs: as RGBS. converted: in the format of the source, for frames with a `plane_format`; None unless asked for.
+    props: one pixel with the properties.
+    """
+
+    rgbs: vs.VideoNode
+    converted: vs.VideoNode | None
+    props: vs.VideoNode
+
+
+def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoFormat | None = None) -> Served:
+    """The upscaled clip. convert_to: a format into which frames are to be converted where they are computed."""
     core = vs.core
     pixel = core.std.BlankClip(rgbs, format=vs.GRAY8, width=1, height=1, keep=True)
     tokens = core.std.BlankClip(pixel, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True)
@@ -33,14 +49,14 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, v
 
     real_core = core.core  # the proxy works on VapourSynth's threads only
 
-    def frame(n: int) -> Answer:
+    def frame(n: int, wanted: vs.VideoFormat, planes: PlaneFormat | None) -> Answer:
         frames: list[vs.VideoFrame] = []
 
         def make_planes() -> list[torch.Tensor]:
-            frames[:] = [real_core.create_video_frame(vs.RGBS, form.width, form.height)]
-            return [torch.from_numpy(np.asarray(frames[0][plane])) for plane in range(3)]
+            frames[:] = [real_core.create_video_frame(wanted.id, form.width, form.height)]
+            return [_as_tensor(np.asarray(frames[0][plane])) for plane in range(wanted.num_planes)]
 
-        props = upscaler.upscale_into(n, make_planes)
+        props = upscaler.upscale_into(n, make_planes, None if planes is None else lambda hr: to_planes(hr, planes))
         (made,) = frames
         made.props.update(props)
         for warning in upscaler.take_warnings():
@@ -49,19 +65,37 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler) -> tuple[vs.VideoNode, v
             core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"rbvsr.Upscale: {note}.")
         return made
 
+    def rgbs_frame(n: int) -> Answer:
+        return frame(n, form.format, None)
+
+    def converted_frame(n: int) -> Answer:
+        props = upscaler.host_of(n)
+        assert convert_to is not None
+        assert isinstance(props, dict)
+        planes = plane_format(convert_to, form.height, props)
+        assert planes is not None  # nobody reads other frames here
+        return frame(n, convert_to, planes)
+
     def properties(n: int) -> Answer:
         made = core.create_video_frame(vs.GRAY8, 1, 1)
         made.props.update(upscaler.host_of(n))
         return made
 
-    clip, props = (
-        core.rbvsr.Serve(clips=[windows], format=like, step=frame_step(upscaler, make), name=name, cache=0)
-        for like, make, name in (
-            (form, frame, "rbvsr.Upscale"),
-            (pixel, properties, "rbvsr.Upscale (properties)"),
+    def server(like: vs.VideoNode, make: Callable[[int], Answer], name: str) -> vs.VideoNode:
+        made: vs.VideoNode = core.rbvsr.Serve(
+            clips=[windows], format=like, step=frame_step(upscaler, make), name=name, cache=0
         )
+        return made
+
+    converted = None
+    if convert_to is not None:
+        blank = core.std.BlankClip(form, format=convert_to.id, keep=True)
+        converted = server(blank, converted_frame, "rbvsr.Upscale (converted)")
+    return Served(
+        server(form, rgbs_frame, "rbvsr.Upscale"),
+        converted,
+        server(pixel, properties, "rbvsr.Upscale (properties)"),
     )
-    return clip, props
 
 
 def window_step(upscaler: WindowUpscaler) -> Step:
@@ -116,6 +150,11 @@ def _is_memory_short() -> bool:
     """Whether VapourSynth holds more frames than the user lets it."""
     core = vs.core.core
     return bool(core.used_cache_size > core.max_cache_size * 2**20)
+
+
+def _as_tensor(plane: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The plane's memory; unsigned integers of 16 bits as those bits, for that is how `to_planes` has them."""
+    return torch.from_numpy(plane.view(np.int16) if plane.dtype == np.uint16 else plane)
 
 
 def _as_list(frames: Any) -> list[vs.VideoFrame]:
