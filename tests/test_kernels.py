@@ -13,7 +13,7 @@ from tolerances import WINOGRAD
 
 from vsrealbasicvsr.engine import choose_compute
 from vsrealbasicvsr.engine.network import TorchNetwork
-from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, load_kernels
+from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, load_kernels, pages
 from vsrealbasicvsr.kernel import network as kernel_network
 from vsrealbasicvsr.kernel.library import find_library
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
@@ -211,3 +211,38 @@ def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
         check=False,
     )
     assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_pages_become_spare_when_no_tensor_looks_at_them_any_more():
+    pages.drop_spare_pages()
+    size = (512, 1024)
+    first = pages.empty_pages(size, torch.float32).fill_(1)
+    place, view = first.data_ptr(), first[2:4]
+    del first
+    second = pages.empty_pages(size, torch.float32).fill_(2)
+    assert second.data_ptr() != place
+    assert view.sum() == 2048
+    del view
+    other_size = pages.empty_pages((512, 1025), torch.float32)  # which the spare is not used for
+    assert other_size.data_ptr() != place
+    del second
+    third = pages.empty_pages(size, torch.float32)
+    assert third.sum() == 2 * third.numel()  # as it was left
+    del third
+    assert len(pages._spare) == 1
+    pages.drop_spare_pages()
+    assert not pages._spare
+
+
+def test_only_a_few_pages_are_kept(monkeypatch):
+    pages.drop_spare_pages()
+    held = [pages.empty_pages((512, 1024), torch.float32) for _ in range(5)]
+    held.clear()
+    assert len(pages._spare) == pages.NUM_SPARE
+    monkeypatch.setattr(pages, "MAX_SPARE_BYTES", 2**20)
+    pages.drop_spare_pages()
+    pages.empty_pages((512, 1024), torch.float32)
+    assert not pages._spare

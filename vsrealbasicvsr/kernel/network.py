@@ -27,7 +27,7 @@ from .library import (
     TO_SHUFFLED_MAP,
     Kernels,
 )
-from .pages import empty_pages, is_large
+from .pages import drop_spare_pages, empty_pages, is_large
 
 BAND_PX = 8_192
 """Low-resolution pixels reconstructed at once: their maps of S * S pixels stay near the processor."""
@@ -183,6 +183,7 @@ class KernelNetwork:
         """Give the scratch memory back; it is made again when it is needed."""
         self._arena = torch.empty(0)
         self._pyramids = []
+        drop_spare_pages()
 
     # ---- how they are made -------------------------------------------------------------------------------------------
 

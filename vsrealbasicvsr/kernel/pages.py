@@ -1,8 +1,11 @@
 """How large tensors are held: which frames are large, and pages of their own. Knows no network."""
 
+import collections
 import contextlib
+import ctypes
 import math
 import mmap
+import weakref
 
 import torch
 from torch import Tensor
@@ -13,6 +16,11 @@ LARGE_PX = 500_000
 MIN_BYTES = 2**20
 """Of a tensor that gets pages of its own."""
 
+MAX_SPARE_BYTES = 2**27
+"""Of pages that are kept to be used again: a state of a frame that is not large. Fresh ones, which the system fills
+with zeros, cost 1 to 3 ms of the 48 of a step at 320x180; with large frames the memory counts more."""
+NUM_SPARE = 2
+
 
 def is_large(height: int, width: int) -> bool:
     """Whether what is held of frames of this size is held in 16 bits."""
@@ -20,7 +28,7 @@ def is_large(height: int, width: int) -> bool:
 
 
 def empty_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU whose memory goes back to the system as soon as it is dropped.
+    """An uninitialised tensor on the CPU whose memory goes back to the system when it is dropped, but for a few spares.
 
     For what is held long: malloc takes blocks of up to 32 MiB from its heaps once one of them was freed, and the heaps
     of a process with many threads shrink late. A window of 320x180 left 300 MB of 440 behind.
@@ -28,6 +36,39 @@ def empty_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < MIN_BYTES:
         return torch.empty(shape, dtype=dtype)
+    memory = _taken(num_bytes) or _map(num_bytes)
+    # What torch holds for as long as any tensor looks at the memory; an mmap cannot be watched itself.
+    seen = (ctypes.c_char * num_bytes).from_buffer(memory)
+    weakref.finalize(seen, _give_back, memory).atexit = False
+    return torch.frombuffer(seen, dtype=dtype).view(shape)
+
+
+def drop_spare_pages() -> None:
+    """Give the spares back to the system."""
+    _spare.clear()
+
+
+_spare: collections.deque[mmap.mmap] = collections.deque(maxlen=NUM_SPARE)
+"""A deque's operations are atomic: a tensor may be dropped at any time, by any thread."""
+
+
+def _taken(num_bytes: int) -> mmap.mmap | None:
+    """A spare of this size; those of other sizes are of a clip that is over, and go."""
+    while True:
+        try:
+            memory = _spare.popleft()
+        except IndexError:
+            return None
+        if len(memory) == num_bytes:
+            return memory
+
+
+def _give_back(memory: mmap.mmap) -> None:
+    if len(memory) <= MAX_SPARE_BYTES:
+        _spare.append(memory)
+
+
+def _map(num_bytes: int) -> mmap.mmap:
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
         pages = mmap.mmap(-1, num_bytes, **private)
@@ -36,4 +77,4 @@ def empty_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without large pages
             pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+    return pages
