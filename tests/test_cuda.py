@@ -1,5 +1,6 @@
 """On a GPU: the same picture as on the CPU, repeatable to the bit. Skipped without one, see conftest."""
 
+import copy
 import hashlib
 import itertools
 import random
@@ -13,6 +14,7 @@ import vapoursynth as vs
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Compute, choose_compute, cuda
 from vsrealbasicvsr.engine.cuda import CudaNetwork
+from vsrealbasicvsr.engine.epilogue import by_triton, why_not
 from vsrealbasicvsr.engine.network import TorchNetwork
 from vsrealbasicvsr.filter import entry
 
@@ -122,6 +124,25 @@ def test_the_model_refines_and_resolves_on_the_gpu():
         cleaned, num_passes = refine(model, lr, theta=1.5)
         assert model.super_resolve(cleaned).shape == (2, 3, 3, 132, 124)
     assert num_passes.shape == (2, 3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_epilogues_work_here_and_change_last_bits_only(precision):
+    compute = choose_compute("cuda", precision)
+    assert compute.run(lambda: why_not(by_triton, compute.device, compute.dtype)) is None
+
+    def fails(*_, **__):
+        raise NotImplementedError
+
+    frames = pictures(3, 90, 160)
+    model = load_model("default").to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
+    made = [
+        steps(compute, CudaNetwork(copy.deepcopy(model), epilogue=epilogue), frames) for epilogue in (by_triton, fails)
+    ]
+    for fused, unfused in zip(*made, strict=True):
+        assert (
+            psnr_db(fused.float().numpy(), unfused.float().numpy()) >= {"fp32": 100, "fp16": 55, "bf16": 35}[precision]
+        )
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
@@ -236,7 +257,7 @@ def test_a_capture_that_fails_leaves_the_step_plain_and_all_else_as_it_was(compu
     inner.cleaning_residue = failing
     for _ in range(3):
         assert_same_bits(steps(compute, network, frames), expected)
-    (note,) = network.notes
+    (note,) = (note for note in network.notes if "CUDA graph" in note)
     assert note.startswith("cleaning runs without a CUDA graph")
     assert len(network._graphs._graphs) == 3  # the other steps were captured after it
     assert compute.run(lambda: torch.cuda.current_stream() == torch.cuda.default_stream())

@@ -33,6 +33,7 @@ ROOMS = {
         "scripts/benchmark_peers.py",
         "scripts/demo.py",
     ],
+    "triton": ["vsrealbasicvsr/engine/epilogue_triton.py"],
     "vsutil": ["vsrealbasicvsr/filter/"],
     "safetensors": ["vsrealbasicvsr/weights/"],
     "av": [

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR
 
+from .epilogue import Epilogue, by_triton, fuse, why_not
 from .network import TorchNetwork
 
 MAX_GRAPH_PX = 250_000
@@ -257,10 +258,24 @@ class CudaNetwork:
     What depends on values (how often a frame is cleaned) lies outside of the steps.
     """
 
-    def __init__(self, model: RealBasicVSR, *, max_rows: int | None = None, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        model: RealBasicVSR,
+        *,
+        max_rows: int | None = None,
+        capture: Capture | None = None,
+        epilogue: Epilogue = by_triton,
+    ) -> None:
         """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None."""
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
+        self._notes: list[str] = []
+        with place_of(self._device):
+            reason = why_not(epilogue, self._device, model.dtype)
+        if reason:
+            self._notes.append(f"bias, rectifier and sum are passes of their own ({reason})")
+        else:
+            fuse(model, epilogue)
         self._eager = TorchNetwork(model, max_rows=max_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
 
@@ -276,7 +291,7 @@ class CudaNetwork:
     @property
     def notes(self) -> list[str]:
         """What does not run as fast as it could, and why, a line for each step."""
-        return self._graphs.notes
+        return self._notes + self._graphs.notes
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""

@@ -97,12 +97,13 @@ class BasicVSR(nn.Module):
         self.upsample2 = PixelShuffleUpsample(sizes.quarter_channels, sizes.hr_channels)
         self.conv_hr = nn.Conv2d(sizes.hr_channels, sizes.hr_out_channels, 3, padding=1)
         self.conv_last = nn.Conv2d(sizes.hr_out_channels, 3, 3, padding=1)
+        self.activation: nn.Module = nn.LeakyReLU(0.1)
 
     def reconstruct(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
-        x = F.leaky_relu(self.fusion(torch.cat((backward_features, forward_features), dim=1)), 0.1)
-        x = F.leaky_relu(self.upsample1(x), 0.1)
-        x = F.leaky_relu(self.upsample2(x), 0.1)
-        x = F.leaky_relu(self.conv_hr(x), 0.1)
+        x = self.activation(self.fusion(torch.cat((backward_features, forward_features), dim=1)))
+        x = self.activation(self.upsample1(x))
+        x = self.activation(self.upsample2(x))
+        x = self.activation(self.conv_hr(x))
         base = F.interpolate(cleaned, scale_factor=SCALE, mode="bilinear", align_corners=False)
         return self.conv_last(x).to(base.dtype) + base  # type: ignore[no-any-return]
 

@@ -1,0 +1,143 @@
+"""Bias, rectifier, residual sum and shuffle in one pass: the values stay; where it goes wrong torch's way stays."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TIMEOUT_SECONDS
+from test_compute import FakeCapture, pictures, steps
+from tolerances import REGROUPED
+
+from vsrealbasicvsr import load_model
+from vsrealbasicvsr.engine.cuda import CudaNetwork
+from vsrealbasicvsr.engine.epilogue import by_torch, by_triton, fuse, why_not
+from vsrealbasicvsr.engine.network import TorchNetwork
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["tiny", "default"])
+def model(request, tiny_model):
+    return load_model(tiny_model if request.param == "tiny" else "default")
+
+
+def test_a_network_with_epilogues_makes_the_pictures_of_the_plain_one(model):
+    seen = []
+
+    def epilogue(x, bias, slope, residual=None, *, shuffle=False):
+        seen.append((slope, residual is not None, shuffle))
+        return by_torch(x, bias, slope, residual, shuffle=shuffle)
+
+    fused = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    fuse(fused, epilogue)
+    frames = pictures(4, 23, 37)
+    with torch.inference_mode():
+        for ours, theirs in zip(steps(TorchNetwork(fused), frames), steps(TorchNetwork(model), frames), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=10 * REGROUPED, rtol=0)
+    assert set(seen) == {(0.1, False, False), (0.0, False, False), (1.0, True, False), (0.1, False, True)}
+
+
+def test_a_network_with_epilogues_knows_how_far_its_bands_reach_and_its_type(model):
+    fused = copy.deepcopy(model)
+    fuse(fused, by_torch)
+    assert fused.cleaning_reach_rows == model.cleaning_reach_rows
+    assert fused.basicvsr.backward_resblocks.reach_rows == model.basicvsr.backward_resblocks.reach_rows
+    assert fused.half().dtype == torch.float16
+
+
+def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is_noted(model):
+    def raises(x, bias, slope, residual=None, *, shuffle=False):
+        raise RuntimeError("no\ncompiler")
+
+    def forgets_the_sum(x, bias, slope, residual=None, *, shuffle=False):
+        return by_torch(x, bias, slope, None, shuffle=shuffle)
+
+    def forgets_the_shuffle(x, bias, slope, residual=None, *, shuffle=False):
+        return by_torch(x, bias, slope, residual)
+
+    frames = pictures(3, 23, 37)
+    with torch.inference_mode():
+        plain = steps(TorchNetwork(model), frames)
+        for epilogue, reason in (
+            (raises, "RuntimeError: no compiler"),
+            (forgets_the_sum, "it gave other values than torch"),
+            (forgets_the_shuffle, "it gave other values than torch"),
+        ):
+            network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(), epilogue=epilogue)
+            assert network.notes == [f"bias, rectifier and sum are passes of their own ({reason})"]
+            for ours, theirs in zip(steps(network, frames), plain, strict=True):
+                assert torch.equal(ours, theirs)
+
+
+def test_captured_or_not_steps_with_epilogues_give_the_same_bits(model):
+    frames = pictures(4, 45, 67)
+    with torch.inference_mode():
+        made = [
+            steps(CudaNetwork(copy.deepcopy(model), capture=capture, epilogue=by_torch), frames)
+            for capture in (FakeCapture(), FakeCapture(torch.nan))
+        ]
+    for ours, theirs in zip(*made, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+# ---- the kernel ------------------------------------------------------------------------------------------------------
+
+IN_THE_INTERPRETER = """
+import itertools, torch
+from vsrealbasicvsr.engine.epilogue import by_torch, by_triton, why_not
+num = 0
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    assert why_not(by_triton, torch.device("cpu"), dtype) is None, why_not(by_triton, torch.device("cpu"), dtype)
+    for (channels, height, width), with_residual, slope in itertools.product(
+        ((64, 3, 5), (4, 1, 1), (12, 1, 700), (256, 4, 3), (16, 33, 2)), (False, True), (0.0, 0.1, 1.0)
+    ):
+        for shuffle in (False, True):
+            if shuffle and with_residual:
+                continue
+            torch.manual_seed(num)
+            x, bias = torch.randn(2, channels, height, width).to(dtype), torch.randn(channels).to(dtype)
+            residual = torch.randn_like(x) if with_residual else None
+            expected = by_torch(x, bias, slope, residual, shuffle=shuffle)
+            made = by_triton(x.clone(), bias, slope, residual, shuffle=shuffle)
+            assert made.is_contiguous(memory_format=torch.channels_last)
+            assert (made.shape, made.dtype) == (expected.shape, expected.dtype)
+            step = torch.finfo(dtype).eps
+            torch.testing.assert_close(made, expected, rtol=2 * step, atol=2 * step)
+            num += 1
+print(num)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch came without Triton")
+def test_the_kernel_gives_torchs_values_in_tritons_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_INTERPRETER],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "135\n"
+
+
+def test_on_the_cpu_the_kernel_cannot_run_and_that_is_no_error():
+    assert why_not(by_triton, CPU, torch.float32)
+
+
+def test_without_triton_nothing_of_it_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "vsrealbasicvsr.engine.epilogue_triton", raising=False)
+    assert why_not(by_triton, CPU, torch.float32) == "there is no Triton"
+
+
+def test_the_cpu_loads_no_triton():
+    code = "import sys, vsrealbasicvsr.filter.entry; print('vsrealbasicvsr.engine.epilogue_triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

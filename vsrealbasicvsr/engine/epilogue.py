@@ -1,0 +1,173 @@
+"""What comes after a convolution on a GPU, in one pass over the map: bias, rectifier, residual sum, pixel shuffle.
+
+A 3x3 convolution of 64 channels in half precision takes a GPU about as long as reading and writing its map, so each
+further pass counts. torch makes one for each of these operations; of a frame's traffic (143 kB for each low-resolution
+pixel by count, in float16) that is more than half. Knows modules of the model by their kind; knows no steps.
+
+The one kernel (epilogue_triton.py) is written in Triton, which comes with torch for Linux. Where it is missing, or does
+not give torch's values, torch's own operations stay: no picture may depend on it but in its last bits.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model.network import PixelShuffleUpsample, ResidualBlock, ResidualTrunk
+
+
+class Epilogue(Protocol):
+    """act(x + bias) + residual for a map x (N, C, H, W); in float32 inside, in x's type and channels last outside.
+
+    act multiplies what is below zero with `slope`. x may be overwritten. shuffle: the C channels are four times those
+    of a map (N, C/4, 2H, 2W), in the order row, column, channel.
+    """
+
+    def __call__(
+        self, x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False
+    ) -> Tensor:
+        """The map that comes next."""
+        ...
+
+
+def by_torch(x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False) -> Tensor:
+    """The Epilogue in torch's operations: what the kernel is held against, and what tests without a GPU run."""
+    y = x.float() + bias.float().view(1, -1, 1, 1)
+    y = torch.where(y >= 0, y, y * slope)
+    if residual is not None:
+        y = y + residual.float()
+    y = y.to(x.dtype)
+    if shuffle:
+        num, channels, height, width = y.shape
+        y = y.view(num, 2, 2, channels // 4, height, width).permute(0, 3, 4, 1, 5, 2)
+        y = y.reshape(num, channels // 4, 2 * height, 2 * width)
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def by_triton(
+    x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False
+) -> Tensor:
+    """The Epilogue as one kernel, on the thread's current device, which x is on, and its current stream."""
+    from .epilogue_triton import launch  # not above: loading Triton takes long, and only a GPU has a use for it
+
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = x
+    num, channels, height, width = x.shape
+    if shuffle:
+        out = torch.empty(
+            (num, channels // 4, 2 * height, 2 * width),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last,
+        )
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    launch(x, bias, residual, out, slope, shuffle=shuffle)
+    return out
+
+
+def why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps an epilogue from being used on this device; None if it gives torch's values there."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return (torch.randn(shape, generator=generator) * 2).to(device, dtype)
+
+    try:
+        for channels, height, width, with_residual, shuffle in (
+            (64, 9, 21, True, False),
+            (64, 9, 21, False, False),
+            (256, 5, 7, False, True),
+            (20, 3, 5, True, False),
+            (12, 3, 5, False, True),
+        ):
+            x, bias = random(2, channels, height, width), random(channels)
+            residual = random(2, channels, height, width) if with_residual else None
+            for slope in (0.0, 0.1, 1.0):
+                expected = by_torch(x, bias, slope, residual, shuffle=shuffle)
+                made = epilogue(x.clone(), bias, slope, residual, shuffle=shuffle)
+                step = torch.finfo(dtype).eps
+                if made.shape != expected.shape or not torch.allclose(
+                    made.float(), expected.float(), rtol=2 * step, atol=2 * step
+                ):
+                    return "it gave other values than torch"
+    except ImportError:  # Windows
+        return "there is no Triton"
+    except Exception as error:  # compilers and drivers raise what they like
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def fuse(model: RealBasicVSR, epilogue: Epilogue) -> None:
+    """Let the model's trunks and its reconstruction go through an epilogue, instead of torch's operations one by one.
+
+    For inference only. The flow network, in float32 and a tenth of the work, and the convolutions that make pictures
+    stay as they are.
+    """
+    for trunk in [module for module in model.modules() if isinstance(module, ResidualTrunk)]:
+        first, _, blocks = trunk.main
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(blocks, nn.Sequential)
+        trunk.main[0] = _Convolution(first, epilogue, slope=0.1)
+        trunk.main[1] = nn.Identity()
+        for i, block in enumerate(blocks):
+            assert isinstance(block, ResidualBlock)
+            blocks[i] = _Block(block, epilogue)
+    vsr = model.basicvsr
+    vsr.fusion = _Convolution(vsr.fusion, epilogue, slope=0.1)  # type: ignore[assignment]
+    vsr.conv_hr = _Convolution(vsr.conv_hr, epilogue, slope=0.1)  # type: ignore[assignment]
+    vsr.upsample1 = _Upsample(vsr.upsample1, epilogue)  # type: ignore[assignment]
+    vsr.upsample2 = _Upsample(vsr.upsample2, epilogue)  # type: ignore[assignment]
+    vsr.activation = nn.Identity()
+
+
+class _Convolution(nn.Module):
+    """A convolution without its bias, then the epilogue with it."""
+
+    def __init__(self, conv: nn.Conv2d, epilogue: Epilogue, *, slope: float, shuffle: bool = False) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        weight, bias = conv.weight.detach(), conv.bias.detach()
+        if shuffle:  # the epilogue writes runs of channels that belong to one pixel
+            weight, bias = (
+                values.reshape(-1, 4, *values.shape[1:]).transpose(0, 1).flatten(0, 1) for values in (weight, bias)
+            )
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self.conv = conv
+        conv.weight, conv.bias = nn.Parameter(weight, requires_grad=False), None
+        self.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+        self._epilogue = epilogue
+        self._slope = slope
+        self._shuffle = shuffle
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the convolution."""
+        return self.conv.weight
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self._epilogue(self.conv(x), self.bias, self._slope, residual, shuffle=self._shuffle)
+
+
+class _Block(nn.Module):
+    """ResidualBlock's values."""
+
+    def __init__(self, block: ResidualBlock, epilogue: Epilogue) -> None:
+        super().__init__()
+        self.inner = _Convolution(block.conv1, epilogue, slope=0.0)
+        self.outer = _Convolution(block.conv2, epilogue, slope=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x), x)  # type: ignore[no-any-return]
+
+
+class _Upsample(nn.Module):
+    """PixelShuffleUpsample's values, rectified."""
+
+    def __init__(self, up: PixelShuffleUpsample, epilogue: Epilogue) -> None:
+        super().__init__()
+        self.upsample_conv = _Convolution(up.upsample_conv, epilogue, slope=0.1, shuffle=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample_conv(x)  # type: ignore[no-any-return]
