@@ -140,7 +140,8 @@ def test_the_epilogues_work_here_and_change_last_bits_only(precision):
         steps(compute, CudaNetwork(copy.deepcopy(model), epilogue=epilogue), frames) for epilogue in (by_triton, fails)
     ]
     for fused, unfused in zip(*made, strict=True):
-        assert psnr_db(fused.numpy(), unfused.numpy()) >= {"fp32": 100, "fp16": 55, "bf16": 35}[precision]
+        apart = (fused - unfused).norm() / unfused.norm()
+        assert apart <= {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}[precision]
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
