@@ -13,6 +13,7 @@ from test_compute import FakeCapture, pictures, steps
 from tolerances import REGROUPED
 
 from vsrealbasicvsr import load_model
+from vsrealbasicvsr.engine import epilogue as epilogue_module
 from vsrealbasicvsr.engine.cuda import CudaNetwork
 from vsrealbasicvsr.engine.epilogue import by_torch, by_triton, fuse, why_not
 from vsrealbasicvsr.engine.network import TorchNetwork
@@ -84,6 +85,38 @@ def test_captured_or_not_steps_with_epilogues_give_the_same_bits(model):
         assert torch.equal(ours, theirs)
 
 
+def test_what_is_below_zero_without_end_is_rectified_as_torch_does_it():
+    x = torch.tensor((-torch.inf, torch.inf, -1.0)).view(1, 1, 1, 3)
+    assert by_torch(x, torch.zeros(1), 0.0).flatten().tolist() == [0, torch.inf, 0]
+
+
+def test_whether_steps_are_fused_is_found_out_once():
+    tries = []
+
+    def fails_at_first(x, bias, slope, residual=None, *, shuffle=False):
+        tries.append(slope)
+        if len(tries) == 1:
+            raise RuntimeError("the disk is full")
+        return by_torch(x, bias, slope, residual, shuffle=shuffle)
+
+    for _ in range(2):
+        assert why_not(fails_at_first, CPU, torch.float32) == "RuntimeError: the disk is full"
+    assert len(tries) == 1
+
+
+def test_memory_that_is_short_decides_nothing():
+    def has_no_memory(x, bias, slope, residual=None, *, shuffle=False):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        why_not(has_no_memory, CPU, torch.float32)
+
+    def has_some_again(x, bias, slope, residual=None, *, shuffle=False):
+        return by_torch(x, bias, slope, residual, shuffle=shuffle)
+
+    assert why_not(has_some_again, CPU, torch.float32) is None
+
+
 # ---- the kernel ------------------------------------------------------------------------------------------------------
 
 IN_THE_INTERPRETER = """
@@ -100,13 +133,14 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 continue
             torch.manual_seed(num)
             x, bias = torch.randn(2, channels, height, width).to(dtype), torch.randn(channels).to(dtype)
+            x[0, 0, 0, 0] = (torch.inf, -torch.inf, torch.nan)[num % 3]
             residual = torch.randn_like(x) if with_residual else None
             expected = by_torch(x, bias, slope, residual, shuffle=shuffle)
             made = by_triton(x.clone(), bias, slope, residual, shuffle=shuffle)
             assert made.is_contiguous(memory_format=torch.channels_last)
             assert (made.shape, made.dtype) == (expected.shape, expected.dtype)
             step = torch.finfo(dtype).eps
-            torch.testing.assert_close(made, expected, rtol=2 * step, atol=2 * step)
+            torch.testing.assert_close(made, expected, rtol=2 * step, atol=2 * step, equal_nan=True)
             num += 1
 print(num)
 """
@@ -134,6 +168,7 @@ def test_on_the_cpu_the_kernel_cannot_run_and_that_is_no_error():
 def test_without_triton_nothing_of_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "vsrealbasicvsr.engine.epilogue_triton", raising=False)
+    monkeypatch.setattr(epilogue_module, "_verdicts", {})
     assert why_not(by_triton, CPU, torch.float32) == "there is no Triton"
 
 

@@ -371,5 +371,5 @@ def test_the_log_says_once_what_will_be_done(core, tiny_model):
 
 def test_version_tells_everything_that_decides_the_pixels(core):
     version = core.rbvsr.Version()
-    assert {"rbvsr", "torch", "vapoursynth", "python", "devices"} <= version.keys()
+    assert {"rbvsr", "torch", "vapoursynth", "python", "kernels", "triton", "devices"} <= version.keys()
     assert "cpu" in version["devices"]

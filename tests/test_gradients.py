@@ -229,6 +229,23 @@ def test_with_the_published_setting_the_gradients_are_those_of_one_sum_of_all_lo
     torch.testing.assert_close(hr, output.detach(), atol=REGROUPED, rtol=0)
 
 
+def test_the_losses_of_ours_are_added_with_their_weights(square_batch):
+    lr, truth = square_batch
+    weights = LossWeights(output=0.5, cleaning=0.0, squared_error=3.0, psnr=0.7)
+    model, plain = network(), network()
+    losses, _ = generator_step(model, lr, truth, weights=weights)
+    error = plain(lr) - truth
+    luma = (error * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=2)
+    terms = {
+        "output": (error**2 + 1e-6).sqrt().mean(),
+        "squared_error": (error**2).mean(),
+        "psnr": torch.log10((luma**2).mean(dim=(2, 3)) + 1e-6).mean(),
+    }
+    sum(getattr(weights, name) * term for name, term in terms.items()).backward()
+    assert {name: losses[name] for name in terms} == pytest.approx({n: t.item() for n, t in terms.items()}, rel=1e-5)
+    assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
+
+
 def test_frozen_flow_gets_no_gradient_and_lets_the_others_pass(square_batch, perceptual):
     whole, frozen = network(), network()
     frozen.basicvsr.spynet.requires_grad_(False)

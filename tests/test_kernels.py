@@ -1,5 +1,6 @@
 """Our own kernels against torch: any size, any number of channels, every instruction set that this processor has."""
 
+import gc
 import random
 import shutil
 import subprocess
@@ -219,17 +220,17 @@ def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
 def test_pages_become_spare_when_no_tensor_looks_at_them_any_more():
     pages.drop_spare_pages()
     size = (512, 1024)
-    first = pages.empty_pages(size, torch.float32).fill_(1)
+    first = pages.empty_pages(size, torch.float32, recycles=True).fill_(1)
     place, view = first.data_ptr(), first[2:4]
     del first
-    second = pages.empty_pages(size, torch.float32).fill_(2)
+    second = pages.empty_pages(size, torch.float32, recycles=True).fill_(2)
     assert second.data_ptr() != place
     assert view.sum() == 2048
     del view
-    other_size = pages.empty_pages((512, 1025), torch.float32)  # which the spare is not used for
+    other_size = pages.empty_pages((512, 1025), torch.float32, recycles=True)  # which the spare is not used for
     assert other_size.data_ptr() != place
     del second
-    third = pages.empty_pages(size, torch.float32)
+    third = pages.empty_pages(size, torch.float32, recycles=True)
     assert third.sum() == 2 * third.numel()  # as it was left
     del third
     assert len(pages._spare) == 1
@@ -237,12 +238,38 @@ def test_pages_become_spare_when_no_tensor_looks_at_them_any_more():
     assert not pages._spare
 
 
-def test_only_a_few_pages_are_kept(monkeypatch):
+def test_only_a_few_pages_are_kept_and_none_that_should_not_be():
     pages.drop_spare_pages()
-    held = [pages.empty_pages((512, 1024), torch.float32) for _ in range(5)]
+    held = [pages.empty_pages((512, 1024), torch.float32, recycles=True) for _ in range(5)]
     held.clear()
     assert len(pages._spare) == pages.NUM_SPARE
-    monkeypatch.setattr(pages, "MAX_SPARE_BYTES", 2**20)
     pages.drop_spare_pages()
     pages.empty_pages((512, 1024), torch.float32)
+    assert not pages._spare
+
+
+def test_no_value_of_pages_that_are_used_again_shows(kernels, monkeypatch):
+    """All memory that the network asks for is full of NaN."""
+    architecture, frames = sizes(5), smooth(2, 37, 51)
+    expected = steps(KernelNetwork(network(architecture), kernels), frames)
+
+    def not_a_number(shape, dtype, **_):
+        return torch.full(shape, torch.nan, dtype=dtype)
+
+    monkeypatch.setattr(kernel_network, "empty_pages", not_a_number)
+    for max_rows in (None, 16):
+        found = steps(KernelNetwork(network(architecture), kernels, max_rows=max_rows), frames)
+        for name, made in found.items():
+            assert made.isfinite().all(), name
+            if max_rows is None:
+                assert torch.equal(made, expected[name]), name
+
+
+def test_the_last_pages_go_with_the_network(kernels):
+    pages.drop_spare_pages()
+    one = KernelNetwork(network(sizes(5)), kernels)
+    pages.empty_pages((512, 1024), torch.float32, recycles=True)
+    assert len(pages._spare) == 1
+    del one
+    gc.collect()
     assert not pages._spare

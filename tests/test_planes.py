@@ -9,7 +9,7 @@ import vapoursynth as vs
 from test_filter import FORMATS, as_format, digests, photograph
 from tolerances import HALF_PLANES, PLANES
 
-from vsrealbasicvsr.engine import MATRICES, PlaneFormat, to_planes
+from vsrealbasicvsr.engine import MATRICES, Compute, PlaneFormat, to_planes
 from vsrealbasicvsr.filter import entry
 from vsrealbasicvsr.filter.conversion import plane_format
 
@@ -91,6 +91,19 @@ def test_grey_and_rgb_planes_are_those_of_core_resize(core, kind, family):
         )  # fmt: skip
         frame = as_clip(core, rgb).resize.Bicubic(format=wanted.id, **arguments).get_frame(0)
         assert_same_planes(frame, [values(plane) for plane in made], wanted)
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 32}, {"bits": 7}, {"matrix": 10}, {"is_float": True, "bits": 10}])
+def test_a_format_that_nothing_can_be_written_in_is_refused(wrong):
+    with pytest.raises(ValueError, match="PlaneFormat: no way to write"):
+        PlaneFormat(**{"family": "yuv", "bits": 8, "is_float": False, "is_full_range": False} | wrong)
+
+
+def test_a_gpu_converts_and_a_cpu_does_not():
+    cpu, gpu = (Compute(torch.device(name), torch.float32) for name in ("cpu", "cuda:0"))
+    assert not entry._converts([cpu])
+    assert entry._converts([gpu])
+    assert entry._converts([gpu, gpu])
 
 
 # ---- through core.rbvsr.Upscale, as on a GPU -------------------------------------------------------------------------

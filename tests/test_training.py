@@ -21,7 +21,7 @@ from training.discriminator import UNetDiscriminator
 from training.loop import Networks, TrainingError
 from training.settings import PRESETS
 from vsrealbasicvsr import load_model
-from vsrealbasicvsr.model import Architecture, RealBasicVSR
+from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -246,6 +246,24 @@ def test_a_published_checkpoint_begins_a_fine_tuning_with_its_moving_average_and
     other = Networks(dataclasses.replace(settings, architecture=Architecture()), torch.device("cpu"))
     with pytest.raises(TrainingError, match="of other sizes than the settings ask for"):
         other.start_from(path, None)
+
+
+def test_a_flow_network_of_another_stride_is_no_start(tmp_path):
+    settings = PRESETS["compact"]
+    path = tmp_path / "spynet.pt"
+    for stride in (2, 4):
+        flow = SPyNet(settings.architecture.num_flow_levels, settings.architecture.flow_channels, stride)
+        torch.save(flow.state_dict(), path)
+        networks = Networks(settings, torch.device("cpu"))
+        if stride == settings.architecture.flow_stride:
+            networks.start_from(None, path)
+            assert torch.equal(
+                networks.model.basicvsr.spynet.basic_module[0].basic_module[0].conv.weight,
+                flow.basic_module[0].basic_module[0].conv.weight,
+            )
+        else:
+            with pytest.raises(TrainingError, match=r"does not fit the settings: .*stride is 4, .* network's is 2"):
+                networks.start_from(None, path)
 
 
 def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path):

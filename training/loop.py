@@ -214,7 +214,10 @@ class Networks:
                 f" ({len(wrong)} tensors differ, first {wrong[0]}). Use the preset and --architecture.* options that"
                 " it was trained with."
             )
-        network.load_state_dict(tensors)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
 
 
 def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:

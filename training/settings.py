@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from training.degradations import MODERATE, PUBLISHED, DegradationSettings
 from training.losses import COLOUR_BLOCK_PX
-from vsrealbasicvsr.model import Architecture
+from vsrealbasicvsr.model import STRIDES, Architecture
 
 COMPACT_ARCHITECTURE = Architecture(
     cleaning_channels=32,
@@ -147,6 +147,10 @@ class Settings:
             choices = typing.get_args(typing.get_type_hints(Settings)[name])
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.architecture.flow_stride not in (1, *STRIDES):
+            raise SettingsError(
+                f"architecture.flow_stride must be one of {(1, *STRIDES)}, got {self.architecture.flow_stride}"
+            )
         if self.colour_weight > 0 and self.crop_px < COLOUR_BLOCK_PX:
             raise SettingsError(f"the colour loss needs a crop_px of {COLOUR_BLOCK_PX} or more, got {self.crop_px}")
         if self.adversarial_weight > 0 and self.crop_px % 2:

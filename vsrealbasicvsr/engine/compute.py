@@ -1,6 +1,7 @@
 """Where and how exactly to compute: the one place that decides device and precision, and the thread that computes."""
 
 import copy
+import importlib.metadata
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,14 @@ def cpu_kernels() -> str:
     except (ValueError, OSError, AttributeError) as error:
         return f"none ({error})"
     return kernels.name if kernels else "torch"
+
+
+def triton_version() -> str:
+    """Of the compiler of the GPU's epilogues; "none" where torch came without."""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _what_there_is() -> str:

@@ -271,11 +271,10 @@ class CudaNetwork:
         self._device = model.basicvsr.fusion.weight.device
         self._notes: list[str] = []
         with place_of(self._device):
-            reason = why_not(epilogue, self._device, model.dtype)
-        if reason:
-            self._notes.append(f"bias, rectifier and sum are passes of their own ({reason})")
-        else:
-            fuse(model, epilogue)
+            if reason := why_not(epilogue, self._device, model.dtype):
+                self._notes.append(f"bias, rectifier and sum are passes of their own ({reason})")
+            else:
+                fuse(model, epilogue)
         self._eager = TorchNetwork(model, max_rows=max_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
 

@@ -8,13 +8,17 @@ The one kernel (epilogue_triton.py) is written in Triton, which comes with torch
 not give torch's values, torch's own operations stay: no picture may depend on it but in its last bits.
 """
 
+import threading
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.model.network import PixelShuffleUpsample, ResidualBlock, ResidualTrunk
+
+from .memory import is_out_of_memory
 
 
 class Epilogue(Protocol):
@@ -34,7 +38,7 @@ class Epilogue(Protocol):
 def by_torch(x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False) -> Tensor:
     """The Epilogue in torch's operations: what the kernel is held against, and what tests without a GPU run."""
     y = x.float() + bias.float().view(1, -1, 1, 1)
-    y = torch.where(y >= 0, y, y * slope)
+    y = F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
     if residual is not None:
         y = y + residual.float()
     y = y.to(x.dtype)
@@ -68,11 +72,27 @@ def by_triton(
 
 
 def why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What keeps an epilogue from being used on this device; None if it gives torch's values there."""
+    """What keeps an epilogue from being used on this kind of device; None if it gives torch's values there.
+
+    Found out once in a process: were it used on one device and not on its twin, or in one filter and not in the next,
+    their pictures would differ in the last bits. Raises what torch raises if there is no memory to find out.
+    """
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    with _lock:
+        if (key := (epilogue, kind, dtype)) not in _verdicts:
+            _verdicts[key] = _why_not(epilogue, device, dtype)
+        return _verdicts[key]
+
+
+_verdicts: dict[tuple[Epilogue, str, torch.dtype], str | None] = {}
+_lock = threading.Lock()
+
+
+def _why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return (torch.randn(shape, generator=generator) * 2).to(device, dtype)
+        return (torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32) * 2).to(device, dtype)
 
     try:
         for channels, height, width, with_residual, shuffle in (
@@ -83,18 +103,21 @@ def why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str
             (12, 3, 5, False, True),
         ):
             x, bias = random(2, channels, height, width), random(channels)
+            x[0, 0, 0, :3] = torch.tensor((torch.inf, -torch.inf, torch.nan))
             residual = random(2, channels, height, width) if with_residual else None
             for slope in (0.0, 0.1, 1.0):
                 expected = by_torch(x, bias, slope, residual, shuffle=shuffle)
                 made = epilogue(x.clone(), bias, slope, residual, shuffle=shuffle)
                 step = torch.finfo(dtype).eps
                 if made.shape != expected.shape or not torch.allclose(
-                    made.float(), expected.float(), rtol=2 * step, atol=2 * step
+                    made.float(), expected.float(), rtol=2 * step, atol=2 * step, equal_nan=True
                 ):
                     return "it gave other values than torch"
-    except ImportError:  # Windows
-        return "there is no Triton"
     except Exception as error:  # compilers and drivers raise what they like
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":  # Windows
+            return "there is no Triton"
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None
 

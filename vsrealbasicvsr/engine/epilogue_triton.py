@@ -4,58 +4,67 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024
-"""Values that a program of the GPU works on."""
+TILE = 1024
+"""Values that a program of the GPU works on, if a pixel has no more: all channels of some pixels."""
 
 
 def launch(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor, slope: float, *, shuffle: bool) -> None:
     """Write the epilogue of x into `out`, which may be x unless shuffle. All maps are channels last and dense."""
-    _, channels, height, width = x.shape
-    _epilogue[(triton.cdiv(x.numel(), BLOCK),)](
+    num, channels, height, width = x.shape
+    num_pixels = num * height * width
+    columns = triton.next_power_of_2(channels)
+    rows = max(TILE // columns, 1)
+    _epilogue[(triton.cdiv(num_pixels, rows),)](
         x,
         bias,
         x if residual is None else residual,
         out,
-        x.numel(),
+        num_pixels,
         height,
         width,
         slope,
         CHANNELS=channels,
+        COLUMNS=columns,
+        ROWS=rows,
         HAS_RESIDUAL=residual is not None,
         SHUFFLE=shuffle,
-        BLOCK=BLOCK,
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# Sizes are not specialised: each kind of size would be compiled anew, in the middle of a clip.
+@triton.jit(do_not_specialize=["num_pixels", "height", "width"])  # type: ignore[untyped-decorator]
 def _epilogue(  # type: ignore[no-untyped-def]
     x,
     bias,
     residual,
     out,
-    num_values,
+    num_pixels,
     height,
     width,
     slope,
     CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     SHUFFLE: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < num_values
-    channel = place % CHANNELS
-    y = tl.load(x + place, mask=inside).to(tl.float32) + tl.load(bias + channel).to(tl.float32)
-    y = tl.where(y >= 0, y, y * slope)
+    # A pixel a row, a channel a column: whatever divides is done once for each pixel.
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.arange(0, COLUMNS)[None, :]
+    inside = (pixel < num_pixels) & (channel < CHANNELS)
+    place = pixel.to(tl.int64) * CHANNELS + channel
+    y = tl.load(x + place, mask=inside).to(tl.float32)
+    y += tl.load(bias + channel, mask=channel < CHANNELS).to(tl.float32)
+    below = tl.where(slope == 0, 0.0, y * slope)  # not a product: an infinite value times 0 is not a number
+    y = tl.where(y < 0, below, y)
     if HAS_RESIDUAL:
         y += tl.load(residual + place, mask=inside).to(tl.float32)
     if SHUFFLE:
-        pixel = place // CHANNELS
         column = pixel % width
         row = (pixel // width) % height
         frame = pixel // (width * height)
+        first = ((frame * 2 * height + 2 * row).to(tl.int64) * 2 * width + 2 * column) * (CHANNELS // 4)
         corner = channel // (CHANNELS // 4)
-        up_row = 2 * row + corner // 2
-        up_column = 2 * column + corner % 2
-        place = ((frame * 2 * height + up_row) * 2 * width + up_column) * (CHANNELS // 4) + channel % (CHANNELS // 4)
+        inner = channel % (CHANNELS // 4)
+        place = first + ((corner // 2) * (2 * width) + corner % 2) * (CHANNELS // 4) + inner
     tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)

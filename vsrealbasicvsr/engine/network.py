@@ -32,7 +32,7 @@ class Network(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What it does otherwise than it might, and why; nothing that shows in the picture."""
+        """What it does otherwise than it might, and why; nothing that shows in more than the picture's last bits."""
         ...
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:

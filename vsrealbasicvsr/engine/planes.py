@@ -46,12 +46,17 @@ class PlaneFormat:
     matrix: int = 1
     chroma_location: int = 0
 
+    def __post_init__(self) -> None:
+        if self.bits not in ((16, 32) if self.is_float else range(8, 17)) or self.matrix not in MATRICES:
+            raise ValueError(f"PlaneFormat: no way to write {self}")
+
 
 def to_planes(rgb: Tensor, form: PlaneFormat) -> list[Tensor]:
     """The planes of a frame (3, H, W), float32, gamma-encoded: one for grey, else three, on the frame's device.
 
     They are uint8 for 8 bits, the bits of unsigned integers as int16 for 9 to 16 (torch has next to no operations on
     uint16), float16 or float32. H and W are multiples of what the chroma planes are shrunk by.
+    All is made at once, in about as much memory again as the frame has.
     """
     if form.family == "rgb":
         return [_written(plane, form, is_chroma=False) for plane in rgb]

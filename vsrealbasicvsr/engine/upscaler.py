@@ -263,7 +263,7 @@ class WindowUpscaler:
         return warnings
 
     def take_notes(self) -> list[str]:
-        """What the networks did otherwise than they might, each once: nothing that shows in the picture."""
+        """What the networks did otherwise than they might, each once: nothing that shows in more than last bits."""
         with self._lock:
             notes = [f"{worker.compute.device}: {note}" for worker in self._workers for note in worker.network.notes]
             new = [note for note in notes if note not in self._noted]

@@ -130,7 +130,7 @@ def _plane_format(wanted: vs.VideoFormat, height: int, colours: _Colours) -> Pla
         is_float=wanted.sample_type == vs.FLOAT,
         is_full_range=_range(wanted, known) == vs.RANGE_FULL,
         subsampling=(wanted.subsampling_w, wanted.subsampling_h),
-        matrix=matrix,
+        matrix=matrix if matrix in MATRICES else 1,  # of RGB, which needs none
         chroma_location=_chroma_location(known) or 0,  # on the left, as core.resize takes it
     )
 

@@ -11,7 +11,7 @@ import vapoursynth as vs
 
 import vsrealbasicvsr
 from vsrealbasicvsr.engine import Compute, ComputeError, Grid, SceneCuts, WindowUpscaler, choose_computes
-from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels
+from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels, triton_version
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import WeightsError, load_model
 
@@ -95,6 +95,7 @@ def version() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "kernels": cpu_kernels(),
+        "triton": triton_version(),
         "devices": available_devices(),
     }
 
@@ -131,7 +132,8 @@ def _check_clip(clip: vs.VideoNode) -> None:
 def _converts(computes: Sequence[Compute]) -> bool:
     """Whether frames are converted to the clip's format where they are computed.
 
-    On a GPU they are: it hands over an eighth of the bytes. On the CPU core.resize does it, on VapourSynth's threads.
+    On a GPU they are: of 8-bit 4:2:0 it hands over an eighth of the bytes. On the CPU core.resize does it, on
+    VapourSynth's threads.
     """
     return all(compute.device.type != "cpu" for compute in computes)
 

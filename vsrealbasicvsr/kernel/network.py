@@ -1,6 +1,7 @@
 """The steps of RealBasicVSR with our own kernels: the same values but for rounding, three times as fast."""
 
 import itertools
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -121,6 +122,7 @@ class KernelNetwork:
         self._hr, self._last = self._pack(vsr.conv_hr), self._pack_dot(vsr.conv_last)
         self._arena = torch.empty(0)
         self._pyramids: list[tuple[Tensor, list[Tensor]]] = []
+        weakref.finalize(self, drop_spare_pages).atexit = False
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +211,8 @@ class KernelNetwork:
     ) -> Tensor:
         height, width = cleaned.shape[-2:]
         dtype = torch.float16 if is_large(height, width) else torch.float32
-        made = empty_pages((height, width, trunk[0].channels_out), dtype)
+        # Of large frames the memory counts more than the time, which is a smaller part there.
+        made = empty_pages((height, width, trunk[0].channels_out), dtype, recycles=dtype == torch.float32)
         flow = flow_px.contiguous() if flow_px is not None and state is not None else None
         planes = cleaned[0].contiguous()
         bands = self._bands(height, width, trunk)

@@ -16,10 +16,9 @@ LARGE_PX = 500_000
 MIN_BYTES = 2**20
 """Of a tensor that gets pages of its own."""
 
-MAX_SPARE_BYTES = 2**27
-"""Of pages that are kept to be used again: a state of a frame that is not large. Fresh ones, which the system fills
-with zeros, cost 1 to 3 ms of the 48 of a step at 320x180; with large frames the memory counts more."""
 NUM_SPARE = 2
+"""Pages that are kept to be used again, where the caller wants it. Fresh ones, which the system fills with zeros, cost
+1 to 3 ms of the 48 of a step at 320x180."""
 
 
 def is_large(height: int, width: int) -> bool:
@@ -27,8 +26,10 @@ def is_large(height: int, width: int) -> bool:
     return height * width > LARGE_PX
 
 
-def empty_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU whose memory goes back to the system when it is dropped, but for a few spares.
+def empty_pages(shape: tuple[int, ...], dtype: torch.dtype, *, recycles: bool = False) -> Tensor:
+    """An uninitialised tensor on the CPU whose memory goes back to the system as soon as it is dropped.
+
+    recycles: its memory is kept when it is dropped (of two tensors at most), for the next one of this kind.
 
     For what is held long: malloc takes blocks of up to 32 MiB from its heaps once one of them was freed, and the heaps
     of a process with many threads shrink late. A window of 320x180 left 300 MB of 440 behind.
@@ -36,10 +37,12 @@ def empty_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < MIN_BYTES:
         return torch.empty(shape, dtype=dtype)
-    memory = _taken(num_bytes) or _map(num_bytes)
+    memory = (_taken(num_bytes) if recycles else None) or _map(num_bytes)
+    if not recycles:
+        return torch.frombuffer(memory, dtype=dtype).view(shape)
     # What torch holds for as long as any tensor looks at the memory; an mmap cannot be watched itself.
     seen = (ctypes.c_char * num_bytes).from_buffer(memory)
-    weakref.finalize(seen, _give_back, memory).atexit = False
+    weakref.finalize(seen, _spare.append, memory).atexit = False
     return torch.frombuffer(seen, dtype=dtype).view(shape)
 
 
@@ -61,11 +64,6 @@ def _taken(num_bytes: int) -> mmap.mmap | None:
             return None
         if len(memory) == num_bytes:
             return memory
-
-
-def _give_back(memory: mmap.mmap) -> None:
-    if len(memory) <= MAX_SPARE_BYTES:
-        _spare.append(memory)
 
 
 def _map(num_bytes: int) -> mmap.mmap:

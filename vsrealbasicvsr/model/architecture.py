@@ -19,7 +19,7 @@ class Architecture:
     """Every size that the layout leaves open. The defaults are the published network (6,294,834 parameters).
 
     flow_channels: the four hidden widths of each SPyNet level; a level's input is 3 + 3 + 2 channels, its output 2.
-    flow_stride: frame pixels on a pixel of the finest flow level, a power of two. 1 is published; 2 does without the
+    flow_stride: frame pixels on a pixel of the finest flow level: 1, 2, 4 or 8. 1 is published; 2 does without the
     level of the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
     its own, `basicvsr.spynet.stride`, that only networks with another stride than 1 have.
     """

@@ -4,10 +4,10 @@ Always computed in float32, under autocast too: in float16 the sampling coordina
 of 1920.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +162,15 @@ class SPyNet(nn.Module):
             return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
 
         return super()._apply(without_type, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        """Refuse the tensors of a network of another stride: nothing but this number tells them apart."""
+        given = state_dict.get(f"{prefix}stride")
+        if given is not None and float(given) != self._stride:
+            *_, error_messages = others
+            error_messages.append(f"{prefix}stride is {float(given):g}, and this network's is {self._stride}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _pyramid(self, image: Tensor) -> list[Tensor]:
         """The normalised image at every level's size, the coarsest first."""
