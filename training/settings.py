@@ -32,7 +32,7 @@ COMPACT_ARCHITECTURE = Architecture(
     flow_channels=(16, 32, 16, 8),
     flow_stride=2,
 )
-"""The default weights' sizes: 1,413,442 parameters."""
+"""The default weights' sizes: 1,349,864 parameters."""
 
 SMOKE_ARCHITECTURE = Architecture(
     cleaning_channels=16,
