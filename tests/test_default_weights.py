@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from training.degradations import apply, evaluation_recipe
-from training.evaluate import luma, psnr_db, super_resolve, to_bytes
+from training.evaluate import psnr_db, super_resolve, to_bytes
+from training.losses import luma
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_compute
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS

@@ -31,7 +31,8 @@ from torch import Tensor
 from training import degradations, metrics
 from training.checkpoints import EMA, whole_file
 from training.clips import moved_photograph
-from training.metrics import Absent, Lpips, Motion, luma, psnr_db, to_bytes
+from training.losses import luma
+from training.metrics import Absent, Lpips, Motion, psnr_db, to_bytes
 from training.store import ClipStore
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 from vsrealbasicvsr.weights import load_model

@@ -12,8 +12,6 @@ from vsrealbasicvsr.model import SCALE
 
 Distance = Literal["charbonnier", "l1"]
 
-LUMA = (0.299, 0.587, 0.114)
-
 MIN_SQUARED_ERROR = 1e-6
 """A frame that is off by less, 60 dB, teaches nothing more."""
 
@@ -87,14 +85,18 @@ def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
     return F.mse_loss(hr, truth)
 
 
+def luma(rgb: Tensor) -> Tensor:
+    """BT.601 luma of (..., 3, H, W) in [0, 1]: (..., H, W)."""
+    return (rgb * rgb.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(-3)
+
+
 def psnr_loss(hr: Tensor, truth: Tensor) -> Tensor:
     """Minus the mean PSNR of the frames' luma (BT.601), in bels: the mean of log10 of their mean squared errors.
 
     hr and truth (N, T, 3, S*H, S*W) in [0, 1]. The squared error is nearly all that of the frames that are far off
     already; by this one a quiet frame counts as much as a loud one, so a network learns not to harm it.
     """
-    luma = hr.new_tensor(LUMA).view(3, 1, 1)
-    error = ((hr - truth) * luma).sum(dim=2).square().mean(dim=(2, 3))
+    error = luma(hr - truth).square().mean(dim=(2, 3))
     return (error + MIN_SQUARED_ERROR).log10().mean()
 
 

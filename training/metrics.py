@@ -27,6 +27,8 @@ from scipy import ndimage, special
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from training.losses import luma
+
 type Floats = npt.NDArray[np.float64]
 
 EQUAL_DB = 120.0
@@ -47,11 +49,6 @@ class Absent:
 def to_bytes(rgb: Tensor) -> Tensor:
     """Clipped and rounded to the 256 values that a viewer gets, still in [0, 1]."""
     return (rgb.clamp(0, 1) * 255).round() / 255
-
-
-def luma(rgb: Tensor) -> Tensor:
-    """BT.601 luma of (..., 3, H, W) in [0, 1]: (..., H, W)."""
-    return (rgb * rgb.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(-3)
 
 
 # ---- against the truth -----------------------------------------------------------------------------------------------

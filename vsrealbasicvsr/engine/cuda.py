@@ -266,7 +266,9 @@ class CudaNetwork:
         capture: Capture | None = None,
         epilogue: Epilogue = by_triton,
     ) -> None:
-        """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None."""
+        """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None. epilogue: what
+        comes after a convolution, where it gives torch's values on this device.
+        """
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
         self._notes: list[str] = []
