@@ -48,11 +48,11 @@ def run_pair(pair: Pair, arguments: argparse.Namespace) -> dict[str, Any]:
         subprocess.run([*training, "--resume", str(run)], check=True)
     else:
         sizes = ["--batch", str(pair.batch), "--num-frames", str(pair.num_frames)]
-        begin = ["--preset", arguments.preset, "--data", str(arguments.data), "--out", str(run)]
+        begin = ["--preset", arguments.preset, "--data", *map(str, arguments.data), "--out", str(run)]
         subprocess.run([*training, *begin, *sizes, *arguments.settings], check=True)
     evaluation = run / "evaluation"
     if not (evaluation / "results.json").exists():
-        command = [sys.executable, "-m", "training", "evaluate", str(run), "--data", str(arguments.held_out)]
+        command = [sys.executable, "-m", "training", "evaluate", str(run), "--data", *map(str, arguments.held_out)]
         subprocess.run([*command, "--out", str(evaluation)], check=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
@@ -64,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="prepared clips to train from")
-    parser.add_argument("--held-out", type=Path, required=True, help="prepared clips to measure on")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of prepared clips to train from")
+    parser.add_argument(
+        "--held-out", type=Path, nargs="+", required=True, help="folders of prepared clips to measure on"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", default="48x10,24x20,16x30", help="BxL, all with the same product (default: paper)")
     parser.add_argument("--preset", default="stage1")

@@ -116,6 +116,18 @@ def test_killed_and_resumed_it_ends_at_the_same_bits(clips, whole_run, tmp_path,
     assert [record["iteration"] for record in read_log(out)] == [2, 4, 6, 8, 10, 12]
 
 
+def test_a_run_takes_several_folders_and_goes_on_with_the_same_clips_only(clips, whole_run, tmp_path):
+    out = tmp_path / "two"
+    run("train", *TINY, "--data", clips, clips, "--out", out, "--iterations", 1, "--batch", 1)
+    origin = json.loads((out / "origin.json").read_text())
+    assert origin["data"] == [str(clips.resolve())] * 2
+    one = json.loads((whole_run / "origin.json").read_text())
+    assert origin["clips"] != one["clips"]
+    done = run("train", "--resume", out, "--data", clips, status=2)
+    assert "are not those" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_checkpoint_cut_in_half_is_named_and_the_one_before_it_used(clips, whole_run, tmp_path):
     out = tmp_path / "cut"
     words = ["--data", clips, "--out", out, "--batch", 2, "--checkpoint-every", 4, "--iterations", 8]

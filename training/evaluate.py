@@ -100,7 +100,9 @@ class Measures:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `python -m training evaluate`."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help='a run\'s folder, a file of weights, or "default"')
-    parser.add_argument("--data", type=Path, required=True, metavar="CLIPS", help="made by python -m training prepare")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="CLIPS", help="folders of python -m training prepare"
+    )
     parser.add_argument("--against", metavar="RUN_OR_WEIGHTS", help="a second network, beside the first")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="default: RUN/evaluation, or evaluation for a file of weights"
@@ -155,7 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{len(records)}: {pair.name}  {records[-1].gain_db:+.2f} dB", flush=True)
     text = report(records, measures.absent)
     print(text)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    options = json.loads(json.dumps(vars(arguments), default=str))
     write_results(out / "results.json", records, measures.absent, {"arguments": options, "recipes": recipes})
     print(f"{out / 'results.json'} and {len(records)} pictures beside it")
     return 0
@@ -178,16 +180,16 @@ def find_weights(text: str) -> str | Path:
 
 
 def read_pairs(
-    folder: Path, *, recipe: str, num_clips: int | None, num_frames: int, crop_px: int, seed: int
+    folders: Path | Sequence[Path], *, recipe: str, num_clips: int | None, num_frames: int, crop_px: int, seed: int
 ) -> Iterator[Pair]:
-    """The clips of a prepared folder, degraded, one at a time: the middle of their first frames.
+    """The clips of prepared folders, degraded, one at a time: the middle of their first frames.
 
     crop_px: side of the low-resolution picture; smaller clips are taken as large as they are. num_clips: that many,
     evenly spaced. A photograph is moved over as in training. What is drawn depends on the seed and the clip's name.
 
-    Raises ValueError if the folder holds no clips.
+    Raises ValueError if the folders hold no clips.
     """
-    store = ClipStore.open(folder)
+    store = ClipStore.open(folders)
     numbers: Sequence[int] = range(len(store))
     if num_clips is not None and num_clips < len(store):
         numbers = [round(place) for place in np.linspace(0, len(store) - 1, num_clips)]

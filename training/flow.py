@@ -178,7 +178,9 @@ def blurred(images: Tensor, sigma_px: float) -> Tensor:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `python -m training flow`."""
-    parser.add_argument("--data", type=Path, required=True, help="clips made by python -m training prepare")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="CLIPS", help="folders of python -m training prepare"
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the weights go (.pt), for train --spynet")
     parser.add_argument(
         "--channels",

@@ -434,7 +434,7 @@ def side_by_side(lr: Tensor, hr: Tensor, truth: Tensor) -> Tensor:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `python -m training train`."""
     parser.add_argument("--preset", choices=sorted(PRESETS), help="settings to begin with (default stage1)")
-    parser.add_argument("--data", type=Path, help="clips made by python -m training prepare")
+    parser.add_argument("--data", type=Path, nargs="+", metavar="CLIPS", help="folders of python -m training prepare")
     parser.add_argument("--out", type=Path, help="the run's folder, to be made")
     parser.add_argument("--from", dest="start", type=Path, help="weights to begin from: a run's folder or a file")
     parser.add_argument("--spynet", type=Path, help="flow weights to begin from: of training flow, or published ones")
@@ -475,7 +475,12 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         run_folder, settings, origin = take_up(arguments, processes.num)
     else:
         run_folder, settings, origin = begin(arguments, processes.num)
-    store = ClipStore.open(Path(origin["data"]))
+    store = ClipStore.open([Path(folder) for folder in origin["data"]])
+    if origin.setdefault("clips", store.identity()) != store.identity():
+        raise TrainingError(
+            f"the clips in {', '.join(origin['data'])} are not those that {run_folder} began with: name their folders"
+            f" with --data, or begin a new run with --from {run_folder}"
+        )
     perceptual = None
     if settings.perceptual_weight > 0:
         vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
@@ -539,7 +544,7 @@ def begin(arguments: argparse.Namespace, num_processes: int) -> tuple[Path, Sett
     if (arguments.out / FOLDER).exists() and any((arguments.out / FOLDER).glob("*.pt")):
         raise TrainingError(f"{arguments.out} holds a run already: go on with --resume, or name another --out")
     origin = {
-        "data": str(arguments.data.resolve()),
+        "data": [str(folder.resolve()) for folder in arguments.data],
         "from": None if arguments.start is None else str(arguments.start),
         "spynet": None if arguments.spynet is None else str(arguments.spynet),
         "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
@@ -586,7 +591,7 @@ def take_up(arguments: argparse.Namespace, num_processes: int) -> tuple[Path, Se
     if arguments.pool_folder is not None:
         origin["pool_folder"] = str(arguments.pool_folder.resolve())
     if arguments.data is not None:
-        origin["data"] = str(arguments.data.resolve())  # the clips may have moved
+        origin["data"] = [str(folder.resolve()) for folder in arguments.data]  # the clips may have moved
     if arguments.vgg_weights is not None:
         origin["vgg_weights"] = str(arguments.vgg_weights.resolve())
     return run_folder, wanted, origin
