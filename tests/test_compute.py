@@ -5,33 +5,14 @@ import threading
 
 import pytest
 import torch
+from fake_capture import FakeCapture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsrealbasicvsr.engine import choose_compute, compute, cuda, is_out_of_memory
-from vsrealbasicvsr.engine.cuda import CudaNetwork, StepGraphs, fix_arithmetic
+from vsrealbasicvsr.engine.cuda import Call, CudaNetwork, StepGraphs, fix_arithmetic
 from vsrealbasicvsr.engine.network import TorchNetwork
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import load_model
-
-
-class FakeCapture:
-    """Captures as a CUDA graph does, with buffers of its own that replays overwrite; or wrongly, if told to."""
-
-    def __init__(self, wrong=None):
-        self.captured, self.num_replays, self._wrong = [], 0, wrong
-
-    def __call__(self, step, arguments):
-        self.captured.append(step)
-        inputs = [x.clone() for x in arguments]
-
-        def replay(*arguments):
-            self.num_replays += 1
-            for ours, x in zip(inputs, arguments, strict=True):
-                ours.copy_(x)
-            made = step(*inputs).clone()
-            return self._wrong(made, self.num_replays) if self._wrong else made
-
-        return replay
 
 
 class Counted:
@@ -49,6 +30,11 @@ def on(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
+def run(graphs: StepGraphs, name, step, *arguments) -> torch.Tensor:
+    (made,) = graphs.run(Call(name, step, arguments))
+    return made
+
+
 # ---- which steps are captured ----------------------------------------------------------------------------------------
 
 
@@ -57,7 +43,7 @@ def test_a_step_is_captured_once_checked_and_then_replayed():
     graphs = StepGraphs(capture)
     for value in range(10):
         x = on(value, 1)
-        assert torch.equal(graphs.run("step", step, x), x * 2)
+        assert torch.equal(run(graphs, "step", step, x), x * 2)
         assert any(arguments[0] is x for arguments in step.calls) == (value == 0)  # else by the graph, on its own
     assert len(capture.captured) == 1
     assert capture.num_replays == 2 + 9
@@ -68,10 +54,10 @@ def test_each_shape_type_and_layout_has_a_graph_of_its_own():
     capture, step = FakeCapture(), Counted()
     graphs = StepGraphs(capture)
     x = torch.rand(1, 3, 4, 5)
-    kinds = [x, x[:, :, :3], x.half(), x.contiguous(memory_format=torch.channels_last), x.double()]
+    kinds = [x, x[:, :, :3].contiguous(), x.half(), x.contiguous(memory_format=torch.channels_last), x.double()]
     for _ in range(3):
         for one in kinds:
-            assert torch.equal(graphs.run("step", step, one), one * 2)
+            assert torch.equal(run(graphs, "step", step, one), one * 2)
     assert len(capture.captured) == len(kinds)
 
 
@@ -80,7 +66,7 @@ def test_there_are_no_more_graphs_than_may_be():
     graphs = StepGraphs(capture, max_graphs=2)
     for _ in range(3):
         for size in range(1, 6):
-            assert torch.equal(graphs.run("step", step, torch.ones(size)), torch.full((size,), 2.0))
+            assert torch.equal(run(graphs, "step", step, torch.ones(size)), torch.full((size,), 2.0))
     assert len(capture.captured) == 2
     assert graphs.notes == []
 
@@ -112,15 +98,15 @@ def test_a_graph_that_gives_anything_else_is_never_used(wrong):
     graphs = StepGraphs(capture)
     for value in (0.0, 1.0, 2.0, 3.0, 0.0):
         x = torch.full((2, 3), value)
-        assert torch.equal(graphs.run("flow", step, x).view(torch.int32), (x * 2).view(torch.int32))
-        assert graphs.run("flow", step, x).stride() == x.stride()
+        assert torch.equal(run(graphs, "flow", step, x).view(torch.int32), (x * 2).view(torch.int32))
+        assert run(graphs, "flow", step, x).stride() == x.stride()
     assert len(capture.captured) == 1
     assert graphs.notes == ["flow runs without a CUDA graph (it gave other values than the plain step)"]
 
 
 def test_a_nan_that_the_plain_step_makes_too_is_right():
     graphs = StepGraphs(FakeCapture())
-    assert graphs.run("step", Counted(), on(torch.nan)).isnan().all()
+    assert run(graphs, "step", Counted(), on(torch.nan)).isnan().all()
     assert graphs.notes == []
 
 
@@ -143,9 +129,9 @@ def test_what_cannot_be_captured_stays_plain_for_good_and_nothing_else_does(erro
         num_failures += 1
         raise error
 
-    def capture(step, arguments):
-        if step is not bad:
-            return inner(step, arguments)
+    def capture(calls):
+        if calls[0].step is not bad:
+            return inner(calls)
         return fail() if fails == "capture" else lambda *_: fail()
 
     bad, good = Counted(), Counted()
@@ -153,9 +139,9 @@ def test_what_cannot_be_captured_stays_plain_for_good_and_nothing_else_does(erro
     for value in range(6):
         x = on(value)
         for name, step in (("bad", bad), ("good", good)):
-            assert torch.equal(graphs.run(name, step, x), x * 2)
+            assert torch.equal(run(graphs, name, step, x), x * 2)
     x = on(1, 2, 3)
-    assert torch.equal(graphs.run("bad", bad, x), x * 2)  # nor in another size
+    assert torch.equal(run(graphs, "bad", bad, x), x * 2)  # nor in another size
     assert num_failures == 1
     assert len(inner.captured) == 1
     (note,) = graphs.notes
@@ -170,10 +156,10 @@ def test_memory_that_is_too_short_for_the_plain_step_is_the_callers_affair():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(RuntimeError) as caught:
-        graphs.run("step", step, on(1))
+        run(graphs, "step", step, on(1))
     assert is_out_of_memory(caught.value)
     assert capture.captured == graphs.notes == []
-    assert torch.equal(graphs.run("step", Counted(), on(1)), on(2))  # and the step is not held to be unfit
+    assert torch.equal(run(graphs, "step", Counted(), on(1)), on(2))  # and the step is not held to be unfit
     assert len(capture.captured) == 1
 
 
@@ -181,13 +167,59 @@ def test_once_memory_was_short_there_are_no_graphs():
     capture, step = FakeCapture(), Counted()
     graphs = StepGraphs(capture)
     for _ in range(3):
-        graphs.run("step", step, on(1))
+        run(graphs, "step", step, on(1))
     graphs.release()
     step.calls.clear()
     for _ in range(3):
-        assert torch.equal(graphs.run("step", step, on(3)), on(6))
+        assert torch.equal(run(graphs, "step", step, on(3)), on(6))
     assert len(step.calls) == 3
     assert len(capture.captured) == 1
+
+
+# ---- several abreast -------------------------------------------------------------------------------------------------
+
+
+def test_calls_abreast_are_one_graph_that_is_held_against_the_plain_steps():
+    capture, double, sum_up = FakeCapture(), Counted(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(6):
+        calls = [Call("double", double, (on(value),)), Call("sum", sum_up, (on(value, 1), on(2, value)))]
+        made = graphs.run(*calls)
+        assert [one.tolist() for one in made] == [[2 * value], [2 * value + 4, 2 * value + 2]]
+    assert capture.captured == [["double"], ["sum"], ["double", "sum"]]  # one by one at first, to be held against
+    assert capture.num_replays == 3 * 2 + 5
+    assert graphs.notes == []
+
+
+def test_as_many_of_a_step_as_are_abreast_make_a_graph_of_their_own():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for num in (1, 2, 3, 2, 1, 3):
+        made = graphs.run(*(Call("step", step, (on(i),)) for i in range(num)))
+        assert [one.item() for one in made] == [2 * i for i in range(num)]
+    assert [len(names) for names in capture.captured] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fails", ["the capture", "one value"])
+def test_calls_that_do_not_go_abreast_are_run_one_by_one(fails):
+    inner, step = FakeCapture(), Counted()
+
+    def capture(calls):
+        if len(calls) == 1:
+            return inner(calls)
+        if fails == "the capture":
+            raise RuntimeError("unjoined work")
+        replay = FakeCapture()(calls)
+        return lambda arguments: [one + (i == len(calls) - 1) for i, one in enumerate(replay(arguments))]
+
+    graphs = StepGraphs(capture)
+    for value in range(4):
+        made = graphs.run(*(Call("step", step, (on(value + i),)) for i in range(3)))
+        assert [one.item() for one in made] == [2 * (value + i) for i in range(3)]
+    (note,) = graphs.notes
+    assert note.startswith("3 x step runs without a CUDA graph")
+    assert inner.captured == [["step"]]  # alone it is captured as ever
+    assert inner.num_replays > 9
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -240,6 +272,41 @@ def test_captured_or_not_the_steps_give_the_same_bits(model, size):
     assert graph_notes(network) == []
 
 
+@pytest.mark.parametrize(("size", "num"), [((32, 64), 3), ((45, 67), 2)])
+def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
+    frames, capture = pictures(7, *size), FakeCapture()
+    network = CudaNetwork(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
+    plain = TorchNetwork(model)
+    assert network.num_abreast(*size) == num
+    with torch.inference_mode():
+        for batch in (frames, frames[:num], frames[:1]):
+            alone = [plain.cleaning_residue(frame) for frame in batch]
+            assert torch.equal(network.cleaning_residue(torch.cat(batch)), torch.cat(alone))
+        refs, supps = torch.cat(frames[1:]), torch.cat(frames[:-1])
+        flows = [plain.flow(*pair) for pair in zip(frames[1:], frames[:-1], strict=True)]
+        assert torch.equal(network.flow(refs, supps), torch.cat(flows))
+        behind = ahead = None
+        for step, flow in enumerate([None, *flows]):
+            backward, forward = (frames[step], behind, flow), (frames[-1 - step], ahead, flow)
+            expected = [plain.propagate_backward(*backward), plain.propagate_forward(*forward)]
+            behind, ahead = network.propagate_both(backward, forward)
+            assert_same_bits([behind, ahead], expected)
+    both = ["backward propagation", "forward propagation"]
+    assert [names for names in capture.captured if len(names) > 1] == [["cleaning"] * num, ["flow"] * num, both]
+    assert graph_notes(network) == []
+
+
+def test_only_small_frames_that_are_captured_go_abreast(model):
+    network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
+    sizes = [(64, 64), (96, 128), (180, 320), (16, 16), (720, 1280)]
+    assert [network.num_abreast(*size) for size in sizes] == [8, 3, 1, 8, 1]
+    network.max_rows = 48
+    assert network.num_abreast(64, 64) == 1  # in bands
+    assert network.num_abreast(48, 64) == 8
+    network.release()
+    assert network.num_abreast(48, 64) == 1  # memory was short
+
+
 def test_a_wrong_graph_shows_in_no_picture(model):
     frames = pictures(6, 45, 67)
     network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(nan))
@@ -290,8 +357,8 @@ def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it():
         model = RealBasicVSR().half().to(memory_format=torch.channels_last)
     taken = []
 
-    def capture(step, arguments):
-        taken.append((step, arguments))
+    def capture(calls):
+        taken.extend((call.step, call.arguments) for call in calls)
         raise NotImplementedError("only looking")
 
     network = CudaNetwork(model, capture=capture)

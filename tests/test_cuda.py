@@ -211,6 +211,36 @@ def test_graphs_give_the_bits_of_the_plain_steps(compute, model, size):
     assert len(network._graphs._graphs) == 4
 
 
+@pytest.mark.parametrize("size", [(64, 96), (45, 67), (7, 5)])
+def test_abreast_every_frame_has_the_bits_that_it_has_alone(compute, model, size):
+    network, frames = prepared(compute, model), pictures(19, *size)
+    single = plain(network)
+    num = network.num_abreast(*size)
+    assert num > 1
+
+    def job() -> list[bool]:
+        on_device = [compute.to_device(frame) for frame in frames]
+        same = []
+        for _ in range(2):  # captured, then replayed
+            residues = network.cleaning_residue(torch.cat(on_device)).split(1)
+            same += [torch.equal(a, single.cleaning_residue(b)) for a, b in zip(residues, on_device, strict=True)]
+            flows = network.flow(torch.cat(on_device[1:]), torch.cat(on_device[:-1])).split(1)
+            same += [
+                torch.equal(flow, single.flow(*pair))
+                for flow, pair in zip(flows, zip(on_device[1:], on_device[:-1], strict=True), strict=True)
+            ]
+            behind = ahead = None
+            for frame, other, flow in zip(on_device, reversed(on_device), [None, *flows], strict=True):
+                expected = single.propagate_both((frame, behind, flow), (other, ahead, flow))
+                behind, ahead = network.propagate_both((frame, behind, flow), (other, ahead, flow))
+                same += [torch.equal(behind, expected[0]), torch.equal(ahead, expected[1])]
+        return same
+
+    assert all(compute.run(job))
+    assert network.notes == []
+    assert {len(key) - 1 for key in network._graphs._graphs} == {1, 2, num}
+
+
 def test_what_a_graph_made_is_not_overwritten_by_what_it_makes_next(compute, model):
     network = prepared(compute, model)
     first, second = pictures(2, 64, 96)
@@ -264,6 +294,34 @@ def test_a_capture_that_fails_leaves_the_step_plain_and_all_else_as_it_was(compu
     compute.run(network.release)
     assert_same_bits(steps(compute, network, frames), expected)
     assert len(network._graphs._graphs) == 0
+
+
+@pytest.mark.parametrize("mishap", [out_of_memory, wait_for_the_device])
+def test_a_branch_that_fails_leaves_its_steps_one_by_one_and_all_else_as_it_was(compute, model, mishap):
+    network = prepared(compute, model)
+    inner, frames = plain(network), pictures(4, 64, 96)
+    expected = steps(compute, inner, frames)
+    step, num_captured = inner.cleaning_residue, 0
+
+    def failing(x):
+        nonlocal num_captured
+        if torch.cuda.is_current_stream_capturing():
+            num_captured += 1
+            if num_captured == 3:  # the first is captured alone, then two abreast
+                mishap()
+        return step(x)
+
+    inner.cleaning_residue = failing
+
+    def job() -> list[bool]:
+        batch = torch.cat([compute.to_device(frame) for frame in frames])
+        alone = torch.cat([step(x) for x in batch.split(1)])
+        return [torch.equal(network.cleaning_residue(batch), alone) for _ in range(2)]
+
+    assert compute.run(job) == [True, True]
+    assert_same_bits(steps(compute, network, frames), expected)
+    (note,) = network.notes
+    assert " x cleaning runs without a CUDA graph" in note
 
 
 def test_released_memory_comes_back(compute):

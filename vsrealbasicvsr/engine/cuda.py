@@ -11,9 +11,11 @@ no picture may depend on it.
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import batched
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +23,25 @@ from torch import Tensor, nn
 from vsrealbasicvsr.model import RealBasicVSR
 
 from .epilogue import Epilogue, by_triton, fuse, why_not
-from .network import TorchNetwork
+from .network import Propagation, TorchNetwork
 
 MAX_GRAPH_PX = 250_000
 """Low-resolution pixels of a frame whose steps are captured. A frame takes some 600 launches of 5 to 10 microseconds,
 3 to 6 ms. By estimate an H100 has done the work of 320x180 in 1 to 2 ms and that of 640x360 (230,400) in 6 to 12 ms;
 beyond that the launches hide behind the work, and a graph would only keep memory."""
 
-MAX_GRAPHS = 8
-"""Of a network. A clip has one size, which makes four: cleaning, flow and both propagations."""
+MAX_GRAPHS = 12
+"""Of a network. A clip has one size, which makes seven: cleaning, flow and both propagations; cleaning and flow of
+several frames abreast, both propagations abreast."""
+
+MAX_ABREAST = 8
+"""Calls that are captured into one graph, side by side."""
+
+BUSY_PX_OF_CORE = 256
+"""Low-resolution pixels that keep one of a GPU's multiprocessors busy: two tiles of a convolution, of 128 pixels each.
+An H100 has 132, which makes 33,792: eight frames of 64x64, three of 128x96, one of 320x180."""
+
+_DEFAULT_CORES = 64  # where the device tells no number: not CUDA, as in tests
 
 NUM_WARM_UPS = 3
 """Runs of a step before its capture: libraries load their kernels, and make their plans and workspaces, outside of it.
@@ -37,6 +49,20 @@ NUM_WARM_UPS = 3
 
 Step = Callable[..., Tensor]
 """Tensors to a new tensor, the same bits for the same arguments."""
+
+type Arguments = tuple[Tensor, ...]
+
+
+class Call(NamedTuple):
+    """A step and what it is called with. `name` stands for the step, whatever its arguments."""
+
+    name: str
+    step: Step
+    arguments: Arguments
+
+
+Replay = Callable[[Sequence[Arguments]], list[Tensor]]
+"""From the arguments of each call to what each gives."""
 
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
@@ -103,12 +129,12 @@ def fix_arithmetic(model: RealBasicVSR) -> None:
 
 
 class Capture(Protocol):
-    """Makes a step of one size quick to call."""
+    """Makes steps of one size quick to call, several of them side by side."""
 
-    def __call__(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
-        """The captured step, for arguments of these shapes, strides and types.
+    def __call__(self, calls: Sequence[Call]) -> Replay:
+        """The captured calls, for arguments of these shapes, strides and types. None may need what another gives.
 
-        Its results share memory with nothing. Raises what it likes where it cannot be captured.
+        Its results share memory with nothing. Raises what it likes where they cannot be captured.
         """
         ...
 
@@ -118,16 +144,17 @@ class StepGraphs:
 
     A step is captured at its first call, for arguments of one shape, layout and type, and held against the plain step:
     with these arguments, and with others, for something of the first could be baked into it. If a bit differs, or the
-    capture fails, the step stays plain for good.
+    capture fails, the step stays plain for good. Calls abreast are one graph of their own, held against the same plain
+    steps; where there is none, they are run one by one.
     """
 
     def __init__(self, capture: Capture, *, max_graphs: int = MAX_GRAPHS) -> None:
         self._capture = capture
         self._max_graphs = max_graphs
-        self._graphs: dict[tuple[object, ...], Step] = {}
+        self._graphs: dict[tuple[object, ...], Replay] = {}
         self._plain: set[str] = set()
         # A refused graph is kept all the same: torch lets no memory pool be used again whose only graph has gone.
-        self._refused: list[Step] = []
+        self._refused: list[Replay] = []
         self._notes: list[str] = []
 
     @property
@@ -135,25 +162,39 @@ class StepGraphs:
         """Why steps are not captured, a line for each."""
         return list(self._notes)
 
-    def run(self, name: str, step: Step, *arguments: Tensor) -> Tensor:
-        """step(*arguments), by a graph where there is one. `name` stands for the step, whatever its arguments."""
+    @property
+    def is_capturing(self) -> bool:
+        """Whether steps are captured at all, and not left plain because memory was short."""
+        return self._max_graphs > 0
+
+    def run(self, *calls: Call) -> list[Tensor]:
+        """What each call gives, by a graph where there is one. Several run abreast: none may need another's result."""
+        name = " and ".join(
+            f"{number} x {name}" if number > 1 else name
+            for name, number in Counter(call.name for call in calls).items()
+        )
         if name in self._plain:
-            return step(*arguments)
-        key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in arguments))
+            return self._one_by_one(calls)
+        layouts = (tuple((x.shape, x.stride(), x.dtype, x.device) for x in call.arguments) for call in calls)
+        key = (name, *layouts)
         if graph := self._graphs.get(key):
-            return graph(*arguments)
-        made = step(*arguments)  # first: if there is no memory for this either, the caller should hear of it
+            return graph([call.arguments for call in calls])
+        made = self._one_by_one(calls)  # first: if there is no memory for this either, the caller should hear of it
         if len(self._graphs) < self._max_graphs:
             try:
-                graph = self._graphs[key] = self._capture(step, arguments)
-                others = tuple(-1 - x for x in arguments)
-                is_right = _same_bits(graph(*others), step(*others)) and _same_bits(graph(*arguments), made)
+                graph = self._graphs[key] = self._capture(calls)
+                is_right = _is_right(graph, calls, made)
             except Exception as error:  # whatever torch and its libraries raise where they cannot
                 self._leave_plain(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
                 return made
             if not is_right:
                 self._leave_plain(name, "it gave other values than the plain step")
         return made
+
+    def _one_by_one(self, calls: Sequence[Call]) -> list[Tensor]:
+        if len(calls) == 1:
+            return [calls[0].step(*calls[0].arguments)]
+        return [made for call in calls for made in self.run(call)]
 
     def release(self) -> None:
         """Drop all graphs. Memory was short: no step is captured from here on."""
@@ -166,6 +207,15 @@ class StepGraphs:
         for key in [key for key in self._graphs if key[0] == name]:
             self._refused.append(self._graphs.pop(key))
         self._notes.append(f"{name} runs without a CUDA graph ({reason})")
+
+
+def _is_right(graph: Replay, calls: Sequence[Call], made: Sequence[Tensor]) -> bool:
+    """Whether a graph gives what the plain steps give, with other arguments first and then with those of `made`."""
+    others = [tuple(-1 - x for x in call.arguments) for call in calls]
+    expected = [call.step(*other) for call, other in zip(calls, others, strict=True)]
+    return all(map(_same_bits, graph(others), expected)) and all(
+        map(_same_bits, graph([call.arguments for call in calls]), made)
+    )
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -191,49 +241,75 @@ class GraphCapture:
     """Captures steps on one device into CUDA graphs that share a memory pool. For the device's compute thread only.
 
     Inside of a capture the host may wait for nothing and copy nothing to the device: a step that does so fails here.
+    Calls abreast become branches of the graph, each with the kernels that it has alone.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None  # torch's handle
 
-    def __call__(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
-        """The step as a graph, with memory of its own for the arguments."""
+    def __call__(self, calls: Sequence[Call]) -> Replay:
+        """The calls as a graph, with memory of its own for the arguments."""
         with _one_at_a_time, torch.cuda.device(self._device):
-            return self._captured(step, arguments)
+            return self._captured(calls)
 
-    def _captured(self, step: Step, arguments: tuple[Tensor, ...]) -> Step:
-        inputs = tuple(x.clone() for x in arguments)
-        if any(ours.stride() != x.stride() for ours, x in zip(inputs, arguments, strict=True)):
-            raise ValueError("an argument has a layout that no copy of it has")
+    def _captured(self, calls: Sequence[Call]) -> Replay:
+        inputs = [tuple(x.clone() for x in call.arguments) for call in calls]
+        for ours, call in zip(inputs, calls, strict=True):
+            if any(one.stride() != x.stride() for one, x in zip(ours, call.arguments, strict=True)):
+                raise ValueError("an argument has a layout that no copy of it has")
+        streams = _streams_of(self._device)
+        steps = [(call.step, ours) for call, ours in zip(calls, inputs, strict=True)]
         graph = torch.cuda.CUDAGraph()
         # After a failure the next graph gets a new pool: who knows in which state this one was left.
         pool, self._pool = self._pool or torch.cuda.graph_pool_handle(), None
-        work, side = torch.cuda.current_stream(), _streams_of(self._device).capture
+        work, side = torch.cuda.current_stream(), streams.capture
         # Where a capture fails torch leaves the thread on the side stream: this outer context takes it back.
         with torch.cuda.stream(side):
             side.wait_stream(work)
             for _ in range(NUM_WARM_UPS):
-                step(*inputs)
+                _branch(steps, side, streams.branches)
             try:
                 # "thread_local", for other threads go on using CUDA. The stream is given, for torch's own for captures
                 # belongs to whichever device captured first.
                 with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                    output = step(*inputs)
+                    outputs = _branch(steps, side, streams.branches)
             except BaseException:
                 _abandon(graph, self._device, pool)
                 raise
         work.wait_stream(side)
         self._pool = pool
-        output.fill_(torch.nan)  # were the graph empty, what lies here could be a warm-up's right result
+        for output in outputs:
+            output.fill_(torch.nan)  # were the graph empty, what lies here could be a warm-up's right result
 
-        def replay(*arguments: Tensor) -> Tensor:
-            for ours, x in zip(inputs, arguments, strict=True):
-                ours.copy_(x)
+        def replay(arguments: Sequence[Arguments]) -> list[Tensor]:
+            for ours, given in zip(inputs, arguments, strict=True):
+                for one, x in zip(ours, given, strict=True):
+                    one.copy_(x)
             graph.replay()
-            return output.clone()  # the next replay of any graph in the pool may write here
+            return [output.clone() for output in outputs]  # the next replay of any graph in the pool may write here
 
         return replay
+
+
+def _branch(
+    steps: Sequence[tuple[Step, Arguments]], stem: torch.cuda.Stream, branches: Sequence[torch.cuda.Stream]
+) -> list[Tensor]:
+    """What the steps give: the first on `stem`, the thread's stream, the others each on a branch of its own.
+
+    What a step makes on the way is allocated on its branch and used there alone; what it gives is used on the stem,
+    after the branches have come back to it.
+    """
+    others = branches[: len(steps) - 1]
+    for branch in others:
+        branch.wait_stream(stem)
+    made = []
+    for (step, arguments), stream in zip(steps, (stem, *others), strict=True):
+        with torch.cuda.stream(stream):
+            made.append(step(*arguments))
+    for branch in others:
+        stem.wait_stream(branch)
+    return made
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
@@ -251,11 +327,15 @@ def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> No
 
 
 class CudaNetwork:
-    """TorchNetwork's steps with fixed arithmetic, and on small frames with few launches.
+    """TorchNetwork's steps with fixed arithmetic, and on small frames with few launches, several frames abreast.
 
     Cleaning, flow and the propagation from a state are captured: 600 of a frame's 613 operations. The first step of a
-    propagation is rare, and the reconstruction makes few launches with large maps, whose memory a graph would keep.
-    What depends on values (how often a frame is cleaned) lies outside of the steps.
+    propagation is rare, and the reconstruction makes few launches with large maps, whose memory a graph would keep; at
+    four and sixteen times the pixels it keeps a GPU busy by itself. What depends on values (how often a frame is
+    cleaned) lies outside of the steps.
+
+    Frames abreast are branches of one graph and no batch: the convolutions of a batch may be other ones, with another
+    rounding, and then a frame's bits would depend on its company.
     """
 
     def __init__(
@@ -265,9 +345,11 @@ class CudaNetwork:
         max_rows: int | None = None,
         capture: Capture | None = None,
         epilogue: Epilogue = by_triton,
+        busy_px: int | None = None,
     ) -> None:
         """The model becomes the network's own. capture: how steps are captured, CUDA graphs if None. epilogue: what
-        comes after a convolution, where it gives torch's values on this device.
+        comes after a convolution, where it gives torch's values on this device. busy_px: low-resolution pixels that
+        keep the device busy, by its size if None.
         """
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
@@ -279,6 +361,7 @@ class CudaNetwork:
                 fuse(model, epilogue)
         self._eager = TorchNetwork(model, max_rows=max_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
+        self._busy_px = BUSY_PX_OF_CORE * _num_cores(self._device) if busy_px is None else busy_px
 
     @property
     def max_rows(self) -> int | None:
@@ -294,25 +377,39 @@ class CudaNetwork:
         """What does not run as fast as it could, and why, a line for each step."""
         return self._notes + self._graphs.notes
 
+    def num_abreast(self, height: int, width: int) -> int:
+        """As many frames as keep the device busy, where their steps are captured."""
+        if not (self._graphs.is_capturing and self._is_small(height, width)):
+            return 1
+        return min(-(-self._busy_px // (height * width)), MAX_ABREAST)
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""
-        return self._run("cleaning", self._eager.cleaning_residue, frames)
+        return self._each("cleaning", self._eager.cleaning_residue, frames)
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """The flow that aligns what belongs to `supp` to `ref`."""
-        return self._run("flow", self._eager.flow, ref, supp)
+        return self._each("flow", self._eager.flow, ref, supp)
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame, from that of the frame after it."""
         if state is None or flow_px is None:
             return self._eager.propagate_backward(cleaned, state, flow_px)
-        return self._run("backward propagation", self._eager.propagate_backward, cleaned, state, flow_px)
+        return self._run(self._backward_call(cleaned, state, flow_px))[0]
 
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The forward state of a frame, from that of the frame before it."""
         if state is None or flow_px is None:
             return self._eager.propagate_forward(cleaned, state, flow_px)
-        return self._run("forward propagation", self._eager.propagate_forward, cleaned, state, flow_px)
+        return self._run(self._forward_call(cleaned, state, flow_px))[0]
+
+    def propagate_both(self, backward: Propagation, forward: Propagation) -> tuple[Tensor, Tensor]:
+        """Both directions abreast, where both come from a state."""
+        of_backward, of_forward = ([x for x in given if x is not None] for given in (backward, forward))
+        if len(of_backward) < len(backward) or len(of_forward) < len(forward):
+            return self.propagate_backward(*backward), self.propagate_forward(*forward)
+        behind, ahead = self._run(self._backward_call(*of_backward), self._forward_call(*of_forward))
+        return behind, ahead
 
     def reconstruct(
         self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
@@ -328,14 +425,43 @@ class CudaNetwork:
         with _one_at_a_time, place_of(self._device):
             self._eager.release()
 
-    def _run(self, name: str, step: Step, *arguments: Tensor) -> Tensor:
-        frames = arguments[0]
-        is_small = frames.numel() // frames.shape[1] <= MAX_GRAPH_PX
-        is_whole = self._eager.rows_at_once(frames) >= frames.shape[-2]
+    def _backward_call(self, *arguments: Tensor) -> Call:
+        return Call("backward propagation", self._eager.propagate_backward, arguments)
+
+    def _forward_call(self, *arguments: Tensor) -> Call:
+        return Call("forward propagation", self._eager.propagate_forward, arguments)
+
+    def _each(self, name: str, step: Step, *batches: Tensor) -> Tensor:
+        """The step for each entry of the batches by itself, as many abreast as keep the device busy.
+
+        A last group that is not full is filled up with its last entry: a graph is for one number of calls.
+        """
+        calls = [
+            Call(name, step, entries) for entries in zip(*(torch.split(batch, 1) for batch in batches), strict=True)
+        ]
+        if len(calls) == 1:
+            return self._run(calls[0])[0]
+        num, made = self.num_abreast(*batches[0].shape[-2:]), list[Tensor]()
+        for group in batched(calls, num):
+            made += self._run(*group, *group[-1:] * (num - len(group)))[: len(group)]
+        return torch.cat(made)
+
+    def _run(self, *calls: Call) -> list[Tensor]:
         # A graph's memory is of the kind that only inference mode may write to.
-        if is_small and is_whole and torch.is_inference_mode_enabled():
-            return self._graphs.run(name, step, *arguments)
-        return step(*arguments)
+        if self._is_small(*calls[0].arguments[0].shape[-2:]) and torch.is_inference_mode_enabled():
+            return self._graphs.run(*calls)
+        return [call.step(*call.arguments) for call in calls]
+
+    def _is_small(self, height: int, width: int) -> bool:
+        """Whether steps of such frames are captured."""
+        return height * width <= MAX_GRAPH_PX and self._eager.rows_at_once(height, width) >= height
+
+
+def _num_cores(device: torch.device) -> int:
+    """Of the device: how much it does at once."""
+    if device.type != "cuda":
+        return _DEFAULT_CORES
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 # ---- streams and copies ----------------------------------------------------------------------------------------------
@@ -345,10 +471,11 @@ class CudaNetwork:
 class _Streams:
     """A device's streams besides the default one.
 
-    Made once: torch hands out 32 in turns, and a copy on the stream that captures would end up in a graph.
+    Made once: torch hands out 32 in turns, and a copy on a stream that captures would end up in a graph.
     """
 
     capture: torch.cuda.Stream
+    branches: tuple[torch.cuda.Stream, ...]
     copies: torch.cuda.Stream
 
 
@@ -360,8 +487,8 @@ def _streams_of(device: torch.device) -> _Streams:
     index = _index(device)
     with _streams_lock:
         if index not in _streams:
-            capture, copies = (torch.cuda.Stream(index) for _ in range(2))  # type: ignore[no-untyped-call]
-            _streams[index] = _Streams(capture, copies)
+            made = [torch.cuda.Stream(index) for _ in range(MAX_ABREAST + 1)]  # type: ignore[no-untyped-call]
+            _streams[index] = _Streams(capture=made[0], branches=tuple(made[1:-1]), copies=made[-1])
         return _streams[index]
 
 

@@ -20,6 +20,11 @@ MAX_TRUNK_PX_GPU = 4_000_000
 float32."""
 
 
+type Propagation = tuple[Tensor, Tensor | None, Tensor | None]
+"""What a step of a propagation is made from: the cleaned frame, the state that comes to it and the flow that aligns it
+(None: there is no such state)."""
+
+
 class Network(Protocol):
     """The steps of a RealBasicVSR on one device. Called by one thread at a time.
 
@@ -33,6 +38,14 @@ class Network(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What it does otherwise than it might, and why; nothing that shows in more than the picture's last bits."""
+        ...
+
+    def num_abreast(self, height: int, width: int) -> int:
+        """How many frames of this size should be worked on at once, for small ones leave a GPU idle; 1: one by one.
+
+        If it is more, `cleaning_residue` and `flow` take batches too, (N, 3, H, W), of any N, and give each frame the
+        bits that it has alone.
+        """
         ...
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
@@ -49,6 +62,10 @@ class Network(Protocol):
 
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The forward state of a frame, from that of the frame before it (None: there is none)."""
+        ...
+
+    def propagate_both(self, backward: Propagation, forward: Propagation) -> tuple[Tensor, Tensor]:
+        """What `propagate_backward` and `propagate_forward` give, to the bit: neither needs the other."""
         ...
 
     def reconstruct(
@@ -71,6 +88,10 @@ class TorchNetwork:
         self.max_rows = max_rows
         self._model = model
 
+    def num_abreast(self, height: int, width: int) -> int:
+        """One: in a batch, torch's convolutions may round otherwise."""
+        return 1
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds to frames."""
         frames = frames.contiguous(memory_format=torch.channels_last)
@@ -90,6 +111,10 @@ class TorchNetwork:
         trunk = self._model.basicvsr.forward_resblocks
         return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
 
+    def propagate_both(self, backward: Propagation, forward: Propagation) -> tuple[Tensor, Tensor]:
+        """Both directions, one after the other."""
+        return self.propagate_backward(*backward), self.propagate_forward(*forward)
+
     def reconstruct(
         self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor
     ) -> Iterator[tuple[int, Tensor]]:
@@ -105,10 +130,10 @@ class TorchNetwork:
         """Give the memory that torch keeps for later back to the device."""
         torch.cuda.empty_cache()  # does nothing where CUDA was never used
 
-    def rows_at_once(self, frames: Tensor) -> int:
-        """How many rows of frames (N, C, H, W) are cleaned or propagated at a time; H or more: they are not cut."""
-        height, width = frames.shape[-2:]
-        rows = band_rows(height, width, MAX_TRUNK_PX_CPU if frames.device.type == "cpu" else MAX_TRUNK_PX_GPU)
+    def rows_at_once(self, height: int, width: int) -> int:
+        """How many rows of a frame are cleaned or propagated at a time; `height` or more: it is not cut."""
+        is_cpu = self._model.basicvsr.fusion.weight.device.type == "cpu"
+        rows = band_rows(height, width, MAX_TRUNK_PX_CPU if is_cpu else MAX_TRUNK_PX_GPU)
         return rows if self.max_rows is None else min(rows, self.max_rows)
 
     def _input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
@@ -120,7 +145,7 @@ class TorchNetwork:
 
     def _in_bands(self, step: Callable[[Tensor], Tensor], x: Tensor, *, reach: int) -> Tensor:
         """step(x), made some rows at a time; each band sees `reach` rows more on both sides."""
-        height, rows = x.shape[-2], self.rows_at_once(x)
+        height, rows = x.shape[-2], self.rows_at_once(*x.shape[-2:])
         if rows >= height:
             return step(x)
         parts = []

@@ -1,5 +1,6 @@
 """The windows of one clip through one network: each computed once, its frames made lazily and in order."""
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
@@ -23,7 +25,7 @@ from .memory import (
     spread_to_end,
     unpacked,
 )
-from .network import Network
+from .network import Network, Propagation
 from .scenes import is_scene_cut, thumbnail
 from .windows import Grid, Window
 
@@ -116,6 +118,10 @@ class _Segment:
     def num_states(self) -> int:
         """Those that are held."""
         return len(self.backward) + len(self.forward)
+
+    def is_begun(self) -> bool:
+        """Whether anything is held that a walk goes on from."""
+        return self.num_states() > 0 or self.forward_state is not None
 
 
 @dataclass(slots=True)
@@ -340,6 +346,7 @@ class WindowUpscaler:
         run = _Run(self, worker, segment, live.sources)
         if not segment.backward:
             self._make_room(worker, live)
+        run.begin()
         backward, forward = run.backward_state(n), run.forward_state(n)
         cleaned = run.cleaned(n)
         parts = worker.network.reconstruct(cleaned, backward, forward)
@@ -417,18 +424,37 @@ class WindowUpscaler:
         """The cleaned frame (1, 3, H, W), float32, on the worker's device."""
         with source.lock:
             if source.cleaned is None:
-                picture = _picture(source)
-                self._height = picture.shape[-2]
-                if self._scene_cuts == "auto" and source.thumbnail is None:
-                    source.thumbnail = thumbnail(picture)
-                lr = worker.compute.to_device(picture)[None, None]
-                cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
-                source.cleaned = packed(cleaned[0])
-                source.rgb = None
-                self._count(frames_cleaned=1, cleaning_passes=int(num_passes.item()))
+                self._clean(worker, [source])
+            assert source.cleaned is not None
             if worker.budget is None:
                 worker.budget = self._budget(worker, source.cleaned)
             return unpacked(source.cleaned.to(worker.compute.device))
+
+    def _clean_abreast(self, worker: _Worker, sources: Sequence[SourceFrame], num: int) -> None:
+        """Clean those that are not yet, `num` at a time. They come in the order of their numbers, in which every worker
+        locks them.
+        """
+        for group in itertools.batched([source for source in sources if source.cleaned is None], num):
+            with contextlib.ExitStack() as locks:
+                for source in group:
+                    locks.enter_context(source.lock)
+                if dirty := [source for source in group if source.cleaned is None]:
+                    self._clean(worker, dirty)
+
+    def _clean(self, worker: _Worker, sources: Sequence[SourceFrame]) -> None:
+        """Clean frames of one size, whose locks are held."""
+        pictures = [_picture(source) for source in sources]
+        self._height = pictures[0].shape[-2]
+        if self._scene_cuts == "auto":
+            for source, picture in zip(sources, pictures, strict=True):
+                source.thumbnail = thumbnail(picture) if source.thumbnail is None else source.thumbnail
+        lr = torch.stack([worker.compute.to_device(picture) for picture in pictures])[None]
+        cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
+        for source, frame in zip(sources, torch.split(cleaned[0], 1), strict=True):
+            # by itself, not as a part of what holds the others too
+            source.cleaned = packed(frame if len(sources) == 1 else frame.clone())
+            source.rgb = None
+        self._count(frames_cleaned=len(sources), cleaning_passes=int(num_passes.sum().item()))
 
     def _is_cut(self, before: SourceFrame, after: SourceFrame) -> bool:
         if self._scene_cuts == "off":
@@ -458,6 +484,65 @@ class _Run:
         """Frame i, cleaned."""
         return self.upscaler._cleaned(self.worker, self.sources[i])
 
+    def begin(self) -> None:
+        """Do together what may be done together, before the first frame of the segment is made.
+
+        For networks that want several frames at once. What is made is what is made one by one, to the bit.
+        """
+        if self.segment.is_begun():
+            return
+        frames, worker = self.segment.frames, self.worker
+        num = worker.network.num_abreast(*self.cleaned(frames.stop - 1).shape[-2:])
+        budget = worker.budget
+        if num == 1 or budget is None:
+            return
+        self.upscaler._clean_abreast(worker, [self.sources[i] for i in frames], num)
+        if budget.holds_flows:
+            self._match_abreast(num)
+        if budget.num_states >= 2 * len(self.segment.left):
+            self._walk_both_ways()
+
+    def _match_abreast(self, num: int) -> None:
+        """The flows that the two walks take, `num` at a time."""
+        frames, kept = self.segment.frames, self.segment.kept
+        after = [i for i in range(kept.start, frames.stop - 1) if self.sources[i].flow_from_next is None]
+        before = [i for i in range(frames.start, kept.stop - 1) if self.sources[i].flow_to_next is None]
+        pairs = [(i, i + 1) for i in after] + [(i + 1, i) for i in before]  # (ref, supp)
+        for group in itertools.batched(pairs, num):
+            refs, supps = (torch.cat([self.cleaned(i) for i in numbers]) for numbers in zip(*group, strict=True))
+            for (ref, supp), flow in zip(group, torch.split(self.worker.network.flow(refs, supps), 1), strict=True):
+                if ref < supp:
+                    self.sources[ref].flow_from_next = flow.clone()
+                else:
+                    self.sources[supp].flow_to_next = flow.clone()
+            self.upscaler._count(flows=len(group))
+
+    def _walk_both_ways(self) -> None:
+        """All states of the frames that are left, both directions at once, from the last frame and from the first."""
+        segment, state = self.segment, None
+        for i in reversed(range(min(segment.left), segment.frames.stop)):
+            behind, k = self._behind(i, state), segment.next_forward
+            if k <= max(segment.left):
+                state, segment.forward_state = self.worker.network.propagate_both(behind, self._ahead(k))
+                segment.next_forward = k + 1
+                if k in segment.left:
+                    segment.forward[k] = segment.forward_state
+                self._after_step(backward_steps=1, forward_steps=1)
+            else:
+                state = self.worker.network.propagate_backward(*behind)
+                self._after_step(backward_steps=1)
+            if i in segment.left:
+                segment.backward[i] = state
+
+    def _behind(self, i: int, state: Tensor | None) -> Propagation:
+        """What the backward state of frame i is made from."""
+        return self.cleaned(i), state, None if state is None else self._flow_from_next(i)
+
+    def _ahead(self, i: int) -> Propagation:
+        """What the forward state of frame i is made from."""
+        state = self.segment.forward_state
+        return self.cleaned(i), state, None if state is None else self._flow_to_next(i - 1)
+
     def backward_state(self, n: int) -> Tensor:
         """That of frame n; walks down from the nearest state above it that is held, or from the segment's end.
 
@@ -484,8 +569,7 @@ class _Run:
         if below is None:  # threads jumble neighbouring requests
             wanted.add(lowest)
         for i in reversed(range(lowest, begin)):
-            flow = self._flow_from_next(i) if state is not None else None
-            state = self.worker.network.propagate_backward(self.cleaned(i), state, flow)
+            state = self.worker.network.propagate_backward(*self._behind(i, state))
             if i in wanted and i in self.segment.left:
                 held[i] = state
             self._after_step(backward_steps=1)
@@ -500,8 +584,7 @@ class _Run:
             segment.forward_state, segment.next_forward = None, segment.frames.start
         while segment.next_forward <= n:
             i = segment.next_forward
-            flow = self._flow_to_next(i - 1) if segment.forward_state is not None else None
-            segment.forward_state = self.worker.network.propagate_forward(self.cleaned(i), segment.forward_state, flow)
+            segment.forward_state = self.worker.network.propagate_forward(*self._ahead(i))
             segment.next_forward = i + 1
             self._after_step(forward_steps=1)
             if i in segment.left:

@@ -86,6 +86,9 @@ class _Band:
     seen_stop: int
 
 
+type _Propagation = tuple[Tensor, Tensor | None, Tensor | None]
+
+
 class KernelNetwork:
     """The steps of a RealBasicVSR on the CPU in float32; those of the model, under the same names.
 
@@ -125,6 +128,10 @@ class KernelNetwork:
         weakref.finalize(self, drop_spare_pages).atexit = False
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
+
+    def num_abreast(self, height: int, width: int) -> int:
+        """One frame at a time, of any size, keeps a CPU busy."""
+        return 1
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """What one cleaning pass adds: (B, 3, H, W) to the same."""
@@ -167,6 +174,10 @@ class KernelNetwork:
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The forward state of a frame (1, 3, H, W), from that of the frame before it."""
         return self._propagate(self._forward, cleaned, state, flow_px)
+
+    def propagate_both(self, backward: _Propagation, forward: _Propagation) -> tuple[Tensor, Tensor]:
+        """Both directions, one after the other."""
+        return self.propagate_backward(*backward), self.propagate_forward(*forward)
 
     def reconstruct(
         self, cleaned: Tensor, backward_state: Tensor, forward_state: Tensor

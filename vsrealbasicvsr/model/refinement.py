@@ -45,8 +45,9 @@ def refine(
         residue = model.cleaning_residue(cleaned[active])
         cleaned = cleaned.index_add(0, active, residue)
         num_passes[active] += 1
-        # The mean is taken in float32: float16 would overflow on a large frame.
-        change = residue.detach().float().abs().mean(dim=(1, 2, 3))
+        # Each frame's mean by itself: how a sum over several is taken may depend on how many there are. In float32, for
+        # float16 would overflow on a large frame.
+        change = torch.stack([one.abs().mean() for one in residue.detach().float()])
         if decide_per == "sequence":
             change = change.mean().expand_as(change)
         active = active[change >= threshold]
