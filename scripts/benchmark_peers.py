@@ -1,8 +1,8 @@
-"""Other upscalers for VapourSynth, and the network of one of them in plain torch.
+"""Other upscalers for VapourSynth, and their networks in plain torch.
 
 vs-realesrgan and vs-basicvsrpp compute on CUDA only. Where there is a GPU and they are installed, they run here, in
-this process, through the core; `realesr-animevideov3`, the network of vs-realesrgan for video, is also a stand-in that
-runs everywhere. Its weights are random: they decide no time.
+this process, through the core. Their networks, `realesr-animevideov3` and BasicVSR++, are also stand-ins that run
+everywhere. Weights are random: they decide no time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmark_basicvsrpp import BasicVSRPlusPlus
 from benchmark_turns import First, Way, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +27,7 @@ from vsrealbasicvsr.model import SCALE
 
 STAND_IN = "stand-in for vs-realesrgan (needs CUDA): realesr-animevideov3 in torch"
 CHANNELS_LAST = ", channels_last"
+BASICVSRPP_STAND_IN = "stand-in for vs-basicvsrpp (needs CUDA): BasicVSR++ in torch"
 PEERS = ("vsrealesrgan", "vsbasicvsrpp")
 
 
@@ -64,7 +66,9 @@ def compact_flops(width: int, height: int) -> float:
 
 
 def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -> list[Way]:
-    """The network of vs-realesrgan frame by frame in plain torch, in both memory layouts and each of the types."""
+    """The peers' networks in plain torch in each of the types: that of vs-realesrgan frame by frame, in both memory
+    layouts, and that of vs-basicvsrpp on the whole clip.
+    """
     num_frames, _, height, width = frames.shape
     flops = compact_flops(width, height)
 
@@ -90,7 +94,26 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
             name += f", {str(dtype).removeprefix('torch.')}"
         return Way(name=name, model="", dtype=dtype, flops_per_frame=flops, first=first, seconds=once)
 
-    return [way(dtype, layout) for dtype in dtypes for layout in (torch.contiguous_format, torch.channels_last)]
+    layouts = (torch.contiguous_format, torch.channels_last)
+    ways = [way(dtype, layout) for dtype in dtypes for layout in layouts]
+    return ways + [_basicvsrpp_stand_in(frames, device, dtype) for dtype in dtypes[:1]]
+
+
+def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype) -> Way:
+    """BasicVSR++ on the whole clip. Its work is not counted: torch's counter does not know deformable convolutions."""
+    compute = Compute(device, dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = BasicVSRPlusPlus().eval().requires_grad_(False).to(device, dtype)
+
+    def once() -> float:
+        return timed(compute, lambda: network(frames[None].to(device, dtype)).float().cpu())[0]
+
+    def first() -> First:
+        once()
+        return First()
+
+    return Way(name=BASICVSRPP_STAND_IN, model="", dtype=dtype, flops_per_frame=None, first=first, seconds=once)
 
 
 def why_not(peer: str, device: torch.device) -> str | None:

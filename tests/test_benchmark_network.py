@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchmark  # noqa: E402 - scripts: they lie outside of every package
+import benchmark_basicvsrpp  # noqa: E402
 import benchmark_network  # noqa: E402
 import benchmark_peers  # noqa: E402
 import benchmark_process  # noqa: E402
@@ -50,7 +51,11 @@ def vspipe(tmp_path):
     return benchmark_vspipe.Vspipe.configured_in(tmp_path)
 
 
-STAND_INS = (benchmark_peers.STAND_IN, benchmark_peers.STAND_IN + benchmark_peers.CHANNELS_LAST)
+STAND_INS = (
+    benchmark_peers.STAND_IN,
+    benchmark_peers.STAND_IN + benchmark_peers.CHANNELS_LAST,
+    benchmark_peers.BASICVSRPP_STAND_IN,
+)
 
 
 def test_every_way_has_a_row_and_every_other_upscaler_a_word(tiny, rows):
@@ -60,6 +65,16 @@ def test_every_way_has_a_row_and_every_other_upscaler_a_word(tiny, rows):
     assert set(report["not_measured"].values()) <= {"not installed", "needs CUDA"}
     for name in (*rows, *report["not_measured"], "peak in float32", "where the time goes"):
         assert name in text
+
+
+def test_the_stand_in_for_basicvsrpp_has_the_papers_size_and_looks_both_ways():
+    network = benchmark_basicvsrpp.BasicVSRPlusPlus()
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 7.3  # its Table 1
+    clip = torch.rand(1, 4, 3, 16, 20, requires_grad=True)
+    made = network(clip)
+    assert made.shape == (1, 4, 3, 64, 80)
+    (gradient,) = torch.autograd.grad(made[:, 1].sum(), clip)
+    assert (gradient.abs().amax((0, 2, 3, 4)) > 0).all()
 
 
 def test_the_json_has_the_machine_the_kernels_and_the_threads(tiny):
