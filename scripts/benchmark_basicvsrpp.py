@@ -2,12 +2,10 @@
 
 Source: Chan et al., "BasicVSR++: Improving Video Super-Resolution with Enhanced Propagation and Alignment", CVPR 2022:
 second-order grid propagation, flow-guided deformable alignment. Sizes of the paper's x4 network. Weights are random:
-they decide no time.
+they decide no time. In half precision its flow network stays in float32, as ours does; the plugin's does not.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +46,7 @@ class DeformableAlignment(nn.Module):
 
 
 class BasicVSRPlusPlus(nn.Module):
-    """A clip (1, T, 3, H, W) to (1, T, 3, S*H, S*W)."""
+    """A clip (1, T, 3, H, W), T >= 2, to (1, T, 3, S*H, S*W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +64,10 @@ class BasicVSRPlusPlus(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         frames = list(torch.split(clip[0], 1))
-        maps = [[self.feat_extract(frame)] for frame in frames]
-        pairs = list(itertools.pairwise(frames))
-        to_next = [self.spynet(after, before) for before, after in pairs]
-        from_next = [self.spynet(before, after) for before, after in pairs]
+        maps = [[features] for features in torch.split(self.feat_extract(clip[0]), 1)]
+        before, after = clip[0, :-1].float(), clip[0, 1:].float()
+        to_next = torch.split(self.spynet(after, before).to(clip.dtype), 1)
+        from_next = torch.split(self.spynet(before, after).to(clip.dtype), 1)
         for name in BRANCHES:
             order = list(range(len(frames)))
             if name.startswith("backward"):

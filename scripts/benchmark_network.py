@@ -58,6 +58,8 @@ STEPS = {
     "propagate_forward": "forward",
     "reconstruct": "reconstruction",
 }
+ABREAST = {"propagate_both": "both directions"}
+"""Steps that are done together, of small frames on a GPU: they have a share only where they are."""
 REST = "rest"
 ENGINE_ALONE, AROUND = "engine alone", "conversion and the rest"
 MOST_OVER_ENGINE = 0.05
@@ -160,12 +162,12 @@ class TimedCompute(Compute):
                     return list(made) if isinstance(made, Iterator) else made  # rows are made as they are read
                 finally:
                     synchronise(self.device)
-                    self.spent[name] += time.perf_counter() - before
+                    self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - before
                     running.pop()
 
             return run
 
-        for method, name in STEPS.items():
+        for method, name in {**STEPS, **ABREAST}.items():
             if hasattr(network, method):
                 setattr(network, method, timed_step(name, getattr(network, method)))
         return network

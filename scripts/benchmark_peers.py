@@ -89,17 +89,17 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
             once()
             return First()
 
-        name = STAND_IN + (CHANNELS_LAST if layout == torch.channels_last else "")
-        if len(dtypes) > 1:
-            name += f", {str(dtype).removeprefix('torch.')}"
+        name = STAND_IN + (CHANNELS_LAST if layout == torch.channels_last else "") + _type_name(dtype, dtypes)
         return Way(name=name, model="", dtype=dtype, flops_per_frame=flops, first=first, seconds=once)
 
     layouts = (torch.contiguous_format, torch.channels_last)
     ways = [way(dtype, layout) for dtype in dtypes for layout in layouts]
-    return ways + [_basicvsrpp_stand_in(frames, device, dtype) for dtype in dtypes[:1]]
+    if importlib.util.find_spec("torchvision") is not None and num_frames > 1:
+        ways += [_basicvsrpp_stand_in(frames, device, dtype, dtypes) for dtype in dtypes]
+    return ways
 
 
-def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype) -> Way:
+def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype, dtypes: list[torch.dtype]) -> Way:
     """BasicVSR++ on the whole clip. Its work is not counted: torch's counter does not know deformable convolutions."""
     compute = Compute(device, dtype)
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +113,13 @@ def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtyp
         once()
         return First()
 
-    return Way(name=BASICVSRPP_STAND_IN, model="", dtype=dtype, flops_per_frame=None, first=first, seconds=once)
+    name = BASICVSRPP_STAND_IN + _type_name(dtype, dtypes)
+    return Way(name=name, model="", dtype=dtype, flops_per_frame=None, first=first, seconds=once)
+
+
+def _type_name(dtype: torch.dtype, dtypes: list[torch.dtype]) -> str:
+    """For a name: nothing where there is one type only."""
+    return f", {str(dtype).removeprefix('torch.')}" if len(dtypes) > 1 else ""
 
 
 def why_not(peer: str, device: torch.device) -> str | None:

@@ -75,6 +75,7 @@ def test_the_stand_in_for_basicvsrpp_has_the_papers_size_and_looks_both_ways():
     assert made.shape == (1, 4, 3, 64, 80)
     (gradient,) = torch.autograd.grad(made[:, 1].sum(), clip)
     assert (gradient.abs().amax((0, 2, 3, 4)) > 0).all()
+    assert network.half()(clip.detach().half()).shape == (1, 4, 3, 64, 80)
 
 
 def test_the_json_has_the_machine_the_kernels_and_the_threads(tiny):
@@ -97,8 +98,9 @@ def test_numbers_are_possible_and_agree_with_each_other(rows):
         seconds = row["seconds_per_frame"]
         assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
         assert row["frames_per_second"] == pytest.approx(1 / seconds["median"])
-        assert row["flops_per_second"] > 0
-        assert row["share_of_peak"] > 0
+        if row["name"] != benchmark_peers.BASICVSRPP_STAND_IN:  # deformable convolutions are not counted
+            assert row["flops_per_second"] > 0
+            assert row["share_of_peak"] > 0
         assert row["times_plain"] > 0
     assert rows["plain"]["times_plain"] == 1
     ours = [rows[name] for name in ("plain", "engine", "vspipe")]

@@ -222,6 +222,26 @@ def test_calls_that_do_not_go_abreast_are_run_one_by_one(fails):
     assert inner.num_replays > 9
 
 
+def test_a_step_whose_graph_was_wrong_goes_not_abreast_either():
+    step, wrong = Counted(), FakeCapture(other_value)
+    inner = FakeCapture()
+    graphs = StepGraphs(lambda calls: (wrong if len(calls) == 1 else inner)(calls))
+    for value in range(3):
+        assert torch.equal(run(graphs, "step", step, on(value)), on(2 * value))
+        made = graphs.run(*(Call("step", step, (on(value + i),)) for i in range(3)))
+        assert [one.item() for one in made] == [2 * (value + i) for i in range(3)]
+    assert inner.captured == []
+    assert len(graphs.notes) == 1
+
+
+def test_the_order_of_calls_abreast_counts():
+    double, sum_up, graphs = Counted(), lambda x: x + 1, StepGraphs(FakeCapture())
+    for order in ("dsd", "dds", "sdd") * 2:
+        calls = [Call(which, double if which == "d" else sum_up, (on(i),)) for i, which in enumerate(order)]
+        expected = [2 * i if which == "d" else i + 1 for i, which in enumerate(order)]
+        assert [one.item() for one in graphs.run(*calls)] == expected
+
+
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 

@@ -213,10 +213,10 @@ def test_graphs_give_the_bits_of_the_plain_steps(compute, model, size):
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 67), (7, 5)])
 def test_abreast_every_frame_has_the_bits_that_it_has_alone(compute, model, size):
-    network, frames = prepared(compute, model), pictures(19, *size)
+    network, frames, num = prepared(compute, model), pictures(19, *size), 4
     single = plain(network)
-    num = network.num_abreast(*size)
-    assert num > 1
+    network._busy_px = num * size[0] * size[1]  # on a GPU of any size
+    assert network.num_abreast(*size) == num
 
     def job() -> list[bool]:
         on_device = [compute.to_device(frame) for frame in frames]
@@ -299,6 +299,7 @@ def test_a_capture_that_fails_leaves_the_step_plain_and_all_else_as_it_was(compu
 @pytest.mark.parametrize("mishap", [out_of_memory, wait_for_the_device])
 def test_a_branch_that_fails_leaves_its_steps_one_by_one_and_all_else_as_it_was(compute, model, mishap):
     network = prepared(compute, model)
+    network._busy_px = 4 * 64 * 96
     inner, frames = plain(network), pictures(4, 64, 96)
     expected = steps(compute, inner, frames)
     step, num_captured = inner.cleaning_residue, 0

@@ -37,11 +37,11 @@ several frames abreast, both propagations abreast."""
 MAX_ABREAST = 8
 """Calls that are captured into one graph, side by side."""
 
-BUSY_PX_OF_CORE = 256
+BUSY_PX = 256
 """Low-resolution pixels that keep one of a GPU's multiprocessors busy: two tiles of a convolution, of 128 pixels each.
 An H100 has 132, which makes 33,792: eight frames of 64x64, three of 128x96, one of 320x180."""
 
-_DEFAULT_CORES = 64  # where the device tells no number: not CUDA, as in tests
+_MULTIPROCESSORS_ELSEWHERE = 64  # where the device tells no number: not CUDA, as in tests
 
 NUM_WARM_UPS = 3
 """Runs of a step before its capture: libraries load their kernels, and make their plans and workspaces, outside of it.
@@ -173,9 +173,9 @@ class StepGraphs:
             f"{number} x {name}" if number > 1 else name
             for name, number in Counter(call.name for call in calls).items()
         )
-        if name in self._plain:
+        if name in self._plain or any(call.name in self._plain for call in calls):
             return self._one_by_one(calls)
-        layouts = (tuple((x.shape, x.stride(), x.dtype, x.device) for x in call.arguments) for call in calls)
+        layouts = ((call.name, *((x.shape, x.stride(), x.dtype, x.device) for x in call.arguments)) for call in calls)
         key = (name, *layouts)
         if graph := self._graphs.get(key):
             return graph([call.arguments for call in calls])
@@ -267,8 +267,12 @@ class GraphCapture:
         # Where a capture fails torch leaves the thread on the side stream: this outer context takes it back.
         with torch.cuda.stream(side):
             side.wait_stream(work)
-            for _ in range(NUM_WARM_UPS):
-                _branch(steps, side, streams.branches)
+            try:
+                for _ in range(NUM_WARM_UPS):
+                    _branch(steps, side, streams.branches)
+            except BaseException:
+                torch.cuda.synchronize()  # other branches may still read the inputs, which go now
+                raise
             try:
                 # "thread_local", for other threads go on using CUDA. The stream is given, for torch's own for captures
                 # belongs to whichever device captured first.
@@ -361,7 +365,7 @@ class CudaNetwork:
                 fuse(model, epilogue)
         self._eager = TorchNetwork(model, max_rows=max_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
-        self._busy_px = BUSY_PX_OF_CORE * _num_cores(self._device) if busy_px is None else busy_px
+        self._busy_px = BUSY_PX * _num_multiprocessors(self._device) if busy_px is None else busy_px
 
     @property
     def max_rows(self) -> int | None:
@@ -434,7 +438,8 @@ class CudaNetwork:
     def _each(self, name: str, step: Step, *batches: Tensor) -> Tensor:
         """The step for each entry of the batches by itself, as many abreast as keep the device busy.
 
-        A last group that is not full is filled up with its last entry: a graph is for one number of calls.
+        A last group that is neither full nor a single entry is filled up with its last one: a graph is for one number
+        of calls.
         """
         calls = [
             Call(name, step, entries) for entries in zip(*(torch.split(batch, 1) for batch in batches), strict=True)
@@ -443,7 +448,8 @@ class CudaNetwork:
             return self._run(calls[0])[0]
         num, made = self.num_abreast(*batches[0].shape[-2:]), list[Tensor]()
         for group in batched(calls, num):
-            made += self._run(*group, *group[-1:] * (num - len(group)))[: len(group)]
+            filled = group if len(group) == 1 else (*group, *group[-1:] * (num - len(group)))
+            made += self._run(*filled)[: len(group)]
         return torch.cat(made)
 
     def _run(self, *calls: Call) -> list[Tensor]:
@@ -457,10 +463,10 @@ class CudaNetwork:
         return height * width <= MAX_GRAPH_PX and self._eager.rows_at_once(height, width) >= height
 
 
-def _num_cores(device: torch.device) -> int:
+def _num_multiprocessors(device: torch.device) -> int:
     """Of the device: how much it does at once."""
     if device.type != "cuda":
-        return _DEFAULT_CORES
+        return _MULTIPROCESSORS_ELSEWHERE
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -471,7 +477,8 @@ def _num_cores(device: torch.device) -> int:
 class _Streams:
     """A device's streams besides the default one.
 
-    Made once: torch hands out 32 in turns, and a copy on a stream that captures would end up in a graph.
+    Made once: torch hands out 32 of each priority in turns, and what anybody does on a stream that captures ends up in
+    a graph. These are of high priority, which hardly anybody else asks for.
     """
 
     capture: torch.cuda.Stream
@@ -487,7 +494,7 @@ def _streams_of(device: torch.device) -> _Streams:
     index = _index(device)
     with _streams_lock:
         if index not in _streams:
-            made = [torch.cuda.Stream(index) for _ in range(MAX_ABREAST + 1)]  # type: ignore[no-untyped-call]
+            made = [torch.cuda.Stream(index, priority=-1) for _ in range(MAX_ABREAST + 1)]  # type: ignore[no-untyped-call]
             _streams[index] = _Streams(capture=made[0], branches=tuple(made[1:-1]), copies=made[-1])
         return _streams[index]
 

@@ -448,7 +448,8 @@ class WindowUpscaler:
         if self._scene_cuts == "auto":
             for source, picture in zip(sources, pictures, strict=True):
                 source.thumbnail = thumbnail(picture) if source.thumbnail is None else source.thumbnail
-        lr = torch.stack([worker.compute.to_device(picture) for picture in pictures])[None]
+        on_device = [worker.compute.to_device(picture)[None] for picture in pictures]
+        lr = (on_device[0] if len(on_device) == 1 else torch.cat(on_device))[None]
         cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
         for source, frame in zip(sources, torch.split(cleaned[0], 1), strict=True):
             # by itself, not as a part of what holds the others too
@@ -518,7 +519,9 @@ class _Run:
             self.upscaler._count(flows=len(group))
 
     def _walk_both_ways(self) -> None:
-        """All states of the frames that are left, both directions at once, from the last frame and from the first."""
+        """The backward states of the frames that are left, from the last frame down, and beside each step one of the
+        forward states, from the first frame up; what is still lacking of these comes when it is asked for.
+        """
         segment, state = self.segment, None
         for i in reversed(range(min(segment.left), segment.frames.stop)):
             behind, k = self._behind(i, state), segment.next_forward
