@@ -28,7 +28,7 @@ from vsrealbasicvsr.model import SCALE
 
 MAX_DRAWS = 20
 """Clips that cannot be read, one after another, before a sample is given up."""
-POOL_VERSION = 1
+POOL_VERSION = 2
 """Goes up whenever the same options make other clips: pools of before are then made again."""
 _FLIP_PROBABILITY = 0.5
 _FOREGROUND_PROBABILITY = 0.5  # of a photograph's object being cut out of another photograph

@@ -126,8 +126,8 @@ class Jpeg:
 class VideoCodec:
     """The clip through a video codec, yuv420p, one thread.
 
-    Exactly one of `bits_per_frame` (an average over the clip) and `crf` (constant quality, in the encoder's own scale)
-    says how much is kept. mpeg4 knows neither CRF nor presets: its preset is None.
+    Exactly one of `bits_per_frame` (an average over the clip) and `crf` (constant quality, in the encoder's own scale,
+    at 25 frames a second) says how much is kept. mpeg4 knows neither CRF nor presets: its preset is None.
     """
 
     name: ClassVar[str] = "video_codec"
