@@ -47,7 +47,12 @@ ROOMS = {
     "lpips": ["training/metrics.py"],
     "scipy": ["training/metrics.py", "scripts/benchmark_input.py"],
     "skimage": ["training/metrics.py", "scripts/benchmark_input.py", "scripts/demo.py"],
-    "torchvision": ["training/perceptual.py", "training/metrics.py", "training/degradations/"],
+    "torchvision": [
+        "training/perceptual.py",
+        "training/metrics.py",
+        "training/degradations/",
+        "scripts/benchmark_basicvsrpp.py",
+    ],
     "hatchling": ["vsrealbasicvsr/plugin/build_hook.py"],
 }
 
