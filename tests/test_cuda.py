@@ -238,7 +238,7 @@ def test_abreast_every_frame_has_the_bits_that_it_has_alone(compute, model, size
 
     assert all(compute.run(job))
     assert network.notes == []
-    assert {len(key) - 1 for key in network._graphs._graphs} == {1, 2, num}
+    assert {len(key) for key in network._graphs._graphs} == {1, 2, num}
 
 
 def test_what_a_graph_made_is_not_overwritten_by_what_it_makes_next(compute, model):

@@ -151,8 +151,8 @@ class StepGraphs:
     def __init__(self, capture: Capture, *, max_graphs: int = MAX_GRAPHS) -> None:
         self._capture = capture
         self._max_graphs = max_graphs
-        self._graphs: dict[tuple[object, ...], Replay] = {}
-        self._plain: set[str] = set()
+        self._graphs: dict[tuple[tuple[Any, ...], ...], Replay] = {}  # by name and layouts of each call
+        self._plain: set[tuple[str, ...]] = set()
         # A refused graph is kept all the same: torch lets no memory pool be used again whose only graph has gone.
         self._refused: list[Replay] = []
         self._notes: list[str] = []
@@ -169,27 +169,25 @@ class StepGraphs:
 
     def run(self, *calls: Call) -> list[Tensor]:
         """What each call gives, by a graph where there is one. Several run abreast: none may need another's result."""
-        name = " and ".join(
-            f"{number} x {name}" if number > 1 else name
-            for name, number in Counter(call.name for call in calls).items()
-        )
-        if name in self._plain or any(call.name in self._plain for call in calls):
-            return self._one_by_one(calls)
-        layouts = ((call.name, *((x.shape, x.stride(), x.dtype, x.device) for x in call.arguments)) for call in calls)
-        key = (name, *layouts)
+        key = tuple((call.name, *((x.shape, x.stride(), x.dtype, x.device) for x in call.arguments)) for call in calls)
         if graph := self._graphs.get(key):
             return graph([call.arguments for call in calls])
         made = self._one_by_one(calls)  # first: if there is no memory for this either, the caller should hear of it
-        if len(self._graphs) < self._max_graphs:
+        names = tuple(call.name for call in calls)
+        if len(self._graphs) < self._max_graphs and not self._is_plain(names):
             try:
                 graph = self._graphs[key] = self._capture(calls)
                 is_right = _is_right(graph, calls, made)
             except Exception as error:  # whatever torch and its libraries raise where they cannot
-                self._leave_plain(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                self._leave_plain(names, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
                 return made
             if not is_right:
-                self._leave_plain(name, "it gave other values than the plain step")
+                self._leave_plain(names, "it gave other values than the plain step")
         return made
+
+    def _is_plain(self, names: tuple[str, ...]) -> bool:
+        """Whether these steps, side by side, or one of them by itself, are left plain."""
+        return names in self._plain or any((name,) in self._plain for name in names)
 
     def _one_by_one(self, calls: Sequence[Call]) -> list[Tensor]:
         if len(calls) == 1:
@@ -202,11 +200,12 @@ class StepGraphs:
         self._refused.clear()
         self._max_graphs = 0
 
-    def _leave_plain(self, name: str, reason: str) -> None:
-        self._plain.add(name)
-        for key in [key for key in self._graphs if key[0] == name]:
+    def _leave_plain(self, names: tuple[str, ...], reason: str) -> None:
+        self._plain.add(names)
+        for key in [key for key in self._graphs if self._is_plain(tuple(name for name, *_ in key))]:
             self._refused.append(self._graphs.pop(key))
-        self._notes.append(f"{name} runs without a CUDA graph ({reason})")
+        counted = [f"{number} x {name}" if number > 1 else name for name, number in Counter(names).items()]
+        self._notes.append(f"{' and '.join(counted)} runs without a CUDA graph ({reason})")
 
 
 def _is_right(graph: Replay, calls: Sequence[Call], made: Sequence[Tensor]) -> bool:
