@@ -82,8 +82,8 @@ class DegradationSettings:
     resize2_scale: Range = (0.3, 1.2)
     resize2_scale_step: float = 0.03
     resize_filters: tuple[str, ...] = FILTERS
-    resize_antialias: bool = False
-    """False: bilinear and bicubic look at 2 and 4 neighbours however much they shrink, as OpenCV and the published
+    resize_antialias_probability: float = 0.0
+    """Otherwise bilinear and bicubic look at 2 and 4 neighbours however much they shrink, as OpenCV and the published
     pipeline do."""
 
     noise1_probability: float = 1.0
@@ -194,7 +194,7 @@ MODERATE = DegradationSettings(
     blur2_probability=0.0,
     resize2_probabilities=(0.0, 0.0, 1.0),
     resize2_scale_step=0.0,
-    resize_antialias=True,
+    resize_antialias_probability=1.0,
     noise_gaussian_probability=0.8,
     noise_grey_probability=0.3,
     noise1_sigma_255=(2.0, 8.0),
@@ -347,13 +347,17 @@ class _Draw:
                 start = 1.0
         walked = self.walk(scale, step, start=min(max(start, low), high))
         name = self.choice(FILTERS, self._filter_probabilities())
+        antialias = self._antialiases()
         if set(walked) == {1.0}:
             return []
-        return [Resize(filter=name, scale=walked, antialias=self.settings.resize_antialias)]
+        return [Resize(filter=name, scale=walked, antialias=antialias)]
 
     def output_size(self) -> Resize:
         name = self.choice(FILTERS, self._filter_probabilities())
-        return Resize(filter=name, scale=None, antialias=self.settings.resize_antialias)
+        return Resize(filter=name, scale=None, antialias=self._antialiases())
+
+    def _antialiases(self) -> bool:
+        return self.chance(self.settings.resize_antialias_probability)
 
     def _filter_probabilities(self) -> tuple[float, ...]:
         chosen = self.settings.resize_filters
