@@ -22,7 +22,7 @@ from torch import Tensor
 
 from training.discriminator import UNetDiscriminator
 from training.generator_step import discriminator_step, generator_step
-from training.losses import LossWeights
+from training.losses import LossWeights, averaged, flicker_loss
 from training.perceptual import PerceptualLoss
 from vsrealbasicvsr.model import RealBasicVSR, RunStep, SPyNet, flow_warp
 
@@ -140,7 +140,9 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
     assert reached(model) == parts(model)[0]
 
 
-@pytest.mark.parametrize("weights", [LossWeights(cleaning=0.0), LossWeights(output=0.0, cleaning=0.0, colour=1.0)])
+@pytest.mark.parametrize(
+    "weights", [LossWeights(cleaning=0.0), replace(NO_PIXELS, colour=1.0), replace(NO_PIXELS, flicker=1.0)]
+)
 def test_the_losses_of_the_output_reach_everything(weights):
     model = network()
     generator_step(model, *clips(1, 2, 16, 16), weights=weights)
@@ -244,6 +246,21 @@ def test_the_losses_of_ours_are_added_with_their_weights(square_batch):
     sum(getattr(weights, name) * term for name, term in terms.items()).backward()
     assert {name: losses[name] for name in terms} == pytest.approx({n: t.item() for n, t in terms.items()}, rel=1e-5)
     assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
+
+
+def test_the_flicker_loss_follows_the_truths_motion_and_teaches_the_motion_nothing(batch):
+    lr, truth = batch
+    model, plain = network(), network()
+    losses, _ = generator_step(model, lr, truth, weights=replace(NO_PIXELS, flicker=2.0))
+    small = averaged(truth)
+    with torch.no_grad():
+        flow_px = torch.stack([plain.basicvsr.spynet(small[:, t + 1], small[:, t]) for t in (0, 1)], dim=1)
+    loss = flicker_loss(plain(lr), truth, flow_px)
+    (2.0 * loss).backward()
+    assert losses["flicker"] == pytest.approx(loss.item(), rel=1e-5)
+    assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
+    still, _ = generator_step(network(), lr[:, :1], truth[:, :1], weights=replace(NO_PIXELS, flicker=2.0))
+    assert "flicker" not in still
 
 
 def test_frozen_flow_gets_no_gradient_and_lets_the_others_pass(square_batch, perceptual):

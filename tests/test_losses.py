@@ -16,6 +16,7 @@ from training.losses import (
     cleaning_loss,
     colour_loss,
     discriminator_loss,
+    flicker_loss,
     generator_adversarial_loss,
     l1,
     output_loss,
@@ -103,6 +104,23 @@ def test_the_colour_loss_sees_a_shift_and_no_detail():
     assert colour_loss(hr + 0.02, lr).item() == pytest.approx(np.hypot(0.02, 1e-3), rel=1e-3)
 
 
+def test_an_error_that_moves_with_the_picture_does_not_flicker():
+    height, width, shift_lr_px = 12, 16, 2
+    still = torch.rand(1, 1, 3, 4 * height, 4 * (width + shift_lr_px), generator=torch.Generator().manual_seed(0))
+    first, second = still[..., : 4 * width], still[..., 4 * shift_lr_px :]
+    error = torch.cat((first, second), dim=1)  # the second frame shows what lies 8 pixels further to the right
+    truth = torch.full_like(error, 0.5)
+    flow_px = torch.zeros(1, 1, 2, height, width)
+    unmoved = flicker_loss(truth + error, truth, flow_px).item()
+    assert unmoved == pytest.approx(1 / 3, rel=0.05)  # of two random numbers
+    flow_px[:, :, 0] = shift_lr_px
+    came_into_view = shift_lr_px / width  # has no frame before it: compared with the border
+    assert flicker_loss(truth + error, truth, flow_px).item() == pytest.approx(came_into_view * unmoved, rel=0.1)
+    assert flicker_loss(truth + error, truth, -flow_px).item() == pytest.approx(1 / 3, rel=0.05)
+    missing_alike = torch.full_like(truth, 0.3)
+    assert flicker_loss(truth - missing_alike, truth, flow_px).item() == pytest.approx(1e-3, rel=1e-2)  # epsilon
+
+
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
     lr, truth = clips(2, 2, 4, 4)
     cleaned = averaged(truth).requires_grad_()
@@ -131,7 +149,8 @@ def test_the_adversarial_losses_are_cross_entropies_with_1_for_real_and_0_for_fa
 def test_the_defaults_are_the_papers_weights():
     weights = LossWeights()
     assert (weights.output, weights.cleaning, weights.perceptual, weights.adversarial) == (1.0, 1.0, 1.0, 0.05)
-    assert (weights.squared_error, weights.psnr, weights.colour, weights.rest) == (0.0, 0.0, 0.0, 0.0)
+    assert (weights.squared_error, weights.psnr, weights.colour) == (0.0, 0.0, 0.0)
+    assert (weights.flicker, weights.rest) == (0.0, 0.0)
 
 
 # ---- perceptual -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import torch
 import vapoursynth as vs
 from PIL import Image
 
+from training import loop
+from training.__main__ import main
 from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
 from training.discriminator import UNetDiscriminator
 from training.loop import Networks, TrainingError
@@ -276,6 +278,27 @@ def test_a_flow_network_of_another_stride_is_no_start(tmp_path):
         else:
             with pytest.raises(TrainingError, match=r"does not fit the settings: .*stride is 4, .* network's is 2"):
                 networks.start_from(None, path)
+
+
+def test_a_frozen_cleaning_module_stays_and_the_rest_learns_also_when_resumed(clips, whole_run, tmp_path):
+    out = tmp_path / "frozen"
+    words = ["--freeze-cleaning", "--flicker-weight", 1, "--batch", 1, "--checkpoint-every", 2]
+    run("train", *TINY, *words, "--data", clips, "--out", out, "--from", whole_run, "--iterations", 2)
+    run("train", "--resume", out, "--iterations", 4, "--device", "cpu", "--workers", 1)
+    start = load_checkpoint(list_checkpoints(whole_run)[-1])["model"]
+    end = load_checkpoint(checkpoint_path(out, 4))["model"]
+    kept = {name for name in start if torch.equal(start[name], end[name])}
+    assert {name for name in start if name.startswith("image_cleaning.")} <= kept
+    assert kept <= {name for name in start if name.startswith(("image_cleaning.", "basicvsr.spynet."))}
+    assert "flicker" in read_log(out)[-1]
+
+
+@pytest.mark.parametrize(("slowness", "is_said"), [(26.0, True), (0.6, False)])
+def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, monkeypatch, capfd, slowness, is_said):
+    monkeypatch.setattr(loop, "slowness_of_bf16", lambda: slowness)
+    words = ["--data", str(clips), "--out", str(tmp_path / "run"), "--iterations", "1", "--batch", "1"]
+    assert main(["train", *TINY, *words, "--precision", "bf16"]) == 0
+    assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
 
 
 def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path):

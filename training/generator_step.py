@@ -18,9 +18,11 @@ from training.discriminator import UNetDiscriminator
 from training.losses import (
     Distance,
     LossWeights,
+    averaged,
     cleaning_loss,
     colour_loss,
     discriminator_loss,
+    flicker_loss,
     generator_adversarial_loss,
     output_loss,
     psnr_loss,
@@ -55,7 +57,7 @@ def generator_step(
 
                                    cleaning module   flow, propagation, reconstruction
         output, colour, squared
-          error, PSNR                    yes               yes
+          error, PSNR, flicker           yes               yes
         cleaning, rest                   yes               -
         perceptual, adversarial          -                 yes
           with cleaning_gets_perceptual  yes               yes
@@ -87,6 +89,9 @@ def generator_step(
     if weights.colour:
         losses["colour"] = colour_loss(output, lr)
         total = total + weights.colour * losses["colour"]
+    if weights.flicker and lr.shape[1] > 1:
+        losses["flicker"] = flicker_loss(output, truth, _motion(model, truth), distance=distance)
+        total = total + weights.flicker * losses["flicker"]
     (for_all,) = torch.autograd.grad(total, output)
 
     # What perhaps only the part behind the cleaning module learns from.
@@ -157,6 +162,16 @@ def discriminator_step(
         sums["discriminator_real"] += share * loss_real.detach()
         sums["discriminator_fake"] += share * loss_fake.detach()
     return _numbers(sums)
+
+
+@torch.no_grad()
+def _motion(model: RealBasicVSR, truth: Tensor) -> Tensor:
+    """The flow (N, T - 1, 2, H, W) with which each frame of the ground truth looks like the next, by the network's own
+    flow network; nothing learns from it.
+    """
+    small = averaged(truth)
+    flow_px = model.basicvsr.spynet(small[:, 1:].flatten(0, 1), small[:, :-1].flatten(0, 1))
+    return flow_px.view(small.shape[0], -1, 2, *small.shape[-2:])  # type: ignore[no-any-return]
 
 
 def _gradient_of_looks(

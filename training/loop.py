@@ -48,6 +48,9 @@ CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "l
 LONGEST_DATA_WAIT_SHARE = 0.02
 """Of a run's time; beyond it the run says how many workers would do."""
 
+LARGEST_SLOWNESS_OF_BF16 = 1.2
+"""Times as long as float32; beyond it the run says that float32 is the better choice."""
+
 
 class TrainingError(ValueError):
     """A run cannot begin or go on; the text says what is wrong and what to do."""
@@ -132,6 +135,7 @@ class Networks:
         """Bring everything to the device and make the optimisers; to be called when the weights are in place."""
         settings = self.settings
         self.model.to(self.device).to(memory_format=torch.channels_last).train()
+        self.model.image_cleaning.requires_grad_(not settings.freeze_cleaning)
         self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         flow = list(self.model.basicvsr.spynet.parameters())
         own = {id(parameter) for parameter in flow}
@@ -408,6 +412,7 @@ def loss_weights(settings: Settings) -> LossWeights:
         squared_error=settings.squared_error_weight,
         psnr=settings.psnr_weight,
         colour=settings.colour_weight,
+        flicker=settings.flicker_weight,
         rest=settings.rest_weight,
     )
 
@@ -419,6 +424,21 @@ def autocast_dtype_of(settings: Settings, device: torch.device) -> torch.dtype |
     """
     wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     return torch.bfloat16 if wanted else None
+
+
+def slowness_of_bf16() -> float:
+    """How many times as long as in float32 a convolution and its backward pass take in bfloat16 on this CPU."""
+    x, weight = torch.rand(1, 64, 48, 48), torch.rand(64, 64, 3, 3)
+
+    def seconds(dtype: torch.dtype) -> float:
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+        started = time.perf_counter()
+        made = F.conv2d(inputs[0], inputs[1], padding=1)
+        torch.autograd.grad(made, inputs, torch.ones_like(made))
+        return time.perf_counter() - started
+
+    shortest = {dtype: min(seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16)}
+    return shortest[torch.bfloat16] / shortest[torch.float32]
 
 
 def side_by_side(lr: Tensor, hr: Tensor, truth: Tensor) -> Tensor:
@@ -475,6 +495,14 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         run_folder, settings, origin = take_up(arguments, processes.num)
     else:
         run_folder, settings, origin = begin(arguments, processes.num)
+    if chief and processes.device.type == "cpu" and autocast_dtype_of(settings, processes.device) is not None:
+        slowness = slowness_of_bf16()
+        if slowness > LARGEST_SLOWNESS_OF_BF16:
+            print(
+                f"training train: bf16 takes {slowness:.0f} times as long as fp32 on this CPU, which does not multiply"
+                " it: use --precision fp32",
+                file=sys.stderr,
+            )
     store = ClipStore.open([Path(folder) for folder in origin["data"]])
     if origin.setdefault("clips", store.identity()) != store.identity():
         raise TrainingError(

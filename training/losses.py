@@ -1,4 +1,4 @@
-"""The losses (paper, Eq. 1 to 3), and three of ours for short trainings. Knows no network and no gradients' ways."""
+"""The losses (paper, Eq. 1 to 3), and some of ours for short trainings. Knows no network and no gradients' ways."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsrealbasicvsr.model import SCALE
+from vsrealbasicvsr.model import SCALE, flow_warp
 
 Distance = Literal["charbonnier", "l1"]
 
@@ -33,6 +33,7 @@ class LossWeights:
     squared_error: float = 0.0
     psnr: float = 0.0
     colour: float = 0.0
+    flicker: float = 0.0
     rest: float = 0.0
 
 
@@ -109,6 +110,19 @@ def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> T
     """
     means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * SCALE)
     return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px))
+
+
+def flicker_loss(hr: Tensor, truth: Tensor, flow_px: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
+    """How much the output's error changes from a frame to the next along the motion; T >= 2 frames.
+
+    Not in the paper. What is missing in every frame alike (fine detail) costs nothing here, what comes and goes does: a
+    viewer sees only the latter as flicker. hr and truth (N, T, 3, S*H, S*W); flow_px (N, T - 1, 2, H, W), of the truth
+    at the size of the input: the flow with which frame t, sampled by `flow_warp`, looks like frame t + 1.
+    """
+    error = hr - truth
+    flow_hr_px = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)
+    carried = flow_warp(error[:, :-1].flatten(0, 1), flow_hr_px, padding="border")
+    return _between(carried, error[:, 1:].flatten(0, 1), distance)
 
 
 def rest_loss(

@@ -97,6 +97,8 @@ class Settings:
     """Minus the PSNR of the luma in bels: see losses.psnr_loss. Not in the paper."""
     colour_weight: float = 0.0
     """Block means of the output against the input's: see losses.colour_loss. Not in the paper."""
+    flicker_weight: float = 0.0
+    """Change of the output's error along the motion: see losses.flicker_loss. Not in the paper."""
     rest_weight: float = 0.0
     """What was cleaned stays as it is on the next pass: see losses.rest_loss. Not in the paper."""
 
@@ -107,6 +109,8 @@ class Settings:
     discriminator_learning_rate: float = 1e-4
     flow_learning_rate: float = 0.0
     """0, as published: SPyNet is frozen; gradients still pass through it."""
+    freeze_cleaning: bool = False
+    """The cleaning module stays as it is, and only what comes after it learns."""
     flow_from_share: float = 0.0
     """Share of the run after which the flow network begins to learn."""
     warm_up_iterations: int = 0
@@ -131,8 +135,10 @@ class Settings:
         at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
         at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
         at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
-        at_least_0 += " squared_error_weight psnr_weight colour_weight rest_weight learning_rate final_learning_rate"
-        at_least_0 += " discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
+        at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
+        at_least_0 += (
+            " final_learning_rate discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
+        )
         for names, low, high in (
             (at_least_1, 1, math.inf),
             (at_least_0, 0, math.inf),
