@@ -582,6 +582,14 @@ def test_sample_frequencies_match_the_probabilities():
     share([isinstance(step, Blur | SincBlur) for step in second], 0.8)
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_resizes_are_antialiased_as_often_as_asked(probability):
+    recipes = drawn(dataclasses.replace(PUBLISHED, resize_antialias_probability=probability), 400, 2)
+    antialiased = [step.antialias for recipe in recipes for step in recipe.steps if isinstance(step, Resize)]
+    deviation = math.sqrt(probability * (1 - probability) / len(antialiased))
+    assert abs(sum(antialiased) / len(antialiased) - probability) <= 4 * deviation
+
+
 def test_sizes_of_a_sinc_decide_its_cutoffs():
     sincs = [r.steps[0] for r in drawn(PUBLISHED, 1500, 1) if isinstance(r.steps[0], SincBlur)]
     small = [step.cutoff_radians[0] for step in sincs if step.size_px < 13]

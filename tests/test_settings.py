@@ -77,6 +77,7 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         (["--adam-betas", "0.9"], "adam_betas takes 2 values"),
         (["--learning-rate", "-1"], "learning_rate must be at least 0"),
         (["--pool-crop-px", "16"], "smaller than the crops"),
+        (["--flicker-weight", "1", "--num-frames", "1"], "the flicker loss needs num_frames of 2 or more, got 1"),
     ],
 )
 def test_a_value_out_of_range_is_named(words, named):

@@ -293,6 +293,10 @@ def test_a_frozen_cleaning_module_stays_and_the_rest_learns_also_when_resumed(cl
     assert "flicker" in read_log(out)[-1]
 
 
+def test_the_slowness_of_bf16_is_measured():
+    assert 0 < loop.slowness_of_bf16() < 1000
+
+
 @pytest.mark.parametrize(("slowness", "is_said"), [(26.0, True), (0.6, False)])
 def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, monkeypatch, capfd, slowness, is_said):
     monkeypatch.setattr(loop, "slowness_of_bf16", lambda: slowness)
@@ -301,8 +305,15 @@ def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, 
     assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
 
 
-def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path):
+def test_a_cleaning_module_that_never_learned_is_not_frozen(clips, tmp_path):
+    done = run("train", *TINY, "--freeze-cleaning", "--data", clips, "--out", tmp_path / "run", status=2)
+    assert "there is no cleaning module to keep as it is" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flicker", [0, 1])
+def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path, flicker):
     words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 50, "--batch", 1, "--learning-rate", 1e30]
+    words += ["--flicker-weight", flicker, "--flow-learning-rate", 1e30]
     done = run("train", *TINY, *words, "--max-skipped-steps", 3, "--warm-up-iterations", 0, status=2)
     assert "the step is skipped" in done.stdout + done.stderr
     assert "3 steps in a row" in done.stderr.splitlines()[-1]

@@ -8,7 +8,7 @@ a time, and their graphs are gone before the network's own backward pass begins.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,9 @@ def generator_step(
     if weights.flicker and lr.shape[1] > 1:
         losses["flicker"] = flicker_loss(output, truth, _motion(model, truth), distance=distance)
         total = total + weights.flicker * losses["flicker"]
+    cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
+    if lr.device.type == "cpu" and not total.isfinite():
+        return _without_gradient(losses, output, cleaning + others)
     (for_all,) = torch.autograd.grad(total, output)
 
     # What perhaps only the part behind the cleaning module learns from.
@@ -109,26 +112,21 @@ def generator_step(
     # What only the cleaning module learns from.
     losses["cleaning"] = cleaning_loss(cleaned, truth, distance=distance)
     for_cleaning = weights.cleaning * losses["cleaning"]
-    if weights.rest:
+    if weights.rest and cleaning:
         one = slice(rest_frame, rest_frame + 1)
         with torch.autocast(lr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             losses["rest"] = rest_loss(model.clean, cleaned[:, one], truth[:, one], distance=distance)
         for_cleaning = for_cleaning + weights.rest * losses["rest"]
 
-    cleaning = _learning(model.image_cleaning)
-    others = _learning(model.basicvsr)
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in losses.values()):
-        # torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
-        for parameter in cleaning + others:
-            parameter.grad = torch.full_like(parameter, math.nan)
-        return _numbers(losses), output.detach()
+        return _without_gradient(losses, output, cleaning + others)
     if for_the_rest is None or cleaning_gets_perceptual:
         at_output = for_all if for_the_rest is None else for_all + for_the_rest
         _backward([(hr, at_output), (for_cleaning, None)], cleaning + others)
     else:
         # Two gradients meet at the cleaned frames and only one may pass, so the way back is gone twice: first for the
         # weights behind the cleaning module, without the flow where it is frozen; then for the cleaning module alone.
-        _backward([(hr, for_all + for_the_rest)], others, again=True)
+        _backward([(hr, for_all + for_the_rest)], others, again=bool(cleaning))
         _backward([(hr, for_all), (for_cleaning, None)], cleaning)
     return _numbers(losses), output.detach()
 
@@ -162,6 +160,18 @@ def discriminator_step(
         sums["discriminator_real"] += share * loss_real.detach()
         sums["discriminator_fake"] += share * loss_fake.detach()
     return _numbers(sums)
+
+
+def _without_gradient(
+    losses: dict[str, Tensor], output: Tensor, parameters: Sequence[nn.Parameter]
+) -> tuple[dict[str, float], Tensor]:
+    """The end of a step whose losses are not finite: gradients of NaN, with no way back through the network.
+
+    torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
+    """
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, math.nan)
+    return _numbers(losses), output.detach()
 
 
 @torch.no_grad()

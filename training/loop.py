@@ -48,7 +48,7 @@ CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "l
 LONGEST_DATA_WAIT_SHARE = 0.02
 """Of a run's time; beyond it the run says how many workers would do."""
 
-LARGEST_SLOWNESS_OF_BF16 = 1.2
+LARGEST_SLOWNESS_OF_BF16 = 1.5
 """Times as long as float32; beyond it the run says that float32 is the better choice."""
 
 
@@ -124,6 +124,10 @@ class Networks:
                 "training train: the flow network begins with random weights; python -m training flow, then --spynet,"
                 " gives a better start",
                 file=sys.stderr,
+            )
+        if start is None and self.settings.freeze_cleaning:
+            raise TrainingError(
+                "there is no cleaning module to keep as it is: begin --from weights, or without --freeze-cleaning"
             )
         if start is None and spynet is None and self.settings.flow_learning_rate == 0:
             raise TrainingError(
@@ -495,14 +499,14 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         run_folder, settings, origin = take_up(arguments, processes.num)
     else:
         run_folder, settings, origin = begin(arguments, processes.num)
-    if chief and processes.device.type == "cpu" and autocast_dtype_of(settings, processes.device) is not None:
-        slowness = slowness_of_bf16()
-        if slowness > LARGEST_SLOWNESS_OF_BF16:
-            print(
-                f"training train: bf16 takes {slowness:.0f} times as long as fp32 on this CPU, which does not multiply"
-                " it: use --precision fp32",
-                file=sys.stderr,
-            )
+        if chief and processes.device.type == "cpu" and autocast_dtype_of(settings, processes.device) is not None:
+            slowness = slowness_of_bf16()
+            if slowness > LARGEST_SLOWNESS_OF_BF16:
+                print(
+                    f"training train: bf16 takes {slowness:.3g} times as long as fp32 on this CPU:"
+                    " --precision fp32 is faster",
+                    file=sys.stderr,
+                )
     store = ClipStore.open([Path(folder) for folder in origin["data"]])
     if origin.setdefault("clips", store.identity()) != store.identity():
         raise TrainingError(

@@ -117,12 +117,13 @@ def flicker_loss(hr: Tensor, truth: Tensor, flow_px: Tensor, *, distance: Distan
 
     Not in the paper. What is missing in every frame alike (fine detail) costs nothing here, what comes and goes does: a
     viewer sees only the latter as flicker. hr and truth (N, T, 3, S*H, S*W); flow_px (N, T - 1, 2, H, W), of the truth
-    at the size of the input: the flow with which frame t, sampled by `flow_warp`, looks like frame t + 1.
+    at the size of the input: the flow with which frame t, sampled by `flow_warp`, looks like frame t + 1. What comes
+    into view is compared with whatever the flow finds for it. NaN if the flow is not finite.
     """
     error = hr - truth
     flow_hr_px = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)
     carried = flow_warp(error[:, :-1].flatten(0, 1), flow_hr_px, padding="border")
-    return _between(carried, error[:, 1:].flatten(0, 1), distance)
+    return _between(carried, error[:, 1:].flatten(0, 1), distance) + 0 * flow_px.sum()  # padding hides a NaN
 
 
 def rest_loss(

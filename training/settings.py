@@ -84,7 +84,7 @@ class Settings:
 
     # losses
     distance: Literal["charbonnier", "l1"] = "charbonnier"
-    """Of the output and the cleaning loss: the paper's Charbonnier or the published code's L1."""
+    """Of the output, cleaning, rest and flicker losses: the paper's Charbonnier or the published code's L1."""
     output_weight: float = 1.0
     cleaning_weight: float = 1.0
     perceptual_weight: float = 0.0
@@ -98,7 +98,8 @@ class Settings:
     colour_weight: float = 0.0
     """Block means of the output against the input's: see losses.colour_loss. Not in the paper."""
     flicker_weight: float = 0.0
-    """Change of the output's error along the motion: see losses.flicker_loss. Not in the paper."""
+    """Change of the output's error along the motion that the flow network sees in the truth, so it should have learned
+    to: see losses.flicker_loss. Not in the paper."""
     rest_weight: float = 0.0
     """What was cleaned stays as it is on the next pass: see losses.rest_loss. Not in the paper."""
 
@@ -159,6 +160,8 @@ class Settings:
             )
         if self.colour_weight > 0 and self.crop_px < COLOUR_BLOCK_PX:
             raise SettingsError(f"the colour loss needs a crop_px of {COLOUR_BLOCK_PX} or more, got {self.crop_px}")
+        if self.flicker_weight > 0 and self.num_frames < 2:
+            raise SettingsError(f"the flicker loss needs num_frames of 2 or more, got {self.num_frames}")
         if self.adversarial_weight > 0 and self.crop_px % 2:
             raise SettingsError(f"the discriminator needs an even crop_px, got {self.crop_px}")
         if self.pool_clips and (self.pool_crop_px < self.crop_px or self.pool_num_frames < self.num_frames):
@@ -299,7 +302,8 @@ def read_settings(path: Path) -> Settings:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}): is this the folder of a run?") from None
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
+        way_out = f". If another version wrote it, begin a new run with --from {path.parent}"
+        raise SettingsError(f"{path}: {error}{way_out}") from None
 
 
 def _fields(kind: type, value: Any, prefix: str) -> list[tuple[str, Any, Any]]:

@@ -83,8 +83,8 @@ class DegradationSettings:
     resize2_scale_step: float = 0.03
     resize_filters: tuple[str, ...] = FILTERS
     resize_antialias_probability: float = 0.0
-    """Otherwise bilinear and bicubic look at 2 and 4 neighbours however much they shrink, as OpenCV and the published
-    pipeline do."""
+    """Drawn for each resize. Otherwise bilinear and bicubic look at 2 and 4 neighbours however much they shrink, as
+    OpenCV and the published pipeline do."""
 
     noise1_probability: float = 1.0
     noise2_probability: float = 1.0
@@ -357,7 +357,10 @@ class _Draw:
         return Resize(filter=name, scale=None, antialias=self._antialiases())
 
     def _antialiases(self) -> bool:
-        return self.chance(self.settings.resize_antialias_probability)
+        probability = self.settings.resize_antialias_probability
+        if probability in (0, 1):  # nothing to draw: the recipes are those of before there was a choice
+            return bool(probability)
+        return self.chance(probability)
 
     def _filter_probabilities(self) -> tuple[float, ...]:
         chosen = self.settings.resize_filters
