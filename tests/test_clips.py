@@ -93,6 +93,36 @@ def test_a_photograph_smaller_than_the_view_is_reflected_not_padded() -> None:
     assert clip.min() == clip.max() == 200
 
 
+def test_a_camera_on_a_tripod_does_not_move(photograph: Bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, all frames are one picture, and objects still move in front of it; not asked for, nothing is drawn."""
+
+    def moved(seed: int, probability: float) -> Bytes:
+        return moved_photograph(
+            photograph,
+            num_frames=6,
+            height=128,
+            width=160,
+            generator=np.random.default_rng(seed),
+            still_probability=probability,
+        )
+
+    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 0.0)
+    for seed in range(6):
+        clip = moved(seed, 1.0)
+        assert all(np.array_equal(frame, clip[0]) for frame in clip), seed
+    assert not np.array_equal(moved(0, 1.0)[0], moved(1, 1.0)[0])  # each at a place of its own
+    still = sum(
+        all(np.array_equal(frame, clip[0]) for frame in clip) for clip in (moved(seed, 0.25) for seed in range(80))
+    )
+    assert 10 <= still <= 32  # 20 expected, sigma 3.9; and the few that hardly move by themselves
+    never = moved_photograph(photograph, num_frames=6, height=128, width=160, generator=np.random.default_rng(3))
+    assert np.array_equal(moved(3, 0.0), never)
+    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 1.0)
+    with_objects = [moved(seed, 1.0) for seed in range(6)]
+    moving = [np.mean(clip[0] != clip[-1]) for clip in with_objects]
+    assert 0.01 < max(moving) < 0.9
+
+
 def test_motion_is_smooth_and_no_faster_than_promised() -> None:
     """Speed and its change, over many paths; jitter (sigma up to 0.8 pixels) comes on top in one path of four."""
     speeds = []

@@ -12,6 +12,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +174,9 @@ def test_photographs_are_set_in_motion(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"cat": skimage.data.chelsea()[None, :200, :240]})
     moving = [make_sample(store, OPTIONS, index).gt.float() for index in range(6)]
     assert sum(bool((clip[0] - clip[-1]).abs().mean() > 0.5) for clip in moving) >= 4
+    standing = [make_sample(store, replace(OPTIONS, still_probability=1.0), index).gt for index in range(6)]
+    corners = [torch.equal(clip[0, :, :8, :8], clip[-1, :, :8, :8]) for clip in standing]
+    assert sum(corners) >= 4, "an object may pass, the camera stands"
 
 
 def test_a_clip_that_cannot_be_read_is_replaced_the_same_way_every_time(damaged: ClipStore, store: ClipStore) -> None:
@@ -361,9 +365,10 @@ def test_a_pool_s_samples_do_not_depend_on_who_fills_it(store: ClipStore, pooled
 
 
 def test_other_options_have_other_pool_clips(store: ClipStore, pooled: SampleOptions) -> None:
-    others = [replace(pooled, seed=1), replace(pooled, unsharp=False), replace(pooled, pool_crop_px=17)]
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"unsharp": False}, {"pool_crop_px": 17}, {"still_probability": 0.5}]
+    others = [replace(pooled, **change) for change in changes]
     paths = {pool_clip_path(store, options, 0) for options in (pooled, *others)}
-    assert len(paths) == 4
+    assert len(paths) == 5
     assert pool_clip_path(store, replace(pooled, crop_px=8, pool_clips=9), 0) in paths, "cuts share the clips"
 
 
@@ -372,6 +377,8 @@ def test_a_pool_that_cannot_be_is_refused(tmp_path: Path) -> None:
         SampleOptions(pool_clips=4)
     with pytest.raises(ValueError, match="smaller than samples of 30 frames"):
         SampleOptions(pool_clips=4, pool_folder=tmp_path)
+    with pytest.raises(ValueError, match=r"still_probability must be from 0 to 1, got 1\.5"):
+        SampleOptions(still_probability=1.5)
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------

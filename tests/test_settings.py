@@ -73,6 +73,7 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         (["--batch", "0"], "batch must be at least 1, got 0"),
         (["--batch", "many"], "batch must be of type int"),
         (["--ema-decay", "1.5"], "ema_decay must be from 0 to 1"),
+        (["--still-probability", "25"], "still_probability must be from 0 to 1"),
         (["--distance", "l2"], "distance must be one of charbonnier, l1"),
         (["--adam-betas", "0.9"], "adam_betas takes 2 values"),
         (["--learning-rate", "-1"], "learning_rate must be at least 0"),

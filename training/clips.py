@@ -302,14 +302,17 @@ def moved_photograph(
     width: int,
     generator: np.random.Generator,
     foreground: Frames | None = None,
+    still_probability: float = 0.0,
 ) -> Frames:
     """A clip (num_frames, height, width, 3) of a camera that moves smoothly over `image` (H, W, 3).
 
     The image is shrunk by 1 to 1.5 first (less where the path needs the room), then sampled; one clip in three has one
     or two objects, cut from `foreground` (or from `image` itself), that move in front of it. The path stays inside the
-    image; only an image smaller than the view is continued by reflection.
+    image; only an image smaller than the view is continued by reflection. With still_probability the camera stands on a
+    tripod: it does not move at all, which it otherwise hardly ever does.
     """
-    path = _sample_path(num_frames, generator)
+    is_still = still_probability > 0 and generator.random() < still_probability  # 0: nothing is drawn
+    path = _still_path(num_frames) if is_still else _sample_path(num_frames, generator)
     shrink = generator.uniform(*PHOTOGRAPH_SHRINK)
     size_px = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
     for factor in (1.0, 0.75, 0.5, 0.25, 0.0):
@@ -500,6 +503,10 @@ def _sample_path(num_frames: int, generator: np.random.Generator) -> CameraPath:
         log_shrink = generator.normal(0, 0.004) * time + generator.normal(0, 0.01) * progress**2
     shrink = np.minimum(np.exp(log_shrink - log_shrink.min()), 1.25)
     return CameraPath(centre_px, angle_radians, shrink)
+
+
+def _still_path(num_frames: int) -> CameraPath:
+    return CameraPath(np.zeros((num_frames, 2)), np.zeros(num_frames), np.ones(num_frames))
 
 
 def _warped(image: Frames, matrix: Floats, height: int, width: int, border: int) -> Frames:

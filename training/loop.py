@@ -663,6 +663,7 @@ def sample_options(settings: Settings, pool_folder: Path) -> SampleOptions:
         stochastic=settings.stochastic,
         unsharp=settings.unsharp,
         degradations=settings.degradations,
+        still_probability=settings.still_probability,
         seed=settings.seed,
         pool_clips=settings.pool_clips,
         pool_crop_px=settings.pool_crop_px,

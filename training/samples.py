@@ -56,6 +56,7 @@ class SampleOptions:
     stochastic: bool = True
     unsharp: bool = True
     degradations: DegradationSettings = PUBLISHED
+    still_probability: float = 0.0
     seed: int = 0
     pool_clips: int = 0
     pool_crop_px: int = 96
@@ -68,6 +69,8 @@ class SampleOptions:
                 "SampleOptions: crop_px and num_frames must be 1 or more, pool_clips and seed 0 or more, got"
                 f" {self.crop_px}, {self.num_frames}, {self.pool_clips} and {self.seed}."
             )
+        if not 0 <= self.still_probability <= 1:
+            raise ValueError(f"SampleOptions: still_probability must be from 0 to 1, got {self.still_probability}.")
         if self.pool_clips == 0:
             return
         if self.pool_folder is None:
@@ -156,11 +159,18 @@ def draw(store: ClipStore, options: SampleOptions, index: int) -> Drawn:
 
 
 def draw_piece(
-    store: ClipStore, number: int, generator: np.random.Generator, *, num_frames: int, side_px: int
+    store: ClipStore,
+    number: int,
+    generator: np.random.Generator,
+    *,
+    num_frames: int,
+    side_px: int,
+    still_probability: float = 0.0,
 ) -> Frames:
     """A square piece (num_frames, 3, side_px, side_px) of clip `number`: any place and time, flipped and transposed.
 
-    A video gives every frame, or every second one if it is long enough; a photograph a camera that moves over it.
+    A video gives every frame, or every second one if it is long enough; a photograph a camera that moves over it, or,
+    with still_probability, one that stands still.
 
     Raises ClipError if the clip cannot be read.
     """
@@ -179,6 +189,7 @@ def draw_piece(
             width=side_px,
             generator=generator,
             foreground=foreground,
+            still_probability=still_probability,
         )
     else:
         step = int(generator.integers(1, 3))
@@ -264,7 +275,14 @@ def _draw(store: ClipStore, options: SampleOptions, number: int, piece_stream: i
         generator = _generator(options, piece_stream, number, attempt)
         clip_number = suited[int(generator.integers(len(suited)))]
         try:
-            piece = draw_piece(store, clip_number, generator, num_frames=options.num_unique, side_px=side_px)
+            piece = draw_piece(
+                store,
+                clip_number,
+                generator,
+                num_frames=options.num_unique,
+                side_px=side_px,
+                still_probability=options.still_probability,
+            )
         except ClipError as error:
             notes.append(str(error))
             continue

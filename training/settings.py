@@ -74,6 +74,9 @@ class Settings:
     unsharp: bool = True
     """Sharpen the ground truth first, as published; the discriminator's real pictures stay as they are."""
     degradations: DegradationSettings = PUBLISHED
+    still_probability: float = 0.0
+    """Share of the clips made of photographs whose camera stands on a tripod; otherwise nearly all of them move, and a
+    network then flickers where nothing does."""
     seed: int = 0
 
     # a machine without a GPU: a finite number of degraded clips, each made once and kept on disk
@@ -143,7 +146,7 @@ class Settings:
         for names, low, high in (
             (at_least_1, 1, math.inf),
             (at_least_0, 0, math.inf),
-            ("flow_from_share ema_decay", 0, 1),
+            ("still_probability flow_from_share ema_decay", 0, 1),
         ):
             for name in names.split():
                 value = getattr(self, name)
