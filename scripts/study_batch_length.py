@@ -5,17 +5,26 @@
 
 Each pair BxL is one run of `python -m training train` (what stands after `--` goes to it) with the same seed, number of
 steps and frames a step, then one of `python -m training evaluate`. A study that was interrupted goes on where it was.
-Prints a table and leaves OUT/study.json.
+Prints a table and leaves OUT/study.json; OUT/asked.json holds what was asked for.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from training.checkpoints import CheckpointError, list_checkpoints, read_log, write_text
+from training.evaluate import BICUBIC, OURS
+
+SHOWN = (("psnr_db", "PSNR dB", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flicker_255", "flicker", 2))
+"""Field of the evaluation's means, heading, decimals."""
+ONLY_NEW_RUNS = ("--from", "--spynet")
+"""Options of `train`, each with one word behind it, that a run which goes on does not take."""
+OF_THE_STUDY = ("--batch", "--num-frames", "--length", "--data", "--out", "--preset", "--resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +44,77 @@ def parse_pairs(text: str) -> list[Pair]:
         pairs = [Pair(*(int(number) for number in part.split("x"))) for part in text.split(",")]
     except (ValueError, TypeError):
         raise ValueError(f"--pairs must look like 48x10,24x20,16x30, got {text!r}") from None
+    if min(min(pair.batch, pair.num_frames) for pair in pairs) < 1:
+        raise ValueError(f"--pairs must be numbers from 1 on, got {text}")
     if len({pair.batch * pair.num_frames for pair in pairs}) != 1:
         raise ValueError(f"--pairs must all have the same number of frames a step, got {text}")
     return pairs
+
+
+def check_settings(settings: Sequence[str]) -> None:
+    """Raises ValueError for what would undo the study's own options."""
+    for word in settings:
+        if word.split("=")[0] in OF_THE_STUDY:
+            raise ValueError(f"{word} cannot stand after --: the study gives it to each run (--pairs, --data, --preset)")
+
+
+def check_is_same_study(out: Path, asked: Mapping[str, Any]) -> None:
+    """Write down what is asked for, or raise ValueError if `out` holds a study of something else."""
+    path = out / "asked.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        write_text(path, json.dumps(asked, indent=1) + "\n")
+        return
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): name another --out") from None
+    differing = [name for name in asked if before.get(name) != asked[name]]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{out} holds a study with {name} {before.get(name)}, now it is {asked[name]}: name another --out"
+        )
 
 
 def run_pair(pair: Pair, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one pair; its row of the table. Raises CalledProcessError if either fails."""
     run: Path = arguments.out / str(pair)
     training = [sys.executable, "-m", "training", "train"]
-    if any((run / "checkpoints").glob("*.pt")):
-        subprocess.run([*training, "--resume", str(run)], check=True)
-    else:
-        sizes = ["--batch", str(pair.batch), "--num-frames", str(pair.num_frames)]
-        begin = ["--preset", arguments.preset, "--data", *map(str, arguments.data), "--out", str(run)]
-        subprocess.run([*training, *begin, *sizes, *arguments.settings], check=True)
     evaluation = run / "evaluation"
     if not (evaluation / "results.json").exists():
+        if list_checkpoints(run):
+            subprocess.run([*training, "--resume", str(run), *for_a_run_that_goes_on(arguments.settings)], check=True)
+        else:
+            sizes = ["--batch", str(pair.batch), "--num-frames", str(pair.num_frames)]
+            begin = ["--preset", arguments.preset, "--data", *map(str, arguments.data), "--out", str(run)]
+            subprocess.run([*training, *begin, *sizes, *arguments.settings], check=True)
         command = [sys.executable, "-m", "training", "evaluate", str(run), "--data", *map(str, arguments.held_out)]
         subprocess.run([*command, "--out", str(evaluation)], check=True)
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
-    return {"pair": str(pair), "seconds_per_step": log[-1]["seconds_per_step"], "means": results["means"]}
+    seconds = read_log(run)[-1]["seconds_per_step"]
+    return {"pair": str(pair), "seconds_per_step": seconds, "gain_db": results["mean_gain_db"], **results["means"]}
+
+
+def for_a_run_that_goes_on(settings: Sequence[str]) -> list[str]:
+    """The words for `train` without what it takes only at the beginning of a run."""
+    left = list(settings)
+    for option in ONLY_NEW_RUNS:
+        while option in left:
+            place = left.index(option)
+            del left[place : place + 2]
+        left = [word for word in left if not word.startswith(f"{option}=")]
+    return left
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The study as a Markdown table: each pair's gain over bicubic and scores, and bicubic's."""
+    headings = ["B x L", "s a step", "gain dB", *(heading for _, heading, _ in SHOWN)]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    methods = [(row["pair"], f"{row['seconds_per_step']:.2f}", f"{row['gain_db']:+.2f}", row[OURS]) for row in rows]
+    for *words, scores in (*methods, (BICUBIC, "", "", rows[0][BICUBIC])):
+        values = ["-" if scores[name] is None else f"{scores[name]:.{decimals}f}" for name, _, decimals in SHOWN]
+        lines.append("| " + " | ".join([*words, *values]) + " |")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,19 +132,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words[:split])
     arguments.settings = words[split + 1 :]
     try:
-        rows = [run_pair(pair, arguments) for pair in parse_pairs(arguments.pairs)]
-    except ValueError as error:
+        pairs = parse_pairs(arguments.pairs)
+        check_settings(arguments.settings)
+        asked = {
+            "--data": [str(folder.resolve()) for folder in arguments.data],
+            "--held-out": [str(folder.resolve()) for folder in arguments.held_out],
+            "--preset": arguments.preset,
+            "settings": arguments.settings,
+        }
+        check_is_same_study(arguments.out, asked)
+        rows = [run_pair(pair, arguments) for pair in pairs]
+        write_text(arguments.out / "study.json", json.dumps(rows, indent=1) + "\n")
+    except (ValueError, CheckpointError) as error:
         print(f"study_batch_length: {error}", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
-        print(f"study_batch_length: {' '.join(map(str, error.cmd))} failed; see above", file=sys.stderr)
-        return 1
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "study.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    for row in rows:
-        values = ", ".join(f"{name} {value:.4g}" for name, value in row["means"].items() if value is not None)
-        print(f"{row['pair']:>8}  {row['seconds_per_step']:.2f} s/step  {values}")
+        if error.returncode != 130:  # train's own word for having been interrupted
+            print(f"study_batch_length: {' '.join(map(str, error.cmd))} failed; see above", file=sys.stderr)
+            return 1
+        return interrupted()
+    except KeyboardInterrupt:
+        return interrupted()
+    print(table(rows))
+    print(arguments.out / "study.json")
     return 0
+
+
+def interrupted() -> int:
+    """What is said after Ctrl-C; the exit status."""
+    print("study_batch_length: interrupted; the same command goes on where it was", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

@@ -29,16 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TIMEOUT_SECONDS = 240
 
-TINY = [
-    "--preset", "smoke", "--device", "cpu", "--workers", "1",
+TINY_SETTINGS = [
+    "--device", "cpu", "--workers", "1",
     "--architecture.cleaning-channels", "4", "--architecture.mid-channels", "4", "--architecture.fusion-channels", "4",
     "--architecture.quarter-channels", "4", "--architecture.hr-channels", "4", "--architecture.hr-out-channels", "4",
     "--architecture.num-cleaning-blocks", "1", "--architecture.num-backward-blocks", "1",
     "--architecture.num-forward-blocks", "1", "--architecture.num-flow-levels", "2",
     "--architecture.flow-channels", "4,4,4,4",
-    "--num-frames", "2", "--crop-px", "16", "--pool-clips", "4", "--pool-crop-px", "16", "--pool-num-frames", "2",
+    "--crop-px", "16", "--pool-clips", "4", "--pool-crop-px", "16",
     "--flow-from-share", "0", "--rest-weight", "0.5", "--log-every", "2",
 ]  # fmt: skip
+TINY = ["--preset", "smoke", *TINY_SETTINGS, "--num-frames", "2", "--pool-num-frames", "2"]
 
 
 def command(*words: object) -> list[str]:
@@ -411,3 +412,64 @@ def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
 def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
     done = run("train", *TINY, "--data", clips, "--out", whole_run, status=2)
     assert "holds a run already" in done.stderr
+
+
+# ---- scripts/study_batch_length.py -----------------------------------------------------------------------------------
+
+
+def study(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words)]
+    done = subprocess.run(
+        program, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tmp_path):
+    """Both pairs are trained and measured; called again, what is there is not made again and what is missing is."""
+    small, held_out = tmp_path / "small", tmp_path / "held_out"
+    small.mkdir()
+    Image.fromarray(skimage.data.astronaut()[:256, 120:376]).save(small / "face.png")
+    run("prepare", small, held_out, "--images", "photographs", "--workers", "1")
+    settings = ["--", *TINY_SETTINGS, "--pool-num-frames", "4", "--iterations", "4", "--checkpoint-every", "2"]
+    words = ["--data", clips, "--held-out", held_out, "--out", tmp_path, "--pairs", "2x2,1x4", "--preset", "smoke"]
+    first = study(*words, *settings)
+    rows = json.loads((tmp_path / "study.json").read_text())
+    assert [row["pair"] for row in rows] == ["2x2", "1x4"]
+    assert rows[0]["bicubic"]["psnr_db"] == rows[1]["bicubic"]["psnr_db"]
+    assert rows[0]["ours"]["psnr_db"] != rows[1]["ours"]["psnr_db"]
+    lines = first.stdout.splitlines()
+    table = lines[lines.index("|---|---|---|---|---|---|---|") + 1 :]
+    assert [line.split("|")[1].strip() for line in table[:3]] == ["2x2", "1x4", "bicubic"]
+    for line, row in zip(table, rows, strict=False):
+        assert f"| {row['gain_db']:+.2f} | {row['ours']['psnr_db']:.2f} |" in line
+    for pair, batch, num_frames in (("2x2", 2, 2), ("1x4", 1, 4)):
+        used = json.loads((tmp_path / pair / "settings.json").read_text())
+        assert (used["batch"], used["num_frames"], used["iterations"]) == (batch, num_frames, 4)
+
+    untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
+    (tmp_path / "1x4" / "evaluation" / "results.json").unlink()  # as if it had been cut off after the second step
+    checkpoint_path(tmp_path / "1x4", 4).unlink()
+    study(*words, *settings)
+    assert json.loads((tmp_path / "study.json").read_text())[1]["ours"] == rows[1]["ours"]
+    assert (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns == untouched
+
+    other = study(*words, *settings, "--learning-rate", "1e-5", status=2)
+    assert "holds a study with settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pairs", "4x2,3x3"], "the same number of frames a step"),
+        (["--pairs", "4"], "must look like 48x10"),
+        (["--pairs", "0x2"], "numbers from 1 on"),
+        (["--", "--batch", "3"], "--batch cannot stand after --"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_at_once(clips, tmp_path, words, said):
+    done = study("--data", clips, "--held-out", clips, "--out", tmp_path / "study", *words, status=2)
+    assert said in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "study").exists()
