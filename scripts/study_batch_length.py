@@ -1,15 +1,18 @@
 """Batch against length at the same number of frames a step (paper, section 4.2), at any scale.
 
-    python scripts/study_batch_length.py --data clips/ --held-out held/ --out study/ --pairs 48x10,24x20,16x30
+    python scripts/study_batch_length.py --data clips/ --held-out held/ --out study/ --pairs 48x10,24x20,16x30 \
+        -- --spynet spynet.pt
     python scripts/study_batch_length.py ... --pairs 12x2,6x4,3x8 --preset smoke -- --pool-num-frames 8
 
 Each pair BxL is one run of `python -m training train` (what stands after `--` goes to it) with the same seed, number of
 steps and frames a step, then one of `python -m training evaluate`. A study that was interrupted goes on where it was.
-Prints a table and leaves OUT/study.json; OUT/asked.json holds what was asked for.
+Prints a table and leaves OUT/study.json; OUT/asked.json holds what was asked for, and other words need another --out.
 """
 
 import argparse
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import CheckpointError, list_checkpoints, read_log, write_text
+from training.checkpoints import list_checkpoints, read_log, write_text
 from training.evaluate import BICUBIC, OURS
+from training.settings import PRESETS
 
 SHOWN = (("psnr_db", "PSNR dB", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flicker_255", "flicker", 2))
 """Field of the evaluation's means, heading, decimals."""
@@ -55,19 +59,23 @@ def check_settings(settings: Sequence[str]) -> None:
     """Raises ValueError for what would undo the study's own options."""
     for word in settings:
         if word.split("=")[0] in OF_THE_STUDY:
-            raise ValueError(f"{word} cannot stand after --: the study gives it to each run (--pairs, --data, --preset)")
+            raise ValueError(
+                f"{word} cannot stand after --: the study's own options decide it"
+            )
 
 
 def check_is_same_study(out: Path, asked: Mapping[str, Any]) -> None:
-    """Write down what is asked for, or raise ValueError if `out` holds a study of something else."""
+    """Write down what is asked for, or raise ValueError if `out` holds runs of a study of something else."""
     path = out / "asked.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not any(list_checkpoints(folder) for folder in out.glob("*x*")):  # nothing has been trained yet
         write_text(path, json.dumps(asked, indent=1) + "\n")
         return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): name another --out") from None
+        raise ValueError(f"{out} holds runs, but {path} cannot be read ({error}): name another --out") from None
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} does not say what the runs beside it are of: name another --out")
     differing = [name for name in asked if before.get(name) != asked[name]]
     if differing:
         name = differing[0]
@@ -80,19 +88,35 @@ def run_pair(pair: Pair, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one pair; its row of the table. Raises CalledProcessError if either fails."""
     run: Path = arguments.out / str(pair)
     training = [sys.executable, "-m", "training", "train"]
-    evaluation = run / "evaluation"
+    evaluation = run / "study"  # not where `evaluate` writes by itself: whoever looks at an unfinished run does no harm
     if not (evaluation / "results.json").exists():
         if list_checkpoints(run):
-            subprocess.run([*training, "--resume", str(run), *for_a_run_that_goes_on(arguments.settings)], check=True)
+            carry_out([*training, "--resume", str(run), *for_a_run_that_goes_on(arguments.settings)])
         else:
             sizes = ["--batch", str(pair.batch), "--num-frames", str(pair.num_frames)]
             begin = ["--preset", arguments.preset, "--data", *map(str, arguments.data), "--out", str(run)]
-            subprocess.run([*training, *begin, *sizes, *arguments.settings], check=True)
+            carry_out([*training, *begin, *sizes, *arguments.settings])
         command = [sys.executable, "-m", "training", "evaluate", str(run), "--data", *map(str, arguments.held_out)]
-        subprocess.run([*command, "--out", str(evaluation)], check=True)
+        carry_out([*command, "--out", str(evaluation)])
     results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
-    seconds = read_log(run)[-1]["seconds_per_step"]
+    log = read_log(run)
+    if not log:
+        raise ValueError(f"{run} has no log of its steps: remove the folder to train it again")
+    seconds = log[-1]["seconds_per_step"]  # since the run was last started
     return {"pair": str(pair), "seconds_per_step": seconds, "gain_db": results["mean_gain_db"], **results["means"]}
+
+
+def carry_out(command: Sequence[str]) -> None:
+    """Run it to its end. Raises CalledProcessError for another exit status than 0.
+
+    Ctrl-C reaches it too, and it ends by itself: `train` writes a checkpoint first. subprocess.run would kill it.
+    """
+    process = subprocess.Popen(command)
+    while process.returncode is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def for_a_run_that_goes_on(settings: Sequence[str]) -> list[str]:
@@ -128,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", default="48x10,24x20,16x30", help="BxL, all with the same product (default: paper)")
-    parser.add_argument("--preset", default="stage1")
+    parser.add_argument("--preset", default="stage1", choices=sorted(PRESETS))
     arguments = parser.parse_args(words[:split])
     arguments.settings = words[split + 1 :]
     try:
@@ -143,11 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_is_same_study(arguments.out, asked)
         rows = [run_pair(pair, arguments) for pair in pairs]
         write_text(arguments.out / "study.json", json.dumps(rows, indent=1) + "\n")
-    except (ValueError, CheckpointError) as error:
+    except ValueError as error:
         print(f"study_batch_length: {error}", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
-        if error.returncode != 130:  # train's own word for having been interrupted
+        if error.returncode not in (130, -signal.SIGINT):
             print(f"study_batch_length: {' '.join(map(str, error.cmd))} failed; see above", file=sys.stderr)
             return 1
         return interrupted()

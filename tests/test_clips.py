@@ -115,8 +115,12 @@ def test_a_camera_on_a_tripod_does_not_move(photograph: Bytes, monkeypatch: pyte
         all(np.array_equal(frame, clip[0]) for frame in clip) for clip in (moved(seed, 0.25) for seed in range(80))
     )
     assert 10 <= still <= 32  # 20 expected, sigma 3.9; and the few that hardly move by themselves
-    never = moved_photograph(photograph, num_frames=6, height=128, width=160, generator=np.random.default_rng(3))
-    assert np.array_equal(moved(3, 0.0), never)
+    monkeypatch.setattr(clips, "_sample_path", lambda num_frames, generator: drawn_first.append(generator.random()))
+    drawn_first: list[float] = []
+    with pytest.raises(AttributeError):
+        moved(3, 0.0)  # the path is the first thing drawn
+    assert drawn_first == [np.random.default_rng(3).random()]
+    monkeypatch.undo()
     monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 1.0)
     with_objects = [moved(seed, 1.0) for seed in range(6)]
     moving = [np.mean(clip[0] != clip[-1]) for clip in with_objects]

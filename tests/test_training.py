@@ -450,9 +450,10 @@ def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tm
         assert (used["batch"], used["num_frames"], used["iterations"]) == (batch, num_frames, 4)
 
     untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
-    (tmp_path / "1x4" / "evaluation" / "results.json").unlink()  # as if it had been cut off after the second step
+    (tmp_path / "1x4" / "study" / "results.json").unlink()  # as if it had been cut off after the second step
     checkpoint_path(tmp_path / "1x4", 4).unlink()
     study(*words, *settings)
+    assert checkpoint_path(tmp_path / "1x4", 4).exists()
     assert json.loads((tmp_path / "study.json").read_text())[1]["ours"] == rows[1]["ours"]
     assert (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns == untouched
 
@@ -467,9 +468,37 @@ def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tm
         (["--pairs", "4"], "must look like 48x10"),
         (["--pairs", "0x2"], "numbers from 1 on"),
         (["--", "--batch", "3"], "--batch cannot stand after --"),
+        (["--", "--length=3"], "--length=3 cannot stand after --"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_at_once(clips, tmp_path, words, said):
     done = study("--data", clips, "--held-out", clips, "--out", tmp_path / "study", *words, status=2)
     assert said in done.stderr.splitlines()[-1]
     assert not (tmp_path / "study").exists()
+
+
+def test_a_study_may_be_asked_for_again_with_other_words_until_something_is_trained(clips, tmp_path):
+    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
+    failed = study(*words, "--iterations", "none", status=1)
+    assert "failed; see above" in failed.stderr.splitlines()[-1]
+    again = study(*words, "--iterations", "many", status=1)
+    assert "holds a study" not in again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C goes another way there")
+def test_ctrl_c_in_a_study_lets_its_run_end_with_a_checkpoint(clips, tmp_path):
+    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
+    settings = [*TINY_SETTINGS, "--pool-num-frames", "2", "--iterations", "100000", "--checkpoint-every", "100000"]
+    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words), *settings]
+    process = subprocess.Popen(
+        program, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not read_log(tmp_path / "1x2"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 130, said
+    assert "the same command goes on where it was" in said.splitlines()[-1]
+    assert load_checkpoint(list_checkpoints(tmp_path / "1x2")[-1])["iteration"] > 1

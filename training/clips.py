@@ -485,7 +485,7 @@ def _sample_path(num_frames: int, generator: np.random.Generator) -> CameraPath:
     """A smooth path from the origin: pan with acceleration, in half of the clips turn and zoom, in some jitter."""
     time = np.arange(num_frames, dtype=np.float64)
     progress = time / max(num_frames - 1, 1)
-    # many slow, few fast: the median is 2 pixels a frame; one clip in twelve stands still
+    # many slow, few fast: the median is 2 pixels a frame; one clip in twelve does not pan
     speed_px = 0.0 if generator.random() < 1 / 12 else MAX_SPEED_PX * generator.random() ** 2.5
     heading = generator.uniform(-np.pi, np.pi) + progress * generator.normal(0, 0.5)
     pace_px = speed_px * (1 - progress * generator.uniform(0, 0.8))

@@ -75,8 +75,7 @@ class Settings:
     """Sharpen the ground truth first, as published; the discriminator's real pictures stay as they are."""
     degradations: DegradationSettings = PUBLISHED
     still_probability: float = 0.0
-    """Share of the clips made of photographs whose camera stands on a tripod; otherwise nearly all of them move, and a
-    network then flickers where nothing does."""
+    """Share of the clips made of photographs whose camera stands on a tripod; otherwise hardly any does."""
     seed: int = 0
 
     # a machine without a GPU: a finite number of degraded clips, each made once and kept on disk
