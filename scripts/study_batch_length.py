@@ -59,9 +59,7 @@ def check_settings(settings: Sequence[str]) -> None:
     """Raises ValueError for what would undo the study's own options."""
     for word in settings:
         if word.split("=")[0] in OF_THE_STUDY:
-            raise ValueError(
-                f"{word} cannot stand after --: the study's own options decide it"
-            )
+            raise ValueError(f"{word} cannot stand after --: the study's own options decide it")
 
 
 def check_is_same_study(out: Path, asked: Mapping[str, Any]) -> None:
