@@ -241,7 +241,7 @@ def pool_clip_path(store: ClipStore, options: SampleOptions, number: int) -> Pat
     """Where clip `number` of the pool lies: in a folder of its own for all that decides the pool's clips."""
     assert options.pool_folder is not None
     decisions = asdict(options.of_pool_clips())
-    if not options.still_probability:  # as before there was such a thing: those clips are the same
+    if not options.still_probability:  # the same clips as before this option was, so the same name
         del decisions["still_probability"]
     decides = f"{POOL_VERSION} {decisions} {store.identity()}"
     return options.pool_folder / hashlib.blake2b(decides.encode(), digest_size=8).hexdigest() / f"{number:06d}.npy"
