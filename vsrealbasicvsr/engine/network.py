@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vsrealbasicvsr.kernel import is_large
 from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model.network import ResidualTrunk
 
 MAX_BAND_PX_CPU = 32_768
 MAX_BAND_PX_GPU = 131_072
@@ -103,13 +104,11 @@ class TorchNetwork:
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The backward state of a frame, from that of the frame after it."""
-        trunk = self._model.basicvsr.backward_resblocks
-        return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
+        return self._propagate(self._model.basicvsr.backward_resblocks, cleaned, state, flow_px)
 
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         """The forward state of a frame, from that of the frame before it."""
-        trunk = self._model.basicvsr.forward_resblocks
-        return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
+        return self._propagate(self._model.basicvsr.forward_resblocks, cleaned, state, flow_px)
 
     def propagate_both(self, backward: Propagation, forward: Propagation) -> tuple[Tensor, Tensor]:
         """Both directions, one after the other."""
@@ -135,6 +134,15 @@ class TorchNetwork:
         is_cpu = self._model.basicvsr.fusion.weight.device.type == "cpu"
         rows = band_rows(height, width, MAX_TRUNK_PX_CPU if is_cpu else MAX_TRUNK_PX_GPU)
         return rows if self.max_rows is None else min(rows, self.max_rows)
+
+    def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        if state is None:
+            for _ in range(self._model.sizes.start_passes):
+                state = self._step(trunk, cleaned, state, None)
+        return self._step(trunk, cleaned, state, flow_px)
+
+    def _step(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        return self._held(self._in_bands(trunk, self._input(cleaned, state, flow_px), reach=trunk.reach_rows))
 
     def _input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         return self._model.trunk_input(cleaned, None if state is None else state.to(self._model.dtype), flow_px)

@@ -220,6 +220,16 @@ class KernelNetwork:
     def _propagate(
         self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
     ) -> Tensor:
+        if state is None and self._sizes.start_passes:
+            no_motion = torch.zeros(1, 2, *cleaned.shape[-2:])
+            for _ in range(self._sizes.start_passes):
+                state = self._step(trunk, cleaned, state, no_motion)
+            flow_px = no_motion
+        return self._step(trunk, cleaned, state, flow_px)
+
+    def _step(
+        self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
+    ) -> Tensor:
         height, width = cleaned.shape[-2:]
         dtype = torch.float16 if is_large(height, width) else torch.float32
         # Of large frames the memory counts more than the time, which is a smaller part there.

@@ -8,6 +8,8 @@ from torch import Tensor
 
 STRIDE_KEY = "basicvsr.spynet.stride"
 STRIDES = (2, 4, 8)
+START_PASSES_KEY = "basicvsr.start_passes"
+MAX_START_PASSES = 8
 
 
 class StateDictError(ValueError):
@@ -22,6 +24,9 @@ class Architecture:
     flow_stride: frame pixels on a pixel of the finest flow level: 1, 2, 4 or 8. 1 is published; 2 does without the
     level of the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
     its own, `basicvsr.spynet.stride`, that only networks with another stride than 1 have.
+    start_passes: how often a propagation trunk processes the first frame of a sequence before the pass that counts, each
+    time from the hidden state of the pass before, so that the sequence begins as if the camera had rested on that frame.
+    0 is published: the first frame comes from a hidden state of zeros. It is a tensor too, `basicvsr.start_passes`.
     """
 
     cleaning_channels: int = 64
@@ -36,6 +41,7 @@ class Architecture:
     num_flow_levels: int = 6
     flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
     flow_stride: int = 1
+    start_passes: int = 0
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "Architecture":
@@ -79,6 +85,7 @@ class Architecture:
             num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d{1,6})\."),
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
             flow_stride=_stride(state_dict.get(STRIDE_KEY)),
+            start_passes=_start_passes(state_dict.get(START_PASSES_KEY)),
         )
 
 
@@ -92,12 +99,19 @@ def _count(keys: Collection[str], pattern: str) -> int:
 
 
 def _stride(tensor: Tensor | None) -> int:
-    if tensor is None:
-        return 1
+    return 1 if tensor is None else _number(STRIDE_KEY, tensor, STRIDES)
+
+
+def _start_passes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else _number(START_PASSES_KEY, tensor, tuple(range(1, MAX_START_PASSES + 1)))
+
+
+def _number(key: str, tensor: Tensor, allowed: tuple[int, ...]) -> int:
+    """The size that a tensor of one number tells. Raises StateDictError if it is not one of those allowed."""
     is_number = tensor.ndim == 0 and tensor.is_floating_point()
-    if not is_number or float(tensor) not in STRIDES:
+    if not is_number or float(tensor) not in allowed:
         found = f"{float(tensor):g}" if is_number else f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"
-        raise StateDictError(f"{STRIDE_KEY!r} must be one number of {STRIDES}, got {found}")
+        raise StateDictError(f"{key!r} must be one number of {allowed}, got {found}")
     return int(tensor)
 
 

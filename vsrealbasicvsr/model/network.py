@@ -98,6 +98,8 @@ class BasicVSR(nn.Module):
         self.conv_hr = nn.Conv2d(sizes.hr_channels, sizes.hr_out_channels, 3, padding=1)
         self.conv_last = nn.Conv2d(sizes.hr_out_channels, 3, 3, padding=1)
         self.activation: nn.Module = nn.LeakyReLU(0.1)
+        if sizes.start_passes:  # so that a file tells it; a float like all other tensors, for moving averages
+            self.register_buffer("start_passes", torch.tensor(float(sizes.start_passes)))
 
     def reconstruct(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
         x = self.activation(self.fusion(torch.cat((backward_features, forward_features), dim=1)))
@@ -261,16 +263,19 @@ class RealBasicVSR(nn.Module):
         return torch.stack(frames, dim=1)
 
     def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
+        if state is None:
+            for _ in range(self.sizes.start_passes):
+                state = trunk(self.trunk_input(cleaned, state, None))
         return trunk(self.trunk_input(cleaned, state, flow_px))  # type: ignore[no-any-return]
 
     def trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """What a propagation trunk sees: a frame (B, 3, H, W) and, sampled along the flow, the state that comes to it;
-        (B, 3 + mid, H, W).
+        """The input of a propagation trunk, (B, 3 + mid, H, W): a frame (B, 3, H, W) and the hidden state, sampled along
+        the flow. No state: zeros. No flow: the state as it is.
         """
-        if state is None or flow_px is None:
+        if state is None:
             shape = (cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])
             state = cleaned.new_zeros(shape, dtype=self.dtype)
-        else:
+        elif flow_px is not None:
             state = flow_warp(state, flow_px)
         return torch.cat((cleaned.to(state.dtype), state), dim=1)
 
