@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from training.data import (
     mirror,
 )
 from training.degradations import MODERATE, apply, unsharp
-from training.samples import degrade, draw, draw_piece, pool_clip, pool_clip_path
+from training.resident_pool import ResidentPool, cuts_of
+from training.samples import Sample, degrade, draw, draw_piece, pool_clip, pool_clip_path
 from training.store import Clip, ClipStore, Index, write_clip_file, write_index
 
 Bytes = npt.NDArray[np.uint8]
@@ -418,3 +420,50 @@ def test_a_loader_for_the_cpu_device_is_the_plain_one(store: ClipStore) -> None:
     for wrong in ({"batch": 0}, {"batch": 1, "rank": 1}, {"batch": 1, "first_iteration": -1}):
         with pytest.raises(ValueError, match="make_loader: batch must be"):
             make_loader(store, OPTIONS, **wrong)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_pool_held_on_a_device_gives_the_samples_of_a_pool_on_disk(
+    store: ClipStore, pooled: SampleOptions, stochastic: bool
+) -> None:
+    options = replace(
+        pooled,
+        stochastic=stochastic,
+        num_frames=3,
+        pool_clips=5,
+        pool_start_clips=1,
+        pool_growth=0.5,
+        hold_probability=0.3,
+        degradation_mix=("clean:1", "usual:2"),
+    )
+    clips = (pool_clip(store, options, number) for number in range(options.pool_clips))
+    cuts = cuts_of(ResidentPool(clips, CPU), options, iter(range(12)))
+    for index, cut in enumerate(cuts):
+        wanted = make_sample(store, options, index)
+        assert torch.equal(cut.lr, wanted.lr)
+        assert torch.equal(cut.gt, wanted.gt)
+    assert [options.num_pool_clips(index) for index in (0, 1, 2, 7, 8, 100)] == [1, 1, 2, 4, 5, 5]
+
+
+def test_what_goes_wrong_with_a_clip_of_a_held_pool_reaches_the_one_who_waits(
+    store: ClipStore, pooled: SampleOptions
+) -> None:
+    def broken() -> Iterator[Sample]:
+        yield pool_clip(store, pooled, 0)
+        raise DataError("the disk is gone")
+
+    pool = ResidentPool(broken(), CPU)  # type: ignore[arg-type]
+    assert pool.clip(0).lr.shape[0] == 6
+    with pytest.raises(DataError, match="the disk is gone"):
+        pool.clip(1)
+    pool.close()
+
+
+def test_a_held_sample_shows_one_frame_all_the_time(store: ClipStore) -> None:
+    options = replace(OPTIONS, hold_probability=1.0, unsharp=False)
+    for stochastic in (False, True):
+        made = make_sample(store, replace(options, stochastic=stochastic), 3)
+        assert (made.lr == made.lr[:1]).all()
+        assert (made.gt == made.gt[:1]).all()
+        moving = make_sample(store, replace(options, stochastic=stochastic, hold_probability=0.0), 3)
+        assert any(torch.equal(made.lr[0], frame) for frame in moving.lr), "it is one of the frames that there were"

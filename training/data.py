@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training.degradations import VideoCodec, codecs
+from training.resident_pool import ResidentPool, cuts_of
 from training.samples import (
     Drawn,
     Sample,
@@ -46,6 +47,7 @@ from training.samples import (
     mirror,
     num_unique,
     one_thread,
+    pool_clip,
 )
 from training.store import ClipStore
 from vsrealbasicvsr.model import SCALE
@@ -183,8 +185,9 @@ def make_loader(
 ) -> Loader:
     """Batches first_iteration <= k < num_iterations (None: without end) of process `rank`.
 
-    num_workers = 0 makes them here, while the caller waits. On a CUDA device (and without a pool) samples are degraded
-    there, see make_feeder, and batches lie on it; otherwise they lie in main memory.
+    num_workers = 0 makes them here, while the caller waits. On a CUDA device batches lie on it: samples are degraded
+    there, see make_feeder, or, with a pool, cut there from clips that it holds, see resident_pool.py. Otherwise they lie
+    in main memory.
 
     Raises ValueError if no clip is large enough for the options.
     """
@@ -204,7 +207,12 @@ def make_loader(
         )
     _check(store, options)
     order = _Order(first_iteration, num_iterations, batch, num_processes, rank)
-    samples = _made(partial(make_sample, store, options), order, num_workers=num_workers, pin_memory=False)
+    if device is not None and device.type != "cpu":
+        numbers = _Order(0, options.pool_clips, 1, 1, 0)
+        clips = _made(partial(pool_clip, store, options), numbers, num_workers=num_workers, pin_memory=False)
+        samples = cuts_of(ResidentPool(clips, device), options, iter(order))
+    else:
+        samples = _made(partial(make_sample, store, options), order, num_workers=num_workers, pin_memory=False)
     return Loader(samples, batch=batch, mirrored=options.stochastic)
 
 

@@ -22,18 +22,27 @@ from training.losses import (
     cleaning_loss,
     colour_loss,
     discriminator_loss,
+    feature_matching_loss,
     flicker_loss,
     generator_adversarial_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
     output_loss,
     psnr_loss,
     rest_loss,
     squared_error_loss,
 )
+from training.patch_discriminator import PatchDiscriminator
 from training.perceptual import PerceptualLoss
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, run_directly
 
 FRAMES_AT_ONCE = 8
+FRAMES_AT_ONCE_GPU = 64
 """Frames that the perceptual network and the discriminator see at a time; changes memory, not results."""
+
+type Discriminator = UNetDiscriminator | PatchDiscriminator
+type Flows = tuple[Tensor, Tensor]
+"""(N, T - 1, 2, H, W) each: with which frame t looks like frame t + 1, and frame t + 1 like frame t."""
 
 
 def generator_step(
@@ -44,12 +53,13 @@ def generator_step(
     weights: LossWeights,
     distance: Distance = "charbonnier",
     perceptual: PerceptualLoss | None = None,
-    discriminator: UNetDiscriminator | None = None,
+    discriminator: Discriminator | None = None,
+    flows_px: Flows | None = None,
     cleaning_gets_perceptual: bool = False,
     rest_frame: int = 0,
     autocast_dtype: torch.dtype | None = None,
     checkpointing: bool = False,
-    frames_at_once: int = FRAMES_AT_ONCE,
+    frames_at_once: int | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Add the gradients of one batch to `.grad` of the network's parameters; the losses, unweighted, and the output.
 
@@ -59,13 +69,15 @@ def generator_step(
         output, colour, squared
           error, PSNR, flicker           yes               yes
         cleaning, rest                   yes               -
-        perceptual, adversarial          -                 yes
+        perceptual, adversarial,
+          feature matching               -                 yes
           with cleaning_gets_perceptual  yes               yes
 
     Parameters with requires_grad False get nothing, and gradients pass through them. The discriminator is only looked
     through: neither its gradients nor its spectral norms move here. autocast_dtype is that of the convolutions (None:
     as they are stored); flow, pictures and losses are float32. checkpointing keeps the activations of no step but
-    computes them again. rest_frame: the frame of each clip that the rest loss looks at, if its weight is not 0.
+    computes them again. flows_px: the truth's motion, see `motion_of`; made here if it is needed and not given.
+    rest_frame: the frame of each clip that the rest loss looks at, if its weight is not 0.
 
     The losses are those of this step under "output", "cleaning", "perceptual", ...: only those that count. The output
     (N, T, 3, S*H, S*W) is detached, ready for `discriminator_step`. Raises ValueError for clips that do not fit.
@@ -90,7 +102,8 @@ def generator_step(
         losses["colour"] = colour_loss(output, lr)
         total = total + weights.colour * losses["colour"]
     if weights.flicker and lr.shape[1] > 1:
-        losses["flicker"] = flicker_loss(output, truth, _motion(model, truth), distance=distance)
+        flows_px = flows_px or motion_of(model, truth)
+        losses["flicker"] = flicker_loss(output, truth, flows_px[0], distance=distance)
         total = total + weights.flicker * losses["flicker"]
     cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
     if lr.device.type == "cpu" and not total.isfinite():
@@ -101,11 +114,13 @@ def generator_step(
     for_the_rest, looks = _gradient_of_looks(
         output.detach(),
         truth,
+        lr,
+        flows_px if flows_px is not None or not sees_neighbours(discriminator) else motion_of(model, truth),
         weights=weights,
         perceptual=perceptual,
         discriminator=discriminator,
         autocast_dtype=autocast_dtype,
-        frames_at_once=frames_at_once,
+        frames_at_once=_frames_at_once(lr) if frames_at_once is None else frames_at_once,
     )
     losses |= looks
 
@@ -132,30 +147,35 @@ def generator_step(
 
 
 def discriminator_step(
-    discriminator: UNetDiscriminator,
+    discriminator: Discriminator,
     hr: Tensor,
     truth: Tensor,
     *,
+    lr: Tensor | None = None,
+    flows_px: Flows | None = None,
     autocast_dtype: torch.dtype | None = None,
-    frames_at_once: int = FRAMES_AT_ONCE,
+    frames_at_once: int | None = None,
 ) -> dict[str, float]:
     """Add the gradients of one batch to `.grad` of the discriminator's parameters; its losses on real and fake frames.
 
-    hr: the output of `generator_step`; truth: the ground truth as it was *before* sharpening. Both (N, T, 3, H, W),
-    taken as single frames. Their losses are added, as published. The spectral norms' estimates move on by one power
+    hr: the output of `generator_step`; truth: the ground truth as it was *before* sharpening. Both (N, T, 3, H, W). lr
+    and flows_px, as of `generator_step`, are what a patch discriminator looks at besides. Their losses are added, as published. The spectral norms' estimates move on by one power
     iteration, here and nowhere else: the published code makes three in a step (generator, real, fake).
 
     Raises ValueError for clips that do not fit each other.
     """
     _check_pair("discriminator_step", hr, truth, 1)
     discriminator.advance_spectral_norms()
-    fake, real = hr.detach().flatten(0, 1), truth.flatten(0, 1)
+    with torch.no_grad():
+        fake, real = (_views(discriminator, clip, lr, flows_px) for clip in (hr.detach(), truth))
+    frames_at_once = _frames_at_once(hr) if frames_at_once is None else frames_at_once
     sums = {"discriminator_real": hr.new_zeros(()), "discriminator_fake": hr.new_zeros(())}
     for part in _parts(len(fake), frames_at_once):
         share = len(fake[part]) / len(fake)
         with torch.autocast(hr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits_real, logits_fake = discriminator(real[part]), discriminator(fake[part])
-        loss_real, loss_fake = discriminator_loss(logits_real.float(), logits_fake.float())
+            logits_real, logits_fake = (_judged(discriminator, views[part])[0].float() for views in (real, fake))
+        distance = hinge_discriminator_loss if isinstance(discriminator, PatchDiscriminator) else discriminator_loss
+        loss_real, loss_fake = distance(logits_real, logits_fake)
         _backward([(share * (loss_real + loss_fake), None)], _learning(discriminator))
         sums["discriminator_real"] += share * loss_real.detach()
         sums["discriminator_fake"] += share * loss_fake.detach()
@@ -175,22 +195,51 @@ def _without_gradient(
 
 
 @torch.no_grad()
-def _motion(model: RealBasicVSR, truth: Tensor) -> Tensor:
-    """The flow (N, T - 1, 2, H, W) with which each frame of the ground truth looks like the next, by the network's own
-    flow network; nothing learns from it.
+def motion_of(model: RealBasicVSR, truth: Tensor) -> Flows:
+    """The flows between neighbouring frames of the ground truth (N, T, 3, S*H, S*W), T >= 2, at the input's size.
+
+    By the network's own flow network; nothing learns from it.
     """
     small = averaged(truth)
-    flow_px = model.basicvsr.spynet(small[:, 1:].flatten(0, 1), small[:, :-1].flatten(0, 1))
-    return flow_px.view(small.shape[0], -1, 2, *small.shape[-2:])  # type: ignore[no-any-return]
+    onto_next, onto_previous = model.flows(small[:, :-1].flatten(0, 1), small[:, 1:].flatten(0, 1))
+    shape = (small.shape[0], -1, 2, *small.shape[-2:])
+    return onto_next.view(shape), onto_previous.view(shape)
+
+
+def sees_neighbours(discriminator: Discriminator | None) -> bool:
+    """Whether it needs the motion of the clip."""
+    return isinstance(discriminator, PatchDiscriminator) and discriminator.num_frames > 1
+
+
+def _frames_at_once(clip: Tensor) -> int:
+    return FRAMES_AT_ONCE if clip.device.type == "cpu" else FRAMES_AT_ONCE_GPU
+
+
+def _views(discriminator: Discriminator | None, hr: Tensor, lr: Tensor | None, flows_px: Flows | None) -> Tensor:
+    """What the discriminator looks at, an entry for each frame of the clip."""
+    if not isinstance(discriminator, PatchDiscriminator):
+        return hr.flatten(0, 1)
+    if lr is None:
+        raise ValueError("discriminator_step: a patch discriminator looks at the input too: give lr")
+    return discriminator.views(hr, lr, flows_px)
+
+
+def _judged(discriminator: Discriminator, views: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits and features; the U-Net has no features to be matched."""
+    if isinstance(discriminator, PatchDiscriminator):
+        return discriminator(views)  # type: ignore[no-any-return]
+    return discriminator(views), []
 
 
 def _gradient_of_looks(
     hr: Tensor,
     truth: Tensor,
+    lr: Tensor,
+    flows_px: Flows | None,
     *,
     weights: LossWeights,
     perceptual: PerceptualLoss | None,
-    discriminator: UNetDiscriminator | None,
+    discriminator: Discriminator | None,
     autocast_dtype: torch.dtype | None,
     frames_at_once: int,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -198,26 +247,41 @@ def _gradient_of_looks(
 
     None where neither counts.
     """
-    frames, frames_truth = hr.flatten(0, 1), truth.flatten(0, 1)
-    gradient = torch.empty_like(frames)
+    if perceptual is None or not weights.perceptual:
+        perceptual = None
+    if discriminator is None or not weights.adversarial:
+        discriminator = None
+    if perceptual is None and discriminator is None:
+        return None, {}
+    hr = hr.requires_grad_()
+    frames_truth = truth.flatten(0, 1)
+    views = _views(discriminator, hr, lr, flows_px)
+    views_truth = _views(discriminator, truth, lr, flows_px) if weights.feature_matching else None
+    middle = slice(3, 6) if sees_neighbours(discriminator) else slice(0, 3)
+    gradient = torch.empty_like(views)
     losses: dict[str, Tensor] = {}
-    for part in _parts(len(frames), frames_at_once):
-        seen = frames[part].requires_grad_()
-        share = len(seen) / len(frames)
+    for part in _parts(len(views), frames_at_once):
+        seen = views[part].detach().requires_grad_()
+        share = len(seen) / len(views)
         found: dict[str, tuple[float, Tensor]] = {}
         with torch.autocast(hr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            if perceptual is not None and weights.perceptual:
-                found["perceptual"] = weights.perceptual, share * perceptual(seen, frames_truth[part])
-            if discriminator is not None and weights.adversarial:
-                logits = discriminator(seen).float()
-                found["adversarial"] = weights.adversarial, share * generator_adversarial_loss(logits)
-        if not found:
-            return None, {}
-        # With respect to the frames only: nothing is added to the gradients of the networks that look.
+            if perceptual is not None:
+                found["perceptual"] = weights.perceptual, share * perceptual(seen[:, middle], frames_truth[part])
+            if discriminator is not None:
+                logits, features = _judged(discriminator, seen)
+                adversarial = hinge_generator_loss if features else generator_adversarial_loss
+                found["adversarial"] = weights.adversarial, share * adversarial(logits.float())
+            if discriminator is not None and views_truth is not None:
+                with torch.no_grad():
+                    _, features_truth = _judged(discriminator, views_truth[part])
+                matching = feature_matching_loss(features, features_truth)
+                found["feature_matching"] = weights.feature_matching, share * matching
+        # With respect to the views only: nothing is added to the gradients of the networks that look.
         (gradient[part],) = torch.autograd.grad([weight * loss for weight, loss in found.values()], seen)
         for name, (_, loss) in found.items():
             losses[name] = losses.get(name, loss.new_zeros(())) + loss.detach()
-    return gradient.view_as(hr), losses
+    (at_output,) = torch.autograd.grad(views, hr, gradient)
+    return at_output, losses
 
 
 def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:

@@ -35,11 +35,12 @@ from training.checkpoints import (
 from training.data import Batch, ClipStore, SampleOptions, make_loader, measure_input, mirror
 from training.discriminator import UNetDiscriminator
 from training.export import write_network
-from training.generator_step import discriminator_step, generator_step
+from training.generator_step import discriminator_step, generator_step, motion_of, sees_neighbours
 from training.losses import LossWeights
+from training.patch_discriminator import PatchDiscriminator
 from training.perceptual import PerceptualLoss
 from training.settings import PRESETS, Settings, add_options, changed, read_settings
-from vsrealbasicvsr.model import SCALE, RealBasicVSR
+from vsrealbasicvsr.model import SCALE, START_PASSES_KEY, RealBasicVSR
 from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
@@ -95,7 +96,7 @@ class Networks:
         with torch.no_grad():  # begin as bilinear enlargement and as no cleaning at all
             self.model.basicvsr.conv_last.weight.mul_(0.1)
             self.model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
-        self.discriminator = UNetDiscriminator() if settings.adversarial_weight > 0 else None
+        self.discriminator = make_discriminator(settings)
         self.ema: dict[str, Tensor] = {}
 
     def start_from(self, start: Path | None, spynet: Path | None) -> None:
@@ -111,10 +112,14 @@ class Networks:
             if self.discriminator is not None and state.get("discriminator") is not None:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
-            self._load(self.model, load_model(start).state_dict(), start)
+            tensors = load_model(start if str(start) != "default" else "default").state_dict()
+            if self.settings.architecture.start_passes:  # the weights may be those of a network without
+                tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
+            self._load(self.model, tensors, start)
             if self.discriminator is not None:
                 try:
-                    self._load(self.discriminator, read_discriminator(start), start)
+                    if isinstance(self.discriminator, UNetDiscriminator):
+                        self._load(self.discriminator, read_discriminator(start), start)
                 except WeightsError as error:
                     print(f"training train: the discriminator begins anew: {error}", file=sys.stderr)
         if spynet is not None:
@@ -228,6 +233,15 @@ class Networks:
             raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
 
 
+def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscriminator | None:
+    """The discriminator that the settings ask for; None without an adversarial loss."""
+    if settings.adversarial_weight == 0:
+        return None
+    if settings.discriminator == "unet":
+        return UNetDiscriminator()
+    return PatchDiscriminator(settings.discriminator_num_frames, settings.discriminator_width)
+
+
 def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
     """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
 
@@ -242,6 +256,35 @@ def learning_rate(iteration: int, settings: Settings, *, peak: float | None = No
         return peak * (iteration + 1) / warm_up
     share = min((iteration - warm_up) / max(settings.iterations - warm_up, 1), 1)
     return final + (peak - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Pace:
+    """How many steps fit into a time: measured over the second half of the first steps, then fixed.
+
+    The learning rate follows the number of steps, so that a run with a time limit ends as one without.
+    """
+
+    STEPS = 60
+    RESERVE = 0.04
+    """Share of the time that is left free, for steps that take longer later on."""
+
+    def __init__(self, seconds: float, first: int) -> None:
+        self._seconds, self._first, self._begun = seconds, first, time.monotonic()
+        self._half: float | None = None
+
+    def fitted(self, done: int, iterations: int) -> int:
+        """The number of steps of the run, from what is known after `done` of them."""
+        now = time.monotonic()
+        if done == self._first + self.STEPS // 2:
+            self._half = now
+        if done != self._first + self.STEPS or self._half is None:
+            return iterations
+        left_seconds = self._seconds * (1 - self.RESERVE) - (now - self._begun)
+        return done + max(1, int(left_seconds * (self.STEPS // 2) / (now - self._half)))
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() - self._begun >= self._seconds
 
 
 @contextlib.contextmanager
@@ -272,10 +315,11 @@ def train(
     processes: Processes,
     first: int,
     perceptual: PerceptualLoss | None,
+    seconds: float | None = None,
 ) -> int:
     """Do the steps from `first` on; `loader` yields their batches, in order. Returns the number of steps done.
 
-    Fewer than settings.iterations are done only if the run was asked to end; a checkpoint is written then as well.
+    seconds: after some steps settings.iterations becomes the number that fits into so much time from now on. Fewer than settings.iterations are done only if the run was asked to end; a checkpoint is written then as well.
     Raises TrainingError when too many steps in a row had to be skipped, CheckpointError when something cannot be
     written.
     """
@@ -287,6 +331,7 @@ def train(
     board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first + 1) if chief else None
     sums, num_summed, num_skipped, seconds_waited = dict[str, float](), 0, 0, 0.0
     started = time.monotonic()
+    pace = Pace(seconds, first) if seconds is not None else None
     done = first
     with (
         stop_on_signal() as asked_to_end,
@@ -299,11 +344,14 @@ def train(
 
             networks.set_learning_rates(iteration)
             networks.optimizer.zero_grad(set_to_none=True)
+            needs_motion = settings.num_frames > 1 and (settings.flicker_weight or sees_neighbours(discriminator))
+            flows_px = motion_of(model, truth) if needs_motion else None
             losses, hr = generator_step(
                 model,
                 lr,
                 truth,
-                weights=weights,
+                weights=weights_at(weights, iteration, settings),
+                flows_px=flows_px,
                 distance=settings.distance,
                 perceptual=perceptual,
                 discriminator=discriminator,
@@ -317,7 +365,9 @@ def train(
 
             if stepped and discriminator is not None and networks.discriminator_optimizer is not None:
                 networks.discriminator_optimizer.zero_grad(set_to_none=True)
-                losses |= discriminator_step(discriminator, hr, real, autocast_dtype=autocast_dtype)
+                losses |= discriminator_step(
+                    discriminator, hr, real, lr=lr, flows_px=flows_px, autocast_dtype=autocast_dtype
+                )
                 its_parameters = list(discriminator.parameters())
                 processes.average(its_parameters)
                 stepped = step_if_finite(networks.discriminator_optimizer, its_parameters, 0.0)
@@ -353,7 +403,13 @@ def train(
                     sums, num_summed = {}, 0
                 if done % settings.images_every == 0:
                     board.add_image("bicubic, ours, truth", side_by_side(lr, hr, truth), done)
-            ends = processes.any(asked_to_end())
+            if pace is not None and (fitted := pace.fitted(done, settings.iterations)) != settings.iterations:
+                settings = networks.settings = dataclasses.replace(settings, iterations=fitted)
+                bar.total = fitted
+                bar.write(f"step {done}: {fitted} steps fit into {seconds:g} seconds")
+                if chief:
+                    write_text(run_folder / SETTINGS, settings.to_json())
+            ends = processes.any(asked_to_end()) or done >= settings.iterations or (pace is not None and pace.is_over())
             if chief and (done % settings.checkpoint_every == 0 or done == settings.iterations or ends):
                 save(networks, run_folder, done)
             if ends:
@@ -418,6 +474,17 @@ def loss_weights(settings: Settings) -> LossWeights:
         colour=settings.colour_weight,
         flicker=settings.flicker_weight,
         rest=settings.rest_weight,
+        feature_matching=settings.feature_matching_weight,
+    )
+
+
+def weights_at(weights: LossWeights, iteration: int, settings: Settings) -> LossWeights:
+    """The weights of this step: those of the discriminator's losses rise while it is new."""
+    share = min((iteration + 1) / max(settings.adversarial_warm_up_iterations, 1), 1.0)
+    if share == 1:
+        return weights
+    return dataclasses.replace(
+        weights, adversarial=share * weights.adversarial, feature_matching=share * weights.feature_matching
     )
 
 
@@ -466,6 +533,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=int, help="processes that make samples (default: cores - 1, shared)")
     parser.add_argument("--vgg-weights", type=Path, help="VGG19's weights, where torchvision cannot download them")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="end in time: as many steps as fit, not --iterations"
+    )
     parser.add_argument("--pool-folder", type=Path, help="where the pool's clips are kept (default: the run's folder)")
     add_options(parser)
 
@@ -542,18 +612,29 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
             print(f"going on after step {first} of {settings.iterations}", file=sys.stderr)
             write_text(run_folder / SETTINGS, settings.to_json())
     options = sample_options(settings, Path(origin["pool_folder"]))
+    if arguments.seconds is not None and processes.num > 1:
+        raise TrainingError("--seconds is for one process: each of several would count other steps")
     with make_loader(
         store,
         options,
         batch=settings.batch,
         first_iteration=first,
-        num_iterations=settings.iterations,
+        num_iterations=settings.iterations if arguments.seconds is None else None,
         num_processes=processes.num,
         rank=processes.rank,
         num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
         device=processes.device,
     ) as loader:
-        done = train(networks, loader, run_folder, processes=processes, first=first, perceptual=perceptual)
+        done = train(
+            networks,
+            loader,
+            run_folder,
+            processes=processes,
+            first=first,
+            perceptual=perceptual,
+            seconds=arguments.seconds,
+        )
+    settings = networks.settings
     if chief:
         print(closing_words(run_folder, done, settings))
         records = read_log(run_folder)
@@ -663,12 +744,16 @@ def sample_options(settings: Settings, pool_folder: Path) -> SampleOptions:
         stochastic=settings.stochastic,
         unsharp=settings.unsharp,
         degradations=settings.degradations,
+        degradation_mix=settings.degradation_mix,
+        hold_probability=settings.hold_probability,
         still_probability=settings.still_probability,
         seed=settings.seed,
         pool_clips=settings.pool_clips,
         pool_crop_px=settings.pool_crop_px,
         pool_num_frames=settings.pool_num_frames,
         pool_folder=pool_folder,
+        pool_start_clips=settings.pool_start_clips,
+        pool_growth=settings.pool_growth,
     )
 
 

@@ -35,6 +35,7 @@ class LossWeights:
     colour: float = 0.0
     flicker: float = 0.0
     rest: float = 0.0
+    feature_matching: float = 0.0
 
 
 # ---- the paper's -----------------------------------------------------------------------------------------------------
@@ -76,6 +77,21 @@ def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> tuple[Tensor
     real = F.binary_cross_entropy_with_logits(logits_real, torch.ones_like(logits_real))
     fake = F.binary_cross_entropy_with_logits(logits_fake, torch.zeros_like(logits_fake))
     return real, fake
+
+
+def hinge_generator_loss(logits_fake: Tensor) -> Tensor:
+    """How far a discriminator trained with `hinge_discriminator_loss` is from calling the output real."""
+    return -logits_fake.mean()
+
+
+def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """(real, fake): nothing is gained beyond 1 for real and -1 for fake pictures (Lim and Ye, 2017)."""
+    return F.relu(1 - logits_real).mean(), F.relu(1 + logits_fake).mean()
+
+
+def feature_matching_loss(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Mean distance of a discriminator's features of the output to those of the truth (Wang et al., CVPR 2018)."""
+    return torch.stack([l1(a.float(), b.float()) for a, b in zip(fake, real, strict=True)]).mean()
 
 
 # ---- ours ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -22,7 +22,17 @@ import torch
 from torch import Tensor
 
 from training.clips import Frames, moved_photograph
-from training.degradations import PUBLISHED, DegradationSettings, Recipe, apply, codecs, sample, unsharp
+from training.degradations import (
+    PUBLISHED,
+    DegradationSettings,
+    Recipe,
+    apply,
+    codecs,
+    draw_settings,
+    mixture,
+    sample,
+    unsharp,
+)
 from training.store import ClipError, ClipStore, write_clip_file
 from vsrealbasicvsr.model import SCALE
 
@@ -35,7 +45,7 @@ _FOREGROUND_PROBABILITY = 0.5  # of a photograph's object being cut out of anoth
 _CHECKSUM_BYTES = 4
 
 # Streams of random numbers: one sample's draws never are another's.
-_PIECE, _RECIPE, _POOL_PIECE, _POOL_RECIPE, _POOL_CUT = range(5)
+_PIECE, _RECIPE, _POOL_PIECE, _POOL_RECIPE, _POOL_CUT, _HOLD = range(6)
 
 
 class SampleError(ValueError):
@@ -49,6 +59,12 @@ class SampleOptions:
     pool_clips = 0: every sample is degraded afresh. Otherwise there are only that many degraded clips, of
     pool_num_frames frames and pool_crop_px pixels, each made when it is first wanted and kept in pool_folder; a sample
     is a cut of one, flipped, and reversed in time in half of the cases.
+
+    A pool may grow while it is used: sample i is a cut of one of the first pool_start_clips + i * pool_growth clips
+    (pool_start_clips = 0: of all of them), so that a run need not wait until all are made.
+
+    degradation_mix: named settings and their shares that each clip draws one of, see degradations.mixture; empty:
+    `degradations`. hold_probability: share of the samples in which one frame stands still, noise and all.
     """
 
     crop_px: int = 64
@@ -56,12 +72,16 @@ class SampleOptions:
     stochastic: bool = True
     unsharp: bool = True
     degradations: DegradationSettings = PUBLISHED
+    degradation_mix: tuple[str, ...] = ()
     still_probability: float = 0.0
+    hold_probability: float = 0.0
     seed: int = 0
     pool_clips: int = 0
     pool_crop_px: int = 96
     pool_num_frames: int = 12
     pool_folder: Path | None = None
+    pool_start_clips: int = 0
+    pool_growth: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop_px < 1 or self.num_frames < 1 or self.pool_clips < 0 or self.seed < 0:
@@ -69,8 +89,15 @@ class SampleOptions:
                 "SampleOptions: crop_px and num_frames must be 1 or more, pool_clips and seed 0 or more, got"
                 f" {self.crop_px}, {self.num_frames}, {self.pool_clips} and {self.seed}."
             )
-        if not 0 <= self.still_probability <= 1:
-            raise ValueError(f"SampleOptions: still_probability must be from 0 to 1, got {self.still_probability}.")
+        for name in ("still_probability", "hold_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"SampleOptions: {name} must be from 0 to 1, got {getattr(self, name)}.")
+        if self.pool_start_clips < 0 or self.pool_growth < 0:
+            raise ValueError(
+                "SampleOptions: pool_start_clips and pool_growth must be 0 or more, got"
+                f" {self.pool_start_clips} and {self.pool_growth}."
+            )
+        mixture(self.degradation_mix) if self.degradation_mix else None
         if self.pool_clips == 0:
             return
         if self.pool_folder is None:
@@ -89,20 +116,41 @@ class SampleOptions:
     def of_pool_clips(self) -> SampleOptions:
         """The options with which the pool's clips are made; a mirrored one has an even number of frames."""
         num_frames = self.pool_num_frames + (self.pool_num_frames % 2 if self.stochastic else 0)
-        return replace(self, crop_px=self.pool_crop_px, num_frames=num_frames, pool_clips=0, pool_folder=None)
+        return replace(
+            self,
+            crop_px=self.pool_crop_px,
+            num_frames=num_frames,
+            hold_probability=0.0,
+            pool_clips=0,
+            pool_folder=None,
+            pool_start_clips=0,
+            pool_growth=0.0,
+        )
+
+    def num_pool_clips(self, index: int) -> int:
+        """How many of the pool's clips sample `index` may be a cut of."""
+        if not self.pool_start_clips:
+            return self.pool_clips
+        return min(self.pool_clips, self.pool_start_clips + int(index * self.pool_growth))
+
+
+_LATER_OPTIONS = ("degradation_mix", "still_probability", "hold_probability", "pool_start_clips", "pool_growth")
+_DEFAULTS = {field.name: field.default for field in fields(SampleOptions)}
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A piece of a clip (U, 3, 4h, 4w) uint8 and the recipe for its L frames.
 
-    `name` is for messages: the sample's number and the clip's file. `notes`: clips that could not be read.
+    `name` is for messages: the sample's number and the clip's file. `notes`: clips that could not be read. held_frame:
+    the one that is shown all the time, None: each is shown once.
     """
 
     gt: Tensor
     recipe: Recipe
     name: str
     notes: tuple[str, ...] = ()
+    held_frame: int | None = None
 
     def pin_memory(self) -> Drawn:
         """The same in page-locked memory, from which a copy to a GPU does not wait; torch's DataLoader calls it."""
@@ -221,7 +269,19 @@ def degrade(drawn: Drawn, options: SampleOptions, *, run_codec: codecs.RunCodec 
         lr = apply(drawn.recipe, seen, run_codec=run_codec)
     except Exception as error:
         raise SampleError(f"{drawn.name}: cannot be degraded: {type(error).__name__}: {error}") from error
-    return Sample(lr, drawn.gt, sharpened if options.unsharp else None, drawn.notes)
+    made = Sample(lr, drawn.gt, sharpened if options.unsharp else None, drawn.notes)
+    return made if drawn.held_frame is None else held(made, drawn.held_frame)
+
+
+def held(made: Sample, frame: int) -> Sample:
+    """The sample with one frame of it, 0 <= frame < U, all the time."""
+
+    def still(frames: Tensor) -> Tensor:
+        return frames[frame].expand_as(frames).contiguous()
+
+    return Sample(
+        still(made.lr), still(made.gt), None if made.gt_unsharp is None else still(made.gt_unsharp), made.notes
+    )
 
 
 @contextlib.contextmanager
@@ -240,9 +300,11 @@ def one_thread() -> Iterator[None]:
 def pool_clip_path(store: ClipStore, options: SampleOptions, number: int) -> Path:
     """Where clip `number` of the pool lies: in a folder of its own for all that decides the pool's clips."""
     assert options.pool_folder is not None
-    decisions = asdict(options.of_pool_clips())
-    if not options.still_probability:  # the same clips as before this option was, so the same name
-        del decisions["still_probability"]
+    of_clips = options.of_pool_clips()
+    decisions = asdict(of_clips)
+    for name in _LATER_OPTIONS:  # at their defaults the clips are those of before these options were, so is the name
+        if getattr(of_clips, name) == _DEFAULTS[name]:
+            del decisions[name]
     decides = f"{POOL_VERSION} {decisions} {store.identity()}"
     return options.pool_folder / hashlib.blake2b(decides.encode(), digest_size=8).hexdigest() / f"{number:06d}.npy"
 
@@ -290,10 +352,21 @@ def _draw(store: ClipStore, options: SampleOptions, number: int, piece_stream: i
             notes.append(str(error))
             continue
         recipe_generator = _generator(options, recipe_stream, number)
-        recipe = sample(options.degradations, recipe_generator, num_frames=options.num_frames)
+        degradations = draw_settings(options.degradation_mix, options.degradations, recipe_generator)
+        recipe = sample(degradations, recipe_generator, num_frames=options.num_frames)
         name = f"{'sample' if piece_stream == _PIECE else 'pool clip'} {number} ({store[clip_number].file})"
-        return Drawn(torch.from_numpy(piece), recipe, name, tuple(dict.fromkeys(notes)))
+        held_frame = _draw_hold(options, number)
+        return Drawn(torch.from_numpy(piece), recipe, name, tuple(dict.fromkeys(notes)), held_frame)
     raise ClipError(f"{MAX_DRAWS} clips in a row cannot be read; the last one: {notes[-1]}")
+
+
+def _draw_hold(options: SampleOptions, number: int) -> int | None:
+    """The frame of sample `number` that is shown all the time, if it is one of those."""
+    if not options.hold_probability:
+        return None
+    generator = _generator(options, _HOLD, number)
+    is_held, frame = generator.random() < options.hold_probability, int(generator.integers(options.num_unique))
+    return frame if is_held else None
 
 
 def _draw_turn(generator: np.random.Generator) -> tuple[bool, bool, bool]:
@@ -315,18 +388,42 @@ def _turned(frames: Frames, turn: tuple[bool, bool, bool]) -> Frames:
 
 
 def _cut_of_pool(store: ClipStore, options: SampleOptions, index: int, run_codec: codecs.RunCodec) -> Sample:
-    """A cut of a pool clip in space and time.
+    cut = draw_cut(options, index)
+    return cut_clip(pool_clip(store, options, cut.clip, run_codec=run_codec), options, cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a sample is of which of the pool's clips: place, turn, direction in time, and the frame that is held."""
+
+    clip: int
+    first: int
+    top: int
+    left: int
+    turn: tuple[bool, bool, bool]
+    is_reversed: bool
+    held_frame: int | None
+
+
+def draw_cut(options: SampleOptions, index: int) -> Cut:
+    """What sample `index` of a pool is."""
+    generator = _generator(options, _POOL_CUT, index)
+    number = int(generator.integers(options.num_pool_clips(index)))
+    first = int(generator.integers(options.of_pool_clips().num_unique - options.num_unique + 1))
+    top, left = (int(place) for place in generator.integers(options.pool_crop_px - options.crop_px + 1, size=2))
+    turn = _draw_turn(generator)
+    is_reversed = bool(generator.random() < _FLIP_PROBABILITY)
+    return Cut(number, first, top, left, turn, is_reversed, _draw_hold(options, index))
+
+
+def cut_clip(clip: Sample, options: SampleOptions, drawn: Cut) -> Sample:
+    """A cut of a pool clip in space and time, on the device that the clip is on.
 
     Mirrored, U_p frames in the pool, U wanted: lr frames a .. a + U of the way there, and those of the way back that
     show the same frames. Reversing the whole of it leaves the ground truth as it is and swaps the two ways.
     """
-    generator = _generator(options, _POOL_CUT, index)
-    clip = pool_clip(store, options, int(generator.integers(options.pool_clips)), run_codec=run_codec)
-    num_wanted, num_there = options.num_unique, clip.gt.shape[0]
-    first = int(generator.integers(num_there - num_wanted + 1))
-    top, left = (int(place) for place in generator.integers(options.pool_crop_px - options.crop_px + 1, size=2))
-    turn = _draw_turn(generator)
-    is_reversed = bool(generator.random() < _FLIP_PROBABILITY)
+    num_wanted = options.num_unique
+    first, top, left, turn, is_reversed = drawn.first, drawn.top, drawn.left, drawn.turn, drawn.is_reversed
 
     def cut(frames: Tensor, scale: int) -> Tensor:
         side = options.crop_px * scale
@@ -348,12 +445,13 @@ def _cut_of_pool(store: ClipStore, options: SampleOptions, index: int, run_codec
         if is_reversed:
             lr, gt = lr.flip(0), gt.flip(0)
             gt_unsharp = None if gt_unsharp is None else gt_unsharp.flip(0)
-    return Sample(
+    made = Sample(
         cut(lr, 1).contiguous(),
         cut(gt, SCALE).contiguous(),
         None if gt_unsharp is None else cut(gt_unsharp, SCALE).contiguous(),
         clip.notes,
     )
+    return made if drawn.held_frame is None else held(made, drawn.held_frame)
 
 
 def _packed(clip: Sample) -> npt.NDArray[np.uint8]:

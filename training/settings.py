@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from training.degradations import MODERATE, PUBLISHED, DegradationSettings
+from training.degradations import MODERATE, PUBLISHED, DegradationSettings, mixture
 from training.losses import COLOUR_BLOCK_PX
-from vsrealbasicvsr.model import STRIDES, Architecture
+from vsrealbasicvsr.model import MAX_START_PASSES, STRIDES, Architecture
 
 COMPACT_ARCHITECTURE = Architecture(
     cleaning_channels=32,
@@ -31,8 +31,12 @@ COMPACT_ARCHITECTURE = Architecture(
     num_flow_levels=5,
     flow_channels=(16, 32, 16, 8),
     flow_stride=2,
+    start_passes=2,
 )
-"""The default weights' sizes: 1,349,864 parameters."""
+"""The default weights' sizes: 1,349,865 parameters."""
+
+COMPACT_MIX = ("usual:0.45", "mild:0.15", "clean:0.12", "blocky:0.12", "harsh:0.1", "noisy:0.06")
+"""What the default weights are trained with: mostly what most videos have been through, and all else besides."""
 
 SMOKE_ARCHITECTURE = Architecture(
     cleaning_channels=16,
@@ -74,6 +78,11 @@ class Settings:
     unsharp: bool = True
     """Sharpen the ground truth first, as published; the discriminator's real pictures stay as they are."""
     degradations: DegradationSettings = PUBLISHED
+    degradation_mix: tuple[str, ...] = ()
+    """Named degradations and their shares, one drawn for each clip, in place of `degradations`: usual:0.5,clean:0.2,
+    harsh:0.3. Names: clean, mild, usual, noisy, blocky, harsh, moderate, published."""
+    hold_probability: float = 0.0
+    """Share of the samples in which one frame stands still, noise and all."""
     still_probability: float = 0.0
     """Share of the clips made of photographs whose camera stands on a tripod; otherwise hardly any does."""
     seed: int = 0
@@ -83,6 +92,10 @@ class Settings:
     """0: every sample is degraded afresh."""
     pool_crop_px: int = 96
     pool_num_frames: int = 12
+    pool_start_clips: int = 0
+    """Clips that are there when the run begins; 0: all."""
+    pool_growth: float = 0.0
+    """Clips that come with each sample from then on."""
 
     # losses
     distance: Literal["charbonnier", "l1"] = "charbonnier"
@@ -91,6 +104,16 @@ class Settings:
     cleaning_weight: float = 1.0
     perceptual_weight: float = 0.0
     adversarial_weight: float = 0.0
+    feature_matching_weight: float = 0.0
+    """Features of the output in the patch discriminator against those of the truth."""
+    discriminator: Literal["unet", "patch"] = "unet"
+    """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
+    discriminator_num_frames: int = 3
+    """Of the patch discriminator: 1, or 3 with both neighbours warped onto the frame."""
+    discriminator_width: int = 32
+    """Of the patch discriminator: channels of its first layer."""
+    adversarial_warm_up_iterations: int = 0
+    """The adversarial and feature matching losses rise from 0 to their weights in so many steps."""
     cleaning_gets_perceptual: bool = False
     """False, the paper: no gradient of the perceptual and adversarial losses to C. True, the published code."""
     squared_error_weight: float = 0.0
@@ -138,6 +161,7 @@ class Settings:
         at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
         at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
         at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
+        at_least_0 += " feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
         at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
         at_least_0 += (
             " final_learning_rate discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
@@ -145,17 +169,37 @@ class Settings:
         for names, low, high in (
             (at_least_1, 1, math.inf),
             (at_least_0, 0, math.inf),
-            ("still_probability flow_from_share ema_decay", 0, 1),
+            ("still_probability hold_probability flow_from_share ema_decay", 0, 1),
         ):
             for name in names.split():
                 value = getattr(self, name)
                 if not low <= value <= high:
                     rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                     raise SettingsError(f"{name} must be {rule}, got {value}")
-        for name in ("distance", "precision"):
+        for name in ("distance", "precision", "discriminator"):
             choices = typing.get_args(typing.get_type_hints(Settings)[name])
             if getattr(self, name) not in choices:
                 raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.discriminator_num_frames not in (1, 3) or self.discriminator_width < 1:
+            raise SettingsError(
+                "discriminator_num_frames must be 1 or 3 and discriminator_width at least 1, got"
+                f" {self.discriminator_num_frames} and {self.discriminator_width}"
+            )
+        if self.feature_matching_weight > 0 and not (self.discriminator == "patch" and self.adversarial_weight > 0):
+            raise SettingsError(
+                "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features are"
+                " that discriminator's"
+            )
+        if self.adversarial_weight > 0 and self.discriminator == "patch" and self.crop_px % 4:
+            raise SettingsError(f"the patch discriminator needs a crop_px that is a multiple of 4, got {self.crop_px}")
+        try:
+            mixture(self.degradation_mix) if self.degradation_mix else None
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        if not 0 <= self.architecture.start_passes <= MAX_START_PASSES:
+            raise SettingsError(
+                f"architecture.start_passes must be from 0 to {MAX_START_PASSES}, got {self.architecture.start_passes}"
+            )
         if self.architecture.flow_stride not in (1, *STRIDES):
             raise SettingsError(
                 f"architecture.flow_stride must be one of {(1, *STRIDES)}, got {self.architecture.flow_stride}"
@@ -211,6 +255,8 @@ PRESETS: Mapping[str, Settings] = {
         STAGE_1,
         architecture=COMPACT_ARCHITECTURE,
         degradations=MODERATE,
+        degradation_mix=COMPACT_MIX,
+        hold_probability=0.12,
         iterations=6000,
         batch=6,
         num_frames=6,
@@ -218,16 +264,53 @@ PRESETS: Mapping[str, Settings] = {
         stochastic=False,
         unsharp=False,
         pool_clips=2000,
-        squared_error_weight=30.0,
+        pool_num_frames=14,
+        output_weight=0.5,
+        cleaning_weight=0.25,
+        psnr_weight=0.5,
         colour_weight=1.0,
+        flicker_weight=4.0,
         rest_weight=0.25,
-        learning_rate=1e-3,
-        final_learning_rate=1e-5,
-        flow_learning_rate=1e-4,
-        flow_from_share=0.4,
+        learning_rate=6e-4,
+        final_learning_rate=3e-6,
+        flow_learning_rate=5e-5,
+        flow_from_share=0.1,
         warm_up_iterations=100,
         max_gradient_norm=0.5,
         ema_decay=0.998,
+        checkpoint_every=200,
+        log_every=50,
+        images_every=500,
+    ),
+    "compact-gan": dataclasses.replace(
+        STAGE_2,
+        architecture=COMPACT_ARCHITECTURE,
+        degradations=MODERATE,
+        degradation_mix=COMPACT_MIX,
+        hold_probability=0.12,
+        iterations=3000,
+        batch=6,
+        num_frames=6,
+        crop_px=48,
+        stochastic=False,
+        unsharp=False,
+        pool_clips=2000,
+        pool_num_frames=14,
+        discriminator="patch",
+        adversarial_weight=0.02,
+        feature_matching_weight=0.5,
+        adversarial_warm_up_iterations=100,
+        perceptual_weight=0.0,
+        cleaning_weight=0.0,
+        colour_weight=1.0,
+        flicker_weight=4.0,
+        freeze_cleaning=True,
+        learning_rate=2e-4,
+        final_learning_rate=1e-5,
+        discriminator_learning_rate=3e-4,
+        warm_up_iterations=50,
+        max_gradient_norm=0.5,
+        ema_decay=0.995,
         checkpoint_every=200,
         log_every=50,
         images_every=500,
@@ -257,7 +340,8 @@ PRESETS: Mapping[str, Settings] = {
         images_every=150,
     ),
 }
-"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact: hours on a CPU. smoke: minutes on one."""
+"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the
+default weights' faithful set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on one."""
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

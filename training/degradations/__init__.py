@@ -8,8 +8,10 @@ and applying.
 
 from training.degradations.applying import SCALE, Pieces, apply, apply_steps
 from training.degradations.colour import as_bytes
+from training.degradations.presets import MIXABLE, draw_settings, mixture
 from training.degradations.recipe import (
     Blur,
+    ChromaNoise,
     GaussianNoise,
     Jpeg,
     PoissonNoise,
@@ -24,10 +26,12 @@ from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSetti
 from training.degradations.sharpening import unsharp
 
 __all__ = [
+    "MIXABLE",
     "MODERATE",
     "PUBLISHED",
     "SCALE",
     "Blur",
+    "ChromaNoise",
     "DegradationSettings",
     "GaussianNoise",
     "Jpeg",
@@ -42,7 +46,9 @@ __all__ = [
     "apply_steps",
     "as_bytes",
     "describe",
+    "draw_settings",
     "evaluation_recipe",
+    "mixture",
     "sample",
     "unsharp",
 ]

@@ -16,6 +16,7 @@ from training.degradations import codecs, kernels, noise
 from training.degradations.colour import as_bytes, as_floats, planes_from_rgb, rgb_from_planes
 from training.degradations.recipe import (
     Blur,
+    ChromaNoise,
     GaussianNoise,
     Jpeg,
     PoissonNoise,
@@ -76,6 +77,8 @@ def apply_steps(
                 pieces = _resize(step, pieces, size)
             case GaussianNoise() | PoissonNoise():
                 pieces = _add_noise(step, pieces)
+            case ChromaNoise():
+                pieces = _add_chroma_noise(step, pieces)
             case Jpeg():
                 pieces = _compress_frames(step, pieces)
             case VideoCodec():
@@ -144,6 +147,29 @@ def _add_noise(step: GaussianNoise | PoissonNoise, pieces: Pieces) -> Pieces:
             noise.add_gaussian(x, some, grey=step.grey, generator=generator)
         else:
             noise.add_poisson(x, some, grey=step.grey, generator=generator)
+        out.append(x)
+        first += len(x)
+    return out
+
+
+def _add_chroma_noise(step: ChromaNoise, pieces: Pieces) -> Pieces:
+    generator = torch.Generator(pieces[0].device).manual_seed(step.seed)
+    sigma = torch.tensor(step.sigma_255, device=pieces[0].device) / 255
+    out: Pieces = []
+    before: Tensor | None = None
+    first = 0
+    for piece in pieces:
+        if before is not None and piece.shape[2:] != out[-1].shape[2:]:
+            before = None  # cells of another size
+        x = as_floats(piece).clone() if piece.dtype == torch.float32 else as_floats(piece)
+        before = noise.add_chroma(
+            x,
+            sigma[first : first + len(x)],
+            cell_px=step.cell_px,
+            before=before,
+            persistence=step.persistence,
+            generator=generator,
+        )
         out.append(x)
         first += len(x)
     return out

@@ -43,6 +43,7 @@ class Implementation:
 IMPLEMENTATIONS: dict[Codec, Implementation] = {
     "h264": Implementation(encoder="libx264", decoder="h264"),
     "mpeg4": Implementation(encoder="mpeg4", decoder="mpeg4"),
+    "mpeg2": Implementation(encoder="mpeg2video", decoder="mpeg2video", min_size_px=16),
     # Below 64 pixels x265 writes beyond its buffers and now and then aborts the process; at 64 its streams differ from
     # run to run; at 128 neither was seen.
     "h265": Implementation(encoder="libx265", decoder="hevc", min_size_px=128),
@@ -111,7 +112,9 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
     if not isinstance(context, av.VideoCodecContext):
         raise RuntimeError(f"codecs.encode: {implementation.encoder} is no video encoder.")
     context.width, context.height, context.pix_fmt = planes.shape[2], planes.shape[1] * 2 // 3, "yuv420p"
-    frames_per_second = FRAMES_PER_SECOND_OF_CRF if step.bits_per_frame is None else FRAMES_PER_SECOND_OF_BITRATE
+    # MPEG-2 knows no rate of one frame a second
+    is_bitrate = step.bits_per_frame is not None and step.codec != "mpeg2"
+    frames_per_second = FRAMES_PER_SECOND_OF_BITRATE if is_bitrate else FRAMES_PER_SECOND_OF_CRF
     context.framerate = Fraction(frames_per_second)
     context.time_base = Fraction(1, frames_per_second)
     context.thread_count = 1
@@ -181,7 +184,7 @@ def encoder_options(step: VideoCodec) -> dict[str, str]:
             return {**speed, "minrate": str(rate), "maxrate": str(rate), "bufsize": str(8 * rate)}
         case "av1":
             return {"preset": _AV1_SPEEDS[str(step.preset)], "svtav1-params": "lp=1", **constant_quality}
-        case "mpeg4":
+        case "mpeg2" | "mpeg4":
             return {}
 
 

@@ -4,6 +4,7 @@ x (T, 3, H, W) float32, in [0, 1] with overshoot, is overwritten. One value of t
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PHOTONS_AT_WHITE = 256
@@ -24,6 +25,31 @@ def add_gaussian(x: Tensor, sigma: Tensor, *, grey: bool, generator: torch.Gener
     shape = (len(x), 1 if grey else x.shape[1], *x.shape[2:])
     normal = torch.empty(shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
     x.addcmul_(normal, sigma[:, None, None, None])
+
+
+def add_chroma(
+    x: Tensor, sigma: Tensor, *, cell_px: int, before: Tensor | None, persistence: float, generator: torch.Generator
+) -> Tensor:
+    """Add smooth noise of the colour differences Cb and Cr, of deviation `sigma` (T) in units of x; the luma stays.
+
+    before: what the call for the frames before returned, for noise that persists from frame to frame; None: there are
+    none. Returns the last frame's cells, (1, 2, h, w).
+    """
+    num_frames, _, height, width = x.shape
+    cells = torch.empty(num_frames, 2, height // cell_px + 2, width // cell_px + 2, device=x.device)
+    cells.normal_(generator=generator)
+    fresh = (1 - persistence**2) ** 0.5
+    for number, cell in enumerate(cells):
+        last = cells[number - 1] if number else None if before is None else before[0]
+        if last is not None:
+            cell.mul_(fresh).add_(last, alpha=persistence)
+    # the mean of four neighbours' weights in bilinear enlargement leaves 2 / 3 of the deviation in each direction
+    smooth = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=False).mul_(1.5)
+    blue, red = smooth.mul_(sigma[:, None, None, None]).unbind(1)
+    x[:, 0].add_(red, alpha=1.402)
+    x[:, 1].add_(blue, alpha=-0.344136).add_(red, alpha=-0.714136)
+    x[:, 2].add_(blue, alpha=1.772)
+    return cells[-1:]
 
 
 def add_poisson(x: Tensor, scale: Tensor, *, grey: bool, generator: torch.Generator) -> None:

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal, get_args
 from training.degradations.resizing import FILTERS, Filter
 
 type Walk = tuple[float, ...]
-type Codec = Literal["h264", "mpeg4", "h265", "vp9", "av1"]
+type Codec = Literal["h264", "mpeg4", "h265", "vp9", "av1", "mpeg2"]
 type Family = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
 CODECS: tuple[Codec, ...] = get_args(Codec.__value__)
+WITHOUT_CRF: frozenset[Codec] = frozenset({"mpeg2", "mpeg4"})
+"""Codecs that know bitrates only."""
 PRESETS = ("ultrafast", "veryfast", "medium")
 FAMILIES: tuple[Family, ...] = get_args(Family.__value__)
 
@@ -111,6 +113,27 @@ class PoissonNoise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChromaNoise:
+    """Blotches of colour: normal noise of the two colour differences alone, smooth over cells of `cell_px` pixels.
+
+    `persistence` is the correlation of one frame's noise with the next one's; the luma stays as it is. What low bitrates
+    and the noise reduction of cameras leave of coloured noise.
+    """
+
+    name: ClassVar[str] = "chroma_noise"
+    sigma_255: Walk
+    cell_px: int
+    persistence: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_walks(self, self.sigma_255)
+        _check(min(self.sigma_255) >= 0, self, "sigmas must not be negative")
+        _check(self.cell_px >= 1, self, "cell_px must be 1 or more")
+        _check(0 <= self.persistence < 1, self, "persistence lies in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Jpeg:
     """Every frame through JPEG; `quality` 1..100 is rounded."""
 
@@ -127,7 +150,7 @@ class VideoCodec:
     """The clip through a video codec, yuv420p, one thread.
 
     Exactly one of `bits_per_frame` (an average over the clip) and `crf` (constant quality, in the encoder's own scale,
-    at 25 frames a second) says how much is kept. mpeg4 knows neither CRF nor presets: its preset is None.
+    at 25 frames a second) says how much is kept. mpeg2 and mpeg4 know neither CRF nor presets: their preset is None.
     """
 
     name: ClassVar[str] = "video_codec"
@@ -139,18 +162,18 @@ class VideoCodec:
     def __post_init__(self) -> None:
         _check(self.codec in CODECS, self, f"codec must be one of {', '.join(CODECS)}")
         _check((self.crf is None) != (self.bits_per_frame is None), self, "give either crf or bits_per_frame")
-        if self.codec == "mpeg4":
-            _check(self.crf is None and self.preset is None, self, "mpeg4 knows neither crf nor preset")
+        if self.codec in WITHOUT_CRF:
+            _check(self.crf is None and self.preset is None, self, f"{self.codec} knows neither crf nor preset")
         else:
             _check(self.preset in PRESETS, self, f"preset must be one of {', '.join(PRESETS)}")
         _check(self.bits_per_frame is None or self.bits_per_frame >= 1000, self, "bits_per_frame must be 1000 or more")
         _check(self.crf is None or 0 <= self.crf <= 51, self, "crf lies in 0..51")
 
 
-type Step = Blur | SincBlur | Resize | GaussianNoise | PoissonNoise | Jpeg | VideoCodec
+type Step = Blur | SincBlur | Resize | GaussianNoise | PoissonNoise | ChromaNoise | Jpeg | VideoCodec
 
 STEPS: dict[str, type[Step]] = {
-    kind.name: kind for kind in (Blur, SincBlur, Resize, GaussianNoise, PoissonNoise, Jpeg, VideoCodec)
+    kind.name: kind for kind in (Blur, SincBlur, Resize, GaussianNoise, PoissonNoise, ChromaNoise, Jpeg, VideoCodec)
 }
 
 
@@ -222,6 +245,8 @@ def describe(step: Step) -> str:
             return f"Gaussian noise, sigma {_ends(step.sigma_255)} / 255, {'grey' if step.grey else 'coloured'}"
         case PoissonNoise():
             return f"Poisson noise, scale {_ends(step.scale)}, {'grey' if step.grey else 'coloured'}"
+        case ChromaNoise():
+            return f"chroma noise, sigma {_ends(step.sigma_255)} / 255, cells of {step.cell_px} px"
         case Jpeg():
             return f"JPEG, quality {_ends(tuple(float(round(quality)) for quality in step.quality))}"
         case VideoCodec():

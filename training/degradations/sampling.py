@@ -13,7 +13,9 @@ from training.degradations.recipe import (
     CODECS,
     FAMILIES,
     PRESETS,
+    WITHOUT_CRF,
     Blur,
+    ChromaNoise,
     Family,
     GaussianNoise,
     Jpeg,
@@ -98,6 +100,12 @@ class DegradationSettings:
     noise2_poisson_scale: Range = (0.05, 2.5)
     noise_poisson_scale_step: float = 0.005
 
+    chroma_noise_probability: float = 0.0
+    """Blotches of colour after noise 1; not in the published recipe."""
+    chroma_noise_sigma_255: Range = (1.0, 8.0)
+    chroma_noise_cells_px: tuple[int, ...] = (3, 5, 8)
+    chroma_noise_persistence: Range = (0.0, 0.9)
+
     jpeg1_probability: float = 1.0
     jpeg2_probability: float = 1.0
     jpeg_quality: Range = (30.0, 95.0)
@@ -106,7 +114,7 @@ class DegradationSettings:
     codec1_probability: float = 1.0
     codec2_probability: float = 1.0
     codecs: tuple[str, ...] = ("h264", "mpeg4")
-    """Of h264, mpeg4, h265, vp9, av1."""
+    """Of h264, mpeg4, h265, vp9, av1, mpeg2."""
     codec_probabilities: tuple[float, ...] = (2 / 3, 1 / 3)
     """The published configuration draws from libx264, h264 and mpeg4, and the first two are the same encoder."""
     codec_presets: tuple[str, ...] = ("ultrafast", "veryfast")
@@ -114,7 +122,7 @@ class DegradationSettings:
     long as all other degradations together."""
     codec_bits_per_frame: Range = (1e4, 1e5)
     codec_crf_probability: float = 0.0
-    """How often a CRF takes the place of the bitrate (mpeg4 always gets a bitrate)."""
+    """How often a CRF takes the place of the bitrate (mpeg2 and mpeg4 always get a bitrate)."""
     codec_crf: tuple[int, int] = (18, 35)
     codec2_last_probability: float = 0.5
 
@@ -135,6 +143,8 @@ class DegradationSettings:
         self._check_choices("codecs", "codec_probabilities", CODECS)
         self._check_choices("codec_presets", None, PRESETS)
         self._check_choices("resize_filters", None, FILTERS)
+        cells = self.chroma_noise_cells_px
+        _check(bool(cells) and min(cells) >= 1, "chroma_noise_cells_px", cells, "cells are 1 pixel or more")
         sizes = self.blur_sizes_px
         _check(bool(sizes) and all(s % 2 == 1 and s > 0 for s in sizes), "blur_sizes_px", sizes, "sizes are odd")
         for name, low, high in (
@@ -152,6 +162,8 @@ class DegradationSettings:
             ("noise2_sigma_255", 0.0, math.inf),
             ("noise1_poisson_scale", 0.0, math.inf),
             ("noise2_poisson_scale", 0.0, math.inf),
+            ("chroma_noise_sigma_255", 0.0, math.inf),
+            ("chroma_noise_persistence", 0.0, 0.999),
             ("jpeg_quality", 1.0, 100.0),
             ("codec_bits_per_frame", 1000.0, 1e9),
             ("codec_crf", 0, 51),
@@ -227,6 +239,8 @@ def sample(settings: DegradationSettings, generator: np.random.Generator, *, num
         steps += draw.resize(settings.resize1_probabilities, settings.resize1_scale, settings.resize1_scale_step)
     if draw.chance(settings.noise1_probability):
         steps.append(draw.noise(settings.noise1_sigma_255, settings.noise1_poisson_scale))
+    if settings.chroma_noise_probability and draw.chance(settings.chroma_noise_probability):
+        steps.append(draw.chroma_noise())
     if draw.chance(settings.jpeg1_probability):
         steps.append(draw.jpeg())
     if draw.chance(settings.codec1_probability):
@@ -376,6 +390,15 @@ class _Draw:
         walked = self.walk(poisson_scale, settings.noise_poisson_scale_step)
         return PoissonNoise(scale=walked, grey=grey, seed=self.seed())
 
+    def chroma_noise(self) -> ChromaNoise:
+        settings = self.settings
+        return ChromaNoise(
+            sigma_255=self.walk(settings.chroma_noise_sigma_255, settings.noise_sigma_step_255),
+            cell_px=self.choice(settings.chroma_noise_cells_px),
+            persistence=float(self.generator.uniform(*settings.chroma_noise_persistence)),
+            seed=self.seed(),
+        )
+
     def jpeg(self) -> Jpeg:
         return Jpeg(quality=self.walk(self.settings.jpeg_quality, self.settings.jpeg_quality_step))
 
@@ -386,7 +409,7 @@ class _Draw:
         preset = self.choice(settings.codec_presets)
         bits_per_frame = round(float(self.generator.uniform(*settings.codec_bits_per_frame)))
         crf = int(self.generator.integers(*settings.codec_crf, endpoint=True))
-        if codec == "mpeg4":
+        if codec in WITHOUT_CRF:
             return VideoCodec(codec=codec, preset=None, bits_per_frame=bits_per_frame)
         if self.chance(settings.codec_crf_probability):
             return VideoCodec(codec=codec, preset=preset, crf=crf)

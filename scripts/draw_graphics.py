@@ -1,0 +1,151 @@
+"""Draw pictures that photographs lack: titles, line art with flat colours, screens full of text, fine stripes.
+
+    python scripts/draw_graphics.py OUT [--num 24] [--seed 0]
+
+They are training material for `python -m training prepare`: 1024x768, lossless WebP. The same arguments give the same
+pictures.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+WIDTH, HEIGHT = 1024, 768
+SUPERSAMPLING = 2
+WORDS = (
+    "the quick brown fox jumps over a lazy dog while seven wizards make toxic brew for jovial queen Zoe and King Jack"
+    " 0123456789 Chapter Episode directed by music THE END PRESENTS Night Station Exit No. 24 & Sons (1987) Berlin km/h"
+).split()
+
+type Draw = Callable[[ImageDraw.ImageDraw, np.random.Generator], None]
+
+
+def colour(generator: np.random.Generator, low: int = 0, high: int = 255) -> tuple[int, int, int]:
+    """A random RGB colour with all components in [low, high]."""
+    red, green, blue = (int(value) for value in generator.integers(low, high + 1, size=3))
+    return red, green, blue
+
+
+def background(generator: np.random.Generator) -> Image.Image:
+    """A plain colour, or a smooth gradient of four."""
+    if generator.random() < 0.3:
+        return Image.new("RGB", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), colour(generator))
+    corners = generator.integers(0, 256, size=(2, 2, 3)).astype(np.uint8)
+    return Image.fromarray(corners).resize((WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), Image.Resampling.BICUBIC)
+
+
+def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArray[np.float64]:
+    """A smooth closed curve (num_points, 2) somewhere in the picture, in pixels."""
+    turn = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
+    radius = np.ones(num_points)
+    for order in range(2, 7):
+        radius += generator.normal(0, 0.35 / order) * np.cos(order * turn + generator.uniform(0, 2 * np.pi))
+    size = np.exp(generator.uniform(np.log(30), np.log(420))) * SUPERSAMPLING
+    stretch = generator.uniform(0.4, 1.0)
+    centre = generator.uniform(0, 1, size=2) * (WIDTH, HEIGHT) * SUPERSAMPLING
+    return centre + size * np.stack([radius * np.cos(turn), stretch * radius * np.sin(turn)], axis=1)
+
+
+def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
+    """Flat shapes with dark outlines, and loose pen strokes, as in drawn animation."""
+    for _ in range(int(generator.integers(12, 40))):
+        points = [(float(x), float(y)) for x, y in outline(generator)]
+        width = int(generator.integers(1, 8)) * SUPERSAMPLING
+        ink = colour(generator, 0, 60)
+        if generator.random() < 0.75:
+            canvas.polygon(points, fill=colour(generator))
+        if generator.random() < 0.8:
+            canvas.line([*points, points[0]], fill=ink, width=width, joint="curve")
+        else:
+            canvas.line(points[: len(points) // 3], fill=ink, width=width, joint="curve")
+
+
+def draw_titles(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
+    """A few lines of large text, half of them with an outline of another colour."""
+    for _ in range(int(generator.integers(4, 12))):
+        size = int(np.exp(generator.uniform(np.log(16), np.log(110)))) * SUPERSAMPLING
+        text = " ".join(generator.choice(WORDS, size=int(generator.integers(1, 5))))
+        place = (
+            float(generator.uniform(-0.05, 0.7) * WIDTH * SUPERSAMPLING),
+            float(generator.uniform(0, 0.95) * HEIGHT * SUPERSAMPLING),
+        )
+        stroke = int(generator.integers(0, 4)) * SUPERSAMPLING if generator.random() < 0.5 else 0
+        canvas.text(
+            place,
+            text if generator.random() < 0.7 else text.upper(),
+            fill=colour(generator),
+            font=ImageFont.load_default(size),
+            stroke_width=stroke,
+            stroke_fill=colour(generator),
+        )
+
+
+def draw_screen(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
+    """Windows with small text, lines and fine stripes, as in recordings of screens."""
+    for _ in range(int(generator.integers(3, 7))):
+        left, top = (
+            generator.uniform(0, 0.7) * WIDTH * SUPERSAMPLING,
+            generator.uniform(0, 0.7) * HEIGHT * SUPERSAMPLING,
+        )
+        right, bottom = (
+            left + generator.uniform(200, 700) * SUPERSAMPLING,
+            top + generator.uniform(120, 500) * SUPERSAMPLING,
+        )
+        paper, ink = (colour(generator, 200), colour(generator, 0, 70))
+        if generator.random() < 0.4:
+            paper, ink = ink, paper
+        canvas.rectangle((left, top, right, bottom), fill=paper, outline=ink, width=SUPERSAMPLING)
+        size = int(generator.integers(11, 26)) * SUPERSAMPLING
+        font = ImageFont.load_default(size)
+        if generator.random() < 0.3:
+            period = int(generator.integers(3, 14)) * SUPERSAMPLING
+            for x in range(int(left), int(right), period):
+                canvas.line((x, top, x, bottom), fill=ink, width=max(1, period // 2))
+            continue
+        for y in range(int(top) + SUPERSAMPLING * 4, int(bottom) - size, int(size * 1.4)):
+            text = " ".join(generator.choice(WORDS, size=12))
+            length = int((right - left) / (0.55 * size))
+            canvas.text((left + size / 2, y), text[: max(length - 2, 0)], fill=ink, font=font)
+
+
+KINDS: tuple[tuple[Draw, ...], ...] = (
+    (draw_shapes,),
+    (draw_titles,),
+    (draw_shapes, draw_titles),
+    (draw_screen,),
+    (draw_shapes,),
+    (draw_screen, draw_titles),
+)
+
+
+def picture(number: int, seed: int) -> Image.Image:
+    """Picture `number` of a seed, RGB."""
+    generator = np.random.default_rng((seed, number))
+    image = background(generator)
+    canvas = ImageDraw.Draw(image)
+    for draw in KINDS[number % len(KINDS)]:
+        draw(canvas, generator)
+    if generator.random() < 0.3:
+        image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.5, 1.5)))
+    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--num", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for number in range(arguments.num):
+        picture(number, arguments.seed).save(arguments.out / f"graphics_{number:03d}.webp", lossless=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
