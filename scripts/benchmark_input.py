@@ -34,6 +34,7 @@ from training import degradations, samples, store
 from training.clips import moved_photograph, read_video
 from training.degradations import (
     Blur,
+    ChromaNoise,
     GaussianNoise,
     Jpeg,
     PoissonNoise,
@@ -118,10 +119,24 @@ def plain_step(step: Step, frames: list[Floats], output_size: tuple[int, int], w
             return [frame + sigma * some for frame, sigma, some in zip(frames, strengths, noise, strict=True)]
         case PoissonNoise():
             return plain_poisson(step, frames, watch)
+        case ChromaNoise():
+            return plain_chroma_noise(step, frames)
         case Jpeg():
             return [plain_jpeg(frame, round(quality)) for frame, quality in zip(frames, step.quality, strict=True)]
         case VideoCodec():
             return plain_codec(step, frames)
+
+
+def plain_chroma_noise(step: ChromaNoise, frames: list[Floats]) -> list[Floats]:
+    """Blotches of colour, new in every frame."""
+    generator = np.random.RandomState(step.seed)
+    out = []
+    for frame, sigma in zip(frames, step.sigma_255, strict=True):
+        cells = generator.randn(frame.shape[0] // step.cell_px + 2, frame.shape[1] // step.cell_px + 2, 2)
+        blue, red = np.moveaxis(cv2.resize(cells * sigma * 1.5 / 255, frame.shape[1::-1]), 2, 0)
+        added = np.stack([1.402 * red, -0.344136 * blue - 0.714136 * red, 1.772 * blue], axis=2)
+        out.append(frame + added.astype(np.float32))
+    return out
 
 
 def plain_kernel(step: Blur | SincBlur, t: int) -> npt.NDArray[np.float64]:
@@ -216,6 +231,7 @@ STEPS: dict[type[Step], str] = {
     Resize: "resize",
     GaussianNoise: "Gaussian noise",
     PoissonNoise: "Poisson noise",
+    ChromaNoise: "chroma noise",
     Jpeg: "JPEG",
     VideoCodec: "video codec",
 }

@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 WIDTH, HEIGHT = 1024, 768
 SUPERSAMPLING = 2
-WORDS = (
+TEXT = (
     "the quick brown fox jumps over a lazy dog while seven wizards make toxic brew for jovial queen Zoe and King Jack"
     " 0123456789 Chapter Episode directed by music THE END PRESENTS Night Station Exit No. 24 & Sons (1987) Berlin km/h"
-).split()
+)
+WORDS = TEXT.split(" ")
 
 type Draw = Callable[[ImageDraw.ImageDraw, np.random.Generator], None]
 
@@ -48,7 +49,10 @@ def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArra
     size = np.exp(generator.uniform(np.log(30), np.log(420))) * SUPERSAMPLING
     stretch = generator.uniform(0.4, 1.0)
     centre = generator.uniform(0, 1, size=2) * (WIDTH, HEIGHT) * SUPERSAMPLING
-    return centre + size * np.stack([radius * np.cos(turn), stretch * radius * np.sin(turn)], axis=1)
+    curve: npt.NDArray[np.float64] = centre + size * np.stack(
+        [radius * np.cos(turn), stretch * radius * np.sin(turn)], axis=1
+    )
+    return curve
 
 
 def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
@@ -136,6 +140,7 @@ def picture(number: int, seed: int) -> Image.Image:
 
 
 def main() -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--num", type=int, default=24)

@@ -265,7 +265,7 @@ def steps(network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         flow = None if after is None else network.flow(this, after)
         made += [] if flow is None else [flow]
         backward = network.propagate_backward(this, backward, flow)
-        forward = network.propagate_forward(this, made[-1] if flow is None else backward, flow)
+        forward = network.propagate_forward(this, None if flow is None else backward, flow)
         made += [backward, forward, *(rows for _, rows in network.reconstruct(this, backward, forward))]
     return made
 

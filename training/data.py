@@ -186,8 +186,8 @@ def make_loader(
     """Batches first_iteration <= k < num_iterations (None: without end) of process `rank`.
 
     num_workers = 0 makes them here, while the caller waits. On a CUDA device batches lie on it: samples are degraded
-    there, see make_feeder, or, with a pool, cut there from clips that it holds, see resident_pool.py. Otherwise they lie
-    in main memory.
+    there, see make_feeder, or, with a pool, cut there from clips that it holds, see resident_pool.py. Otherwise they
+    lie in main memory.
 
     Raises ValueError if no clip is large enough for the options.
     """

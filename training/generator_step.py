@@ -9,6 +9,7 @@ a time, and their graphs are gone before the network's own backward pass begins.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,19 @@ type Flows = tuple[Tensor, Tensor]
 
 
 def generator_step(
+    model: RealBasicVSR, lr: Tensor, truth: Tensor, *, weights: LossWeights, **options: Any
+) -> tuple[dict[str, float], Tensor]:
+    """`generator_gradients`, its losses as numbers. Reading them waits for the device."""
+    losses, hr = generator_gradients(model, lr, truth, weights=weights, **options)
+    return _numbers(losses), hr
+
+
+def discriminator_step(discriminator: Discriminator, hr: Tensor, truth: Tensor, **options: Any) -> dict[str, float]:
+    """`discriminator_gradients`, its losses as numbers. Reading them waits for the device."""
+    return _numbers(discriminator_gradients(discriminator, hr, truth, **options))
+
+
+def generator_gradients(
     model: RealBasicVSR,
     lr: Tensor,
     truth: Tensor,
@@ -60,7 +74,7 @@ def generator_step(
     autocast_dtype: torch.dtype | None = None,
     checkpointing: bool = False,
     frames_at_once: int | None = None,
-) -> tuple[dict[str, float], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of one batch to `.grad` of the network's parameters; the losses, unweighted, and the output.
 
     lr (N, T, 3, H, W) and truth, the sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1]. What each reaches:
@@ -143,10 +157,10 @@ def generator_step(
         # weights behind the cleaning module, without the flow where it is frozen; then for the cleaning module alone.
         _backward([(hr, for_all + for_the_rest)], others, again=bool(cleaning))
         _backward([(hr, for_all), (for_cleaning, None)], cleaning)
-    return _numbers(losses), output.detach()
+    return losses, output.detach()
 
 
-def discriminator_step(
+def discriminator_gradients(
     discriminator: Discriminator,
     hr: Tensor,
     truth: Tensor,
@@ -155,12 +169,13 @@ def discriminator_step(
     flows_px: Flows | None = None,
     autocast_dtype: torch.dtype | None = None,
     frames_at_once: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add the gradients of one batch to `.grad` of the discriminator's parameters; its losses on real and fake frames.
 
     hr: the output of `generator_step`; truth: the ground truth as it was *before* sharpening. Both (N, T, 3, H, W). lr
-    and flows_px, as of `generator_step`, are what a patch discriminator looks at besides. Their losses are added, as published. The spectral norms' estimates move on by one power
-    iteration, here and nowhere else: the published code makes three in a step (generator, real, fake).
+    and flows_px, as of `generator_step`, are what a patch discriminator looks at besides. The two losses are added, as
+    published. The spectral norms' estimates move on by one power iteration, here and nowhere else: the published code
+    makes three in a step (generator, real, fake).
 
     Raises ValueError for clips that do not fit each other.
     """
@@ -179,19 +194,19 @@ def discriminator_step(
         _backward([(share * (loss_real + loss_fake), None)], _learning(discriminator))
         sums["discriminator_real"] += share * loss_real.detach()
         sums["discriminator_fake"] += share * loss_fake.detach()
-    return _numbers(sums)
+    return sums
 
 
 def _without_gradient(
     losses: dict[str, Tensor], output: Tensor, parameters: Sequence[nn.Parameter]
-) -> tuple[dict[str, float], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """The end of a step whose losses are not finite: gradients of NaN, with no way back through the network.
 
     torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
     """
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, math.nan)
-    return _numbers(losses), output.detach()
+    return losses, output.detach()
 
 
 @torch.no_grad()

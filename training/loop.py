@@ -4,19 +4,17 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -33,15 +31,12 @@ from training.checkpoints import (
     write_text,
 )
 from training.data import Batch, ClipStore, SampleOptions, make_loader, measure_input, mirror
-from training.discriminator import UNetDiscriminator
 from training.export import write_network
-from training.generator_step import discriminator_step, generator_step, motion_of, sees_neighbours
-from training.losses import LossWeights
-from training.patch_discriminator import PatchDiscriminator
+from training.networks import Networks, Processes, TrainingError, autocast_dtype_of
 from training.perceptual import PerceptualLoss
 from training.settings import PRESETS, Settings, add_options, changed, read_settings
-from vsrealbasicvsr.model import SCALE, START_PASSES_KEY, RealBasicVSR
-from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
+from training.steps import LossError, Steps
+from vsrealbasicvsr.model import SCALE
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
 """Settings that may be changed when a run goes on: the others would make it another run."""
@@ -51,211 +46,6 @@ LONGEST_DATA_WAIT_SHARE = 0.02
 
 LARGEST_SLOWNESS_OF_BF16 = 1.5
 """Times as long as float32; beyond it the run says that float32 is the better choice."""
-
-
-class TrainingError(ValueError):
-    """A run cannot begin or go on; the text says what is wrong and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processes:
-    """The processes that share a run's work, as torchrun starts them, and this one's place among them."""
-
-    num: int
-    rank: int
-    device: torch.device
-
-    def average(self, parameters: list[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over the processes."""
-        if self.num == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.num
-        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
-        if self.num == 1:
-            return flag
-        raised = torch.tensor([float(flag)], device=self.device)
-        distributed.all_reduce(raised, distributed.ReduceOp.MAX)
-        return bool(raised.item())
-
-
-class Networks:
-    """What is trained: the generator, its moving average, the discriminator where there is one, their optimisers."""
-
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        torch.manual_seed(settings.seed)
-        self.settings = settings
-        self.device = device
-        self.model = RealBasicVSR(settings.architecture)
-        with torch.no_grad():  # begin as bilinear enlargement and as no cleaning at all
-            self.model.basicvsr.conv_last.weight.mul_(0.1)
-            self.model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
-        self.discriminator = make_discriminator(settings)
-        self.ema: dict[str, Tensor] = {}
-
-    def start_from(self, start: Path | None, spynet: Path | None) -> None:
-        """Take weights to begin from: a run's folder (its networks, not the moving average, as published) or a file.
-
-        Raises TrainingError, CheckpointError or WeightsError if they do not fit.
-        """
-        if start is not None and start.is_dir():
-            state, warnings = newest_checkpoint(start)
-            for warning in warnings:
-                print(f"training train: {warning}", file=sys.stderr)
-            self._load(self.model, state["model"], start)
-            if self.discriminator is not None and state.get("discriminator") is not None:
-                self._load(self.discriminator, state["discriminator"], start)
-        elif start is not None:
-            tensors = load_model(start if str(start) != "default" else "default").state_dict()
-            if self.settings.architecture.start_passes:  # the weights may be those of a network without
-                tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
-            self._load(self.model, tensors, start)
-            if self.discriminator is not None:
-                try:
-                    if isinstance(self.discriminator, UNetDiscriminator):
-                        self._load(self.discriminator, read_discriminator(start), start)
-                except WeightsError as error:
-                    print(f"training train: the discriminator begins anew: {error}", file=sys.stderr)
-        if spynet is not None:
-            self._load(self.model.basicvsr.spynet, read_tensors(spynet), spynet)
-        if start is None and spynet is None and self.settings.flow_learning_rate > 0 and self.settings.flow_from_share:
-            print(
-                "training train: the flow network begins with random weights; python -m training flow, then --spynet,"
-                " gives a better start",
-                file=sys.stderr,
-            )
-        if start is None and self.settings.freeze_cleaning:
-            raise TrainingError(
-                "there is no cleaning module to keep as it is: begin --from weights, or without --freeze-cleaning"
-            )
-        if start is None and spynet is None and self.settings.flow_learning_rate == 0:
-            raise TrainingError(
-                "there is no flow network to begin with, and it is frozen: give one with --spynet FILE (python -m"
-                " training flow makes one), begin --from weights, or let it learn with --flow-learning-rate 2.5e-5"
-            )
-
-    def prepare(self) -> None:
-        """Bring everything to the device and make the optimisers; to be called when the weights are in place."""
-        settings = self.settings
-        self.model.to(self.device).to(memory_format=torch.channels_last).train()
-        self.model.image_cleaning.requires_grad_(not settings.freeze_cleaning)
-        self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        flow = list(self.model.basicvsr.spynet.parameters())
-        own = {id(parameter) for parameter in flow}
-        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-        self.parameters = rest + flow
-        self.flow_parameters = flow
-        self.optimizer = torch.optim.Adam(
-            [{"params": rest}, {"params": flow}], lr=settings.learning_rate, betas=settings.adam_betas
-        )
-        self.discriminator_optimizer = None
-        if self.discriminator is not None:
-            self.discriminator.to(self.device).train()
-            self.discriminator_optimizer = torch.optim.Adam(
-                self.discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=settings.adam_betas
-            )
-
-    def set_learning_rates(self, iteration: int) -> None:
-        """The rates of this step, and whether the flow network learns in it."""
-        settings = self.settings
-        share = iteration / settings.iterations
-        rest, flow = self.optimizer.param_groups
-        rest["lr"] = learning_rate(iteration, settings)
-        flow_learns = settings.flow_learning_rate > 0 and share >= settings.flow_from_share
-        flow["lr"] = learning_rate(iteration, settings, peak=settings.flow_learning_rate) if flow_learns else 0.0
-        for parameter in self.flow_parameters:
-            parameter.requires_grad_(flow_learns)
-
-    def update_ema(self, iteration: int) -> None:
-        """Move the average; in the first steps it follows faster, so that it does not keep the random start."""
-        decay = min(self.settings.ema_decay, (iteration + 1) / (iteration + 10))
-        with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                self.ema[name].lerp_(tensor, 1 - decay)
-
-    def ema_model(self) -> RealBasicVSR:
-        """The moving average as a network of its own, on the CPU."""
-        return RealBasicVSR.from_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()}).eval()
-
-    def state(self, iteration: int) -> dict[str, Any]:
-        """Everything that going on after `iteration` steps needs. The position in the data is the step itself."""
-        return {
-            "iteration": iteration,
-            "model": self.model.state_dict(),
-            "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
-            "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
-            "discriminator_optimizer": (
-                None if self.discriminator_optimizer is None else self.discriminator_optimizer.state_dict()
-            ),
-            "random_state": torch.get_rng_state(),
-        }
-
-    def restore(self, state: Mapping[str, Any], where: Path) -> int:
-        """Take up a checkpoint's state; returns the number of steps done. Raises CheckpointError if it does not fit."""
-        self._load(self.model, state["model"], where)
-        for name, tensor in state["ema"].items():
-            self.ema[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.discriminator is not None and self.discriminator_optimizer is not None:
-            if state.get("discriminator") is None:
-                raise CheckpointError(f"{where} has no discriminator, but the run's settings ask for one.")
-            self._load(self.discriminator, state["discriminator"], where)
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        torch.set_rng_state(state["random_state"])
-        return int(state["iteration"])
-
-    @staticmethod
-    def _load(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-        own = network.state_dict()
-        wrong = [
-            f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-            if name in own and name in tensors
-            else f"{name} {'missing' if name in own else 'not known'}"
-            for name in sorted(own.keys() | tensors.keys())
-            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
-        ]
-        if wrong:
-            raise TrainingError(
-                f"{where} holds a {type(network).__name__} of other sizes than the settings ask for"
-                f" ({len(wrong)} tensors differ, first {wrong[0]}). Use the preset and --architecture.* options that"
-                " it was trained with."
-            )
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
-
-
-def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscriminator | None:
-    """The discriminator that the settings ask for; None without an adversarial loss."""
-    if settings.adversarial_weight == 0:
-        return None
-    if settings.discriminator == "unet":
-        return UNetDiscriminator()
-    return PatchDiscriminator(settings.discriminator_num_frames, settings.discriminator_width)
-
-
-def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
-    """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
-
-    peak: the same course with another height, for the flow network.
-    """
-    warm_up = settings.warm_up_iterations
-    final = settings.final_learning_rate
-    if peak is not None:
-        final *= peak / settings.learning_rate if settings.learning_rate > 0 else 0.0
-    peak = settings.learning_rate if peak is None else peak
-    if iteration < warm_up:
-        return peak * (iteration + 1) / warm_up
-    share = min((iteration - warm_up) / max(settings.iterations - warm_up, 1), 1)
-    return final + (peak - final) * (1 + math.cos(math.pi * share)) / 2
 
 
 class Pace:
@@ -319,17 +109,17 @@ def train(
 ) -> int:
     """Do the steps from `first` on; `loader` yields their batches, in order. Returns the number of steps done.
 
-    seconds: after some steps settings.iterations becomes the number that fits into so much time from now on. Fewer than settings.iterations are done only if the run was asked to end; a checkpoint is written then as well.
+    seconds: after some steps settings.iterations becomes the number that fits into so much time from now on. Fewer than
+    settings.iterations are done only if the run was asked to end; a checkpoint is written then as well.
     Raises TrainingError when too many steps in a row had to be skipped, CheckpointError when something cannot be
     written.
     """
-    settings, model, discriminator = networks.settings, networks.model, networks.discriminator
-    weights = loss_weights(settings)
-    autocast_dtype = autocast_dtype_of(settings, processes.device)
+    settings = networks.settings
+    steps = Steps(networks, processes, perceptual)
     chief = processes.rank == 0
     log = Log(run_folder, first) if chief else None
     board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first + 1) if chief else None
-    sums, num_summed, num_skipped, seconds_waited = dict[str, float](), 0, 0, 0.0
+    num_skipped, seconds_waited = 0, 0.0
     started = time.monotonic()
     pace = Pace(seconds, first) if seconds is not None else None
     done = first
@@ -342,35 +132,8 @@ def train(
             seconds_waited += batch.wait_seconds
             lr, truth, real = to_floats(batch, settings, processes.device)
 
-            networks.set_learning_rates(iteration)
-            networks.optimizer.zero_grad(set_to_none=True)
-            needs_motion = settings.num_frames > 1 and (settings.flicker_weight or sees_neighbours(discriminator))
-            flows_px = motion_of(model, truth) if needs_motion else None
-            losses, hr = generator_step(
-                model,
-                lr,
-                truth,
-                weights=weights_at(weights, iteration, settings),
-                flows_px=flows_px,
-                distance=settings.distance,
-                perceptual=perceptual,
-                discriminator=discriminator,
-                cleaning_gets_perceptual=settings.cleaning_gets_perceptual,
-                rest_frame=iteration % settings.num_frames,
-                autocast_dtype=autocast_dtype,
-                checkpointing=settings.gradient_checkpointing,
-            )
-            processes.average(networks.parameters)
-            stepped = step_if_finite(networks.optimizer, networks.parameters, settings.max_gradient_norm)
-
-            if stepped and discriminator is not None and networks.discriminator_optimizer is not None:
-                networks.discriminator_optimizer.zero_grad(set_to_none=True)
-                losses |= discriminator_step(
-                    discriminator, hr, real, lr=lr, flows_px=flows_px, autocast_dtype=autocast_dtype
-                )
-                its_parameters = list(discriminator.parameters())
-                processes.average(its_parameters)
-                stepped = step_if_finite(networks.discriminator_optimizer, its_parameters, 0.0)
+            taken = steps.take(lr, truth, real, iteration)
+            stepped = taken.stepped
 
             num_skipped = 0 if stepped else num_skipped + 1
             if not stepped and chief:
@@ -384,27 +147,25 @@ def train(
             if chief and log is not None and board is not None:
                 if stepped:
                     networks.update_ema(iteration)
-                    num_summed += 1
-                    sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
                 bar.update()
-                if (done % settings.log_every == 0 or done == settings.iterations) and num_summed:
-                    seconds = time.monotonic() - started
+                means = read_losses(steps) if done % settings.log_every == 0 or done == settings.iterations else {}
+                if means:
+                    passed_seconds = time.monotonic() - started
                     record = {
                         "iteration": done,
-                        **{name: value / num_summed for name, value in sums.items()},
-                        "learning_rate": networks.optimizer.param_groups[0]["lr"],
-                        "seconds_per_step": seconds / (done - first),
-                        "data_wait_share": seconds_waited / seconds,
+                        **means,
+                        "learning_rate": float(networks.optimizer.param_groups[0]["lr"]),
+                        "seconds_per_step": passed_seconds / (done - first),
+                        "data_wait_share": seconds_waited / passed_seconds,
                     }
                     log.append(record)
                     for name, value in record.items():
                         board.add_scalar(name, value, done)
                     bar.set_postfix_str(f"output {record['output']:.4f}, waits {record['data_wait_share']:.0%}")
-                    sums, num_summed = {}, 0
-                if done % settings.images_every == 0:
-                    board.add_image("bicubic, ours, truth", side_by_side(lr, hr, truth), done)
+                if done % settings.images_every == 0 and taken.hr is not None:
+                    board.add_image("bicubic, ours, truth", side_by_side(lr, taken.hr, truth), done)
             if pace is not None and (fitted := pace.fitted(done, settings.iterations)) != settings.iterations:
-                settings = networks.settings = dataclasses.replace(settings, iterations=fitted)
+                settings = networks.settings = dataclasses.replace(networks.settings, iterations=fitted)
                 bar.total = fitted
                 bar.write(f"step {done}: {fitted} steps fit into {seconds:g} seconds")
                 if chief:
@@ -419,6 +180,16 @@ def train(
     return done
 
 
+def read_losses(steps: Steps) -> dict[str, float]:
+    """The means of the losses since the last reading. Raises TrainingError if they are not finite."""
+    try:
+        return steps.read_losses()
+    except LossError as error:
+        raise TrainingError(
+            f"{error}. Begin a new run with --from this one and a lower --learning-rate, or with --no-cuda-graph."
+        ) from None
+
+
 def save(networks: Networks, run_folder: Path, iteration: int) -> None:
     """Write a checkpoint, then the moving average as weights for use. Raises CheckpointError."""
     settings = networks.settings
@@ -431,18 +202,6 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
     settings = networks.settings
     metadata = {"training_iteration": str(iteration), "training_settings": settings.to_json()}
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
-
-
-def step_if_finite(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> bool:
-    """Let the optimiser take its step unless a gradient is NaN or infinite; a max_norm above 0 clips them first."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not math.isfinite(norm.item()):
-        return False
-    if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    optimizer.step()
-    return True
 
 
 def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -460,41 +219,6 @@ def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[T
     truth = whole(batch.gt if batch.gt_unsharp is None else batch.gt_unsharp)
     sees_another = settings.adversarial_weight > 0 and batch.gt_unsharp is not None
     return floats(batch.lr), truth, whole(batch.gt) if sees_another else truth
-
-
-def loss_weights(settings: Settings) -> LossWeights:
-    """The settings' weights, as the generator's step takes them."""
-    return LossWeights(
-        output=settings.output_weight,
-        cleaning=settings.cleaning_weight,
-        perceptual=settings.perceptual_weight,
-        adversarial=settings.adversarial_weight,
-        squared_error=settings.squared_error_weight,
-        psnr=settings.psnr_weight,
-        colour=settings.colour_weight,
-        flicker=settings.flicker_weight,
-        rest=settings.rest_weight,
-        feature_matching=settings.feature_matching_weight,
-    )
-
-
-def weights_at(weights: LossWeights, iteration: int, settings: Settings) -> LossWeights:
-    """The weights of this step: those of the discriminator's losses rise while it is new."""
-    share = min((iteration + 1) / max(settings.adversarial_warm_up_iterations, 1), 1.0)
-    if share == 1:
-        return weights
-    return dataclasses.replace(
-        weights, adversarial=share * weights.adversarial, feature_matching=share * weights.feature_matching
-    )
-
-
-def autocast_dtype_of(settings: Settings, device: torch.device) -> torch.dtype | None:
-    """The one place that decides precision. bfloat16 has float32's range: no loss scaling; gradients stay float32.
-
-    On a CPU it is slower than float32 unless the CPU multiplies it (AVX512-BF16, AMX), so that "auto" leaves it.
-    """
-    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if wanted else None
 
 
 def slowness_of_bf16() -> float:

@@ -104,7 +104,8 @@ def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
 
 def luma(rgb: Tensor) -> Tensor:
     """BT.601 luma of (..., 3, H, W) in [0, 1]: (..., H, W)."""
-    return (rgb * rgb.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(-3)
+    red, green, blue = rgb.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue  # no tensor of weights: a CUDA graph cannot copy one from the CPU
 
 
 def psnr_loss(hr: Tensor, truth: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """A small conditional discriminator for small networks: patches of three neighbouring frames beside the input.
 
-Source: Isola et al., CVPR 2017 (patches, condition); Wang et al., CVPR 2018 (feature matching); Miyato et al., ICLR 2018
-(spectral normalisation); Chu et al., SIGGRAPH 2020 (frames warped onto the middle one). Knows torch only. Nothing in a
-call changes it, see discriminator.py.
+Source: Isola et al., CVPR 2017 (patches, condition); Wang et al., CVPR 2018 (feature matching); Miyato et al., ICLR
+2018 (spectral normalisation); Chu et al., SIGGRAPH 2020 (frames warped onto the middle one). Knows torch only. Nothing
+in a call changes it, see discriminator.py.
 """
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ class PatchDiscriminator(nn.Module):
         self.num_frames = num_frames
         channels = (3 * num_frames + 3, width, 2 * width, 3 * width, 4 * width)
         self.down = nn.ModuleList(
-            SpectralConv(before, after, 4, stride=2) for before, after in zip(channels, channels[1:], strict=False)
+            SpectralConv(before, after, 4, stride=2) for before, after in itertools.pairwise(channels)
         )
         self.last = SpectralConv(4 * width, 1, 3)
 

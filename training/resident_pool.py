@@ -1,7 +1,8 @@
-"""A pool of degraded clips in a GPU's memory: made by worker processes while the run goes on, cut and turned on the GPU.
+"""A pool of degraded clips in a GPU's memory: made by worker processes during the run, cut and turned on the GPU.
 
-The samples are those of a pool on disk (see samples.py): the same numbers, the same bits. A clip is copied once and then
-used for thousands of samples, so that a training step waits for nothing once its clips are there. Knows no networks.
+The samples are those of a pool on disk (see samples.py): the same numbers, the same bits. A clip is copied once and
+then used for thousands of samples, so that a training step waits for nothing once its clips are there. Knows no
+networks.
 """
 
 from __future__ import annotations

@@ -146,6 +146,8 @@ class Settings:
     ema_decay: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the convolutions; flow and losses are float32. auto: bf16 on CUDA, fp32 elsewhere."""
+    cuda_graph: bool = False
+    """On a GPU, take steps as one captured CUDA graph: small networks are otherwise bound by launching kernels."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: half as much time again, a quarter of the memory."""
     max_skipped_steps: int = 20
@@ -187,8 +189,8 @@ class Settings:
             )
         if self.feature_matching_weight > 0 and not (self.discriminator == "patch" and self.adversarial_weight > 0):
             raise SettingsError(
-                "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features are"
-                " that discriminator's"
+                "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features"
+                " are that discriminator's"
             )
         if self.adversarial_weight > 0 and self.discriminator == "patch" and self.crop_px % 4:
             raise SettingsError(f"the patch discriminator needs a crop_px that is a multiple of 4, got {self.crop_px}")
@@ -340,8 +342,8 @@ PRESETS: Mapping[str, Settings] = {
         images_every=150,
     ),
 }
-"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the
-default weights' faithful set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on one."""
+"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on a CPU."""
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

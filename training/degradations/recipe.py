@@ -116,8 +116,8 @@ class PoissonNoise:
 class ChromaNoise:
     """Blotches of colour: normal noise of the two colour differences alone, smooth over cells of `cell_px` pixels.
 
-    `persistence` is the correlation of one frame's noise with the next one's; the luma stays as it is. What low bitrates
-    and the noise reduction of cameras leave of coloured noise.
+    `persistence` is the correlation of one frame's noise with the next one's; the luma stays as it is. What low
+    bitrates and the noise reduction of cameras leave of coloured noise.
     """
 
     name: ClassVar[str] = "chroma_noise"

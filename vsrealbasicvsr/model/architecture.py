@@ -24,9 +24,10 @@ class Architecture:
     flow_stride: frame pixels on a pixel of the finest flow level: 1, 2, 4 or 8. 1 is published; 2 does without the
     level of the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
     its own, `basicvsr.spynet.stride`, that only networks with another stride than 1 have.
-    start_passes: how often a propagation trunk processes the first frame of a sequence before the pass that counts, each
-    time from the hidden state of the pass before, so that the sequence begins as if the camera had rested on that frame.
-    0 is published: the first frame comes from a hidden state of zeros. It is a tensor too, `basicvsr.start_passes`.
+    start_passes: how often a propagation trunk processes the first frame of a sequence before the pass that counts,
+    each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested on that
+    frame. 0 is published: the first frame comes from a hidden state of zeros. It is a tensor too,
+    `basicvsr.start_passes`.
     """
 
     cleaning_channels: int = 64

@@ -269,8 +269,8 @@ class RealBasicVSR(nn.Module):
         return trunk(self.trunk_input(cleaned, state, flow_px))  # type: ignore[no-any-return]
 
     def trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """The input of a propagation trunk, (B, 3 + mid, H, W): a frame (B, 3, H, W) and the hidden state, sampled along
-        the flow. No state: zeros. No flow: the state as it is.
+        """The input of a propagation trunk, (B, 3 + mid, H, W): a frame (B, 3, H, W) and the hidden state, sampled
+        along the flow. No state: zeros. No flow: the state as it is.
         """
         if state is None:
             shape = (cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])

@@ -1,0 +1,265 @@
+"""The networks of a run, their optimisers and their moving average, and the processes that share its work."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from training.checkpoints import CheckpointError, newest_checkpoint
+from training.discriminator import UNetDiscriminator
+from training.patch_discriminator import PatchDiscriminator
+from training.settings import Settings
+from vsrealbasicvsr.model import START_PASSES_KEY, RealBasicVSR
+from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
+
+
+class TrainingError(ValueError):
+    """A run cannot begin or go on; the text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """The processes that share a run's work, as torchrun starts them, and this one's place among them."""
+
+    num: int
+    rank: int
+    device: torch.device
+
+    def average(self, parameters: list[nn.Parameter]) -> None:
+        """Replace the gradients by their mean over the processes."""
+        if self.num == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.num
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        if self.num == 1:
+            return flag
+        raised = torch.tensor([float(flag)], device=self.device)
+        distributed.all_reduce(raised, distributed.ReduceOp.MAX)
+        return bool(raised.item())
+
+
+class Networks:
+    """What is trained: the generator, its moving average, the discriminator where there is one, their optimisers."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.device = device
+        self.model = RealBasicVSR(settings.architecture)
+        with torch.no_grad():  # begin as bilinear enlargement and as no cleaning at all
+            self.model.basicvsr.conv_last.weight.mul_(0.1)
+            self.model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
+        self.discriminator = make_discriminator(settings)
+        self.ema: dict[str, Tensor] = {}
+
+    def start_from(self, start: Path | None, spynet: Path | None) -> None:
+        """Take weights to begin from: a run's folder (its networks, not the moving average, as published) or a file.
+
+        Raises TrainingError, CheckpointError or WeightsError if they do not fit.
+        """
+        if start is not None and start.is_dir():
+            state, warnings = newest_checkpoint(start)
+            for warning in warnings:
+                print(f"training train: {warning}", file=sys.stderr)
+            self._load(self.model, state["model"], start)
+            if self.discriminator is not None and state.get("discriminator") is not None:
+                self._load(self.discriminator, state["discriminator"], start)
+        elif start is not None:
+            tensors = load_model(start if str(start) != "default" else "default").state_dict()
+            if self.settings.architecture.start_passes:  # the weights may be those of a network without
+                tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
+            self._load(self.model, tensors, start)
+            if self.discriminator is not None:
+                try:
+                    if isinstance(self.discriminator, UNetDiscriminator):
+                        self._load(self.discriminator, read_discriminator(start), start)
+                except WeightsError as error:
+                    print(f"training train: the discriminator begins anew: {error}", file=sys.stderr)
+        if spynet is not None:
+            self._load(self.model.basicvsr.spynet, read_tensors(spynet), spynet)
+        if start is None and spynet is None and self.settings.flow_learning_rate > 0 and self.settings.flow_from_share:
+            print(
+                "training train: the flow network begins with random weights; python -m training flow, then --spynet,"
+                " gives a better start",
+                file=sys.stderr,
+            )
+        if start is None and self.settings.freeze_cleaning:
+            raise TrainingError(
+                "there is no cleaning module to keep as it is: begin --from weights, or without --freeze-cleaning"
+            )
+        if start is None and spynet is None and self.settings.flow_learning_rate == 0:
+            raise TrainingError(
+                "there is no flow network to begin with, and it is frozen: give one with --spynet FILE (python -m"
+                " training flow makes one), begin --from weights, or let it learn with --flow-learning-rate 2.5e-5"
+            )
+
+    def prepare(self) -> None:
+        """Bring everything to the device and make the optimisers; to be called when the weights are in place."""
+        settings = self.settings
+        self.model.to(self.device).to(memory_format=torch.channels_last).train()
+        self.model.image_cleaning.requires_grad_(not settings.freeze_cleaning)
+        self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        flow = list(self.model.basicvsr.spynet.parameters())
+        own = {id(parameter) for parameter in flow}
+        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
+        self.parameters = rest + flow
+        self.flow_parameters = flow
+        self.optimizer = self._adam([rest, flow], settings.learning_rate)
+        self.discriminator_optimizer = None
+        if self.discriminator is not None:
+            self.discriminator.to(self.device).train()
+            self.discriminator_optimizer = self._adam(
+                [list(self.discriminator.parameters())], settings.discriminator_learning_rate
+            )
+
+    def _adam(self, groups: list[list[nn.Parameter]], rate: float) -> torch.optim.Adam:
+        """Adam; for steps that are captured, with its rates on the device, where they can be changed."""
+        betas = self.settings.adam_betas
+        if not (self.settings.cuda_graph and self.device.type == "cuda"):
+            return torch.optim.Adam([{"params": group} for group in groups], lr=rate, betas=betas)
+        rates = [torch.tensor(rate, device=self.device) for _ in groups]
+        return torch.optim.Adam(
+            [{"params": group, "lr": own} for group, own in zip(groups, rates, strict=True)],
+            lr=rates[0],
+            betas=betas,
+            capturable=True,
+            fused=True,
+        )
+
+    def set_learning_rates(self, iteration: int) -> None:
+        """The rates of this step, and whether the flow network learns in it."""
+        settings = self.settings
+        share = iteration / settings.iterations
+        rest, flow = self.optimizer.param_groups
+        _set_rate(rest, learning_rate(iteration, settings))
+        flow_learns = settings.flow_learning_rate > 0 and share >= settings.flow_from_share
+        peak = settings.flow_learning_rate
+        _set_rate(flow, learning_rate(iteration, settings, peak=peak) if flow_learns else 0.0)
+        for parameter in self.flow_parameters:
+            parameter.requires_grad_(flow_learns)
+
+    def update_ema(self, iteration: int) -> None:
+        """Move the average; in the first steps it follows faster, so that it does not keep the random start."""
+        decay = min(self.settings.ema_decay, (iteration + 1) / (iteration + 10))
+        state = self.model.state_dict()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), [state[name] for name in self.ema], 1 - decay)
+
+    def ema_model(self) -> RealBasicVSR:
+        """The moving average as a network of its own, on the CPU."""
+        return RealBasicVSR.from_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()}).eval()
+
+    def state(self, iteration: int) -> dict[str, Any]:
+        """Everything that going on after `iteration` steps needs. The position in the data is the step itself."""
+        return {
+            "iteration": iteration,
+            "model": self.model.state_dict(),
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+            "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
+            "discriminator_optimizer": (
+                None if self.discriminator_optimizer is None else self.discriminator_optimizer.state_dict()
+            ),
+            "random_state": torch.get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], where: Path) -> int:
+        """Take up a checkpoint's state; returns the number of steps done. Raises CheckpointError if it does not fit."""
+        self._load(self.model, state["model"], where)
+        for name, tensor in state["ema"].items():
+            self.ema[name].copy_(tensor)
+        _load_optimizer(self.optimizer, state["optimizer"])
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            if state.get("discriminator") is None:
+                raise CheckpointError(f"{where} has no discriminator, but the run's settings ask for one.")
+            self._load(self.discriminator, state["discriminator"], where)
+            _load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
+        torch.set_rng_state(state["random_state"])
+        return int(state["iteration"])
+
+    @staticmethod
+    def _load(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+        own = network.state_dict()
+        wrong = [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+            if name in own and name in tensors
+            else f"{name} {'missing' if name in own else 'not known'}"
+            for name in sorted(own.keys() | tensors.keys())
+            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+        ]
+        if wrong:
+            raise TrainingError(
+                f"{where} holds a {type(network).__name__} of other sizes than the settings ask for"
+                f" ({len(wrong)} tensors differ, first {wrong[0]}). Use the preset and --architecture.* options that"
+                " it was trained with."
+            )
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up the moments of a checkpoint; how the optimiser runs (on which device, captured or not) stays."""
+    own = [{name: group[name] for name in _HOW if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, how in zip(optimizer.param_groups, own, strict=True):
+        group.update(how)
+
+
+_HOW = ("lr", "capturable", "fused", "foreach")
+
+
+def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscriminator | None:
+    """The discriminator that the settings ask for; None without an adversarial loss."""
+    if settings.adversarial_weight == 0:
+        return None
+    if settings.discriminator == "unet":
+        return UNetDiscriminator()
+    return PatchDiscriminator(settings.discriminator_num_frames, settings.discriminator_width)
+
+
+def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
+    """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
+
+    peak: the same course with another height, for the flow network.
+    """
+    warm_up = settings.warm_up_iterations
+    final = settings.final_learning_rate
+    if peak is not None:
+        final *= peak / settings.learning_rate if settings.learning_rate > 0 else 0.0
+    peak = settings.learning_rate if peak is None else peak
+    if iteration < warm_up:
+        return peak * (iteration + 1) / warm_up
+    share = min((iteration - warm_up) / max(settings.iterations - warm_up, 1), 1)
+    return final + (peak - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+def autocast_dtype_of(settings: Settings, device: torch.device) -> torch.dtype | None:
+    """The one place that decides precision. bfloat16 has float32's range: no loss scaling; gradients stay float32.
+
+    On a CPU it is slower than float32 unless the CPU multiplies it (AVX512-BF16, AMX), so that "auto" leaves it.
+    """
+    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if wanted else None
