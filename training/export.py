@@ -15,7 +15,8 @@ from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import build_network, read_network, write_weights
 
 HISTORY = ("training_iteration", "training_settings", "training_origin")
-"""What a file of weights says of the run that it comes from."""
+"""What a file of weights says of the run that it comes from; of the sharp set's run with SHARP_HISTORY before it."""
+SHARP_HISTORY = "sharp_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
-def read_source(path: Path, *, detail: float) -> Source:
+def read_source(path: Path, *, is_sharp: bool) -> Source:
     """The moving average of the newest checkpoint of a run, or the network of a file of weights.
 
-    detail: which network, if the file holds two sets. Raises CheckpointError if the run has no whole checkpoint,
+    is_sharp: which network, if the file holds two sets. Raises CheckpointError if the run has no whole checkpoint,
     WeightsError if the file is none of weights.
     """
     if not path.is_dir():
         stored = read_network(path)
-        model = build_network(path, stored, detail if stored.sharp else None)
-        return Source(model=model, metadata=stored.metadata, text=str(path))
+        model = build_network(path, stored, float(is_sharp) if stored.sharp else None)
+        metadata = {key: text for key, text in stored.metadata.items() if not key.startswith(SHARP_HISTORY)}
+        if is_sharp and stored.sharp:
+            metadata |= {key: stored.metadata.get(SHARP_HISTORY + key, "") for key in HISTORY}
+        return Source(model=model, metadata=metadata, text=str(path))
     state, warnings = newest_checkpoint(path)
     for warning in warnings:
         print(f"training export: {warning}", file=sys.stderr)
@@ -83,7 +87,7 @@ def export(
     no whole checkpoint or `out` cannot be written, WeightsError for a file, ValueError if a weight is too large for
     `dtype` or the two are not of one architecture.
     """
-    faithful = read_source(run, detail=0)
+    faithful = read_source(run, is_sharp=False)
     metadata = faithful.metadata | {
         key: text
         for key, text in (("trained_on", trained_on), ("license", licence))
@@ -92,8 +96,8 @@ def export(
     if sharp is None:
         write_network(faithful.model, out, metadata=metadata, dtype=dtype)
         return faithful.text
-    other = read_source(sharp, detail=1)
-    metadata |= {f"sharp_{key}": other.metadata[key] for key in HISTORY if key in other.metadata}
+    other = read_source(sharp, is_sharp=True)
+    metadata |= {SHARP_HISTORY + key: other.metadata[key] for key in HISTORY if key in other.metadata}
     write_network(faithful.model, out, metadata=metadata, dtype=dtype, sharp=other.model, default_detail=default_detail)
     return f"faithful: {faithful.text}; sharp: {other.text}; detail is {default_detail:g} unless it is given"
 

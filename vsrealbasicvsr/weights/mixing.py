@@ -49,11 +49,11 @@ def check_sets(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor]) -> N
     elif broken := [key for key in partners if not torch.isfinite(sharp[key].float()).all()]:
         problems.append(f"{len(broken)} with NaN or infinite values ({_first(broken)})")
     if problems:
-        raise StateDictError(f"its sharp set does not go with the faithful one: keys {', '.join(problems)}")
+        raise StateDictError(f"the sharp set does not go with the faithful one: keys {', '.join(problems)}")
     if different := differences(
         Architecture.from_state_dict(faithful), Architecture.from_state_dict({**faithful, **sharp})
     ):
-        raise StateDictError(f"its two sets are not of one architecture: {different}")
+        raise StateDictError(f"its two sets of weights are not of one architecture ({different})")
 
 
 def mix(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor], detail: float) -> dict[str, Tensor]:

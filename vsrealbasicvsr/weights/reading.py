@@ -105,7 +105,7 @@ def build_network(path: Path, stored: StoredNetwork, detail: float | None = None
         if not stored.sharp:
             return RealBasicVSR.from_state_dict(stored.tensors)
         check_sets(stored.tensors, stored.sharp)
-        RealBasicVSR.from_state_dict(stored.tensors)  # whatever the mixture shows of it
+        RealBasicVSR.from_state_dict(stored.tensors)  # checked too where the mixture shows nothing of it
         chosen = default_detail(path, stored) if detail is None else detail
         return RealBasicVSR.from_state_dict(mix(stored.tensors, stored.sharp, chosen))
     except StateDictError as error:
