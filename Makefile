@@ -2,7 +2,7 @@
 #
 #   make demo                              upscale a low-quality clip made on the spot; results in demo/
 #   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
-#            [OUT=demo] [THETA=5]
+#            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
 #   make test                              the default tests
 #   make check                             ruff, mypy and the default tests
 #   make clean                             remove .venv and what tools left
@@ -16,7 +16,8 @@ INSTALLED := $(VENV)/.installed
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
-		$${OUT:+--out "$$OUT"} $${THETA:+--theta "$$THETA"}
+		$${OUT:+--out "$$OUT"} $${THETA:+--theta "$$THETA"} \
+		$${DETAIL:+--detail "$$DETAIL"} $${CLEANING:+--cleaning "$$CLEANING"}
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from vsrealbasicvsr.weights import WeightsError, build_network, read_network, write_weights
+from vsrealbasicvsr.weights import WeightsError, build_network, default_detail, read_network, write_weights
 
 PUBLISHED_SHA256 = {
     "52f77c2c835aaa3fe675b3959b2f85010a6c6f63f77f7e279394646e55a4e376": (
@@ -45,7 +45,6 @@ def convert(source: Path, target: Path, *, licence: str | None, dtype: torch.dty
     Raises WeightsError for the source, OSError for the target, ValueError for a weight that is too large for `dtype`.
     """
     stored = read_network(source)
-    network = build_network(source, stored)
     sha256 = sha256_of(source)
     published = [name for digits, name in PUBLISHED_SHA256.items() if sha256.startswith(digits)]
     metadata = {
@@ -59,7 +58,13 @@ def convert(source: Path, target: Path, *, licence: str | None, dtype: torch.dty
     if licence is not None:
         metadata["licence"] = licence
     metadata.setdefault("licence", "not stated")
-    write_weights(network, target, metadata=metadata, dtype=dtype)
+    if stored.sharp:
+        metadata["network"] = "two sets of weights, the faithful and the sharp one"
+        faithful, sharp = (build_network(source, stored, detail) for detail in (0, 1))
+        mixture = default_detail(source, stored)
+        write_weights(faithful, target, metadata=metadata, dtype=dtype, sharp=sharp, default_detail=mixture)
+    else:
+        write_weights(build_network(source, stored), target, metadata=metadata, dtype=dtype)
     return metadata
 
 

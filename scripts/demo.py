@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 SCALE = 4
 SCRIPT = Path(__file__).with_name("upscale.vpy")
-OPTIONS = ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision")
+OPTIONS = ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision", "tile", "detail", "cleaning")
 """Arguments of rbvsr.Upscale that are passed on."""
 CRF = 16
 MP4_AUDIO_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})

@@ -21,7 +21,7 @@ import vapoursynth as vs
 from skimage import data, transform
 
 from vsrealbasicvsr.model import Architecture, RealBasicVSR
-from vsrealbasicvsr.weights.writing import write_weights
+from vsrealbasicvsr.weights import load_model, write_weights
 
 # A deadlock is a test that fails, not a test that hangs.
 TIMEOUT_SECONDS = 120
@@ -114,6 +114,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = RealBasicVSR(sizes)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     write_weights(model, path, metadata={"note": "random"}, dtype=torch.float32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_sets(tiny_model: Path) -> Path:
+    """A safetensors file of two sets of weights: the random network, and one with another flow and reconstruction that
+    cleans otherwise. Its own mixture is 0.75.
+    """
+    faithful, sharp = load_model(tiny_model), load_model(tiny_model)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in sharp.named_parameters():
+        if "resblocks" not in name:
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    path = tiny_model.with_name("two_sets.safetensors")
+    write_weights(faithful, path, metadata={"note": "random"}, sharp=sharp, default_detail=0.75)
     return path
 
 

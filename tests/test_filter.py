@@ -7,10 +7,13 @@ import random
 import numpy as np
 import pytest
 import skimage.data
+import torch
 import vapoursynth as vs
+from tolerances import WINOGRAD
 
 from vsrealbasicvsr.engine import WindowUpscaler
 from vsrealbasicvsr.filter import entry
+from vsrealbasicvsr.weights import load_model, write_weights
 
 FORMATS = [
     *(vs.GRAY8, vs.GRAY10, vs.GRAY16, vs.GRAYH, vs.GRAYS),
@@ -273,10 +276,59 @@ def test_theta_decides_how_often_a_frame_is_cleaned(core, tiny_model):
     assert np.abs(once - thrice).max() > 1e-4
 
 
+@pytest.fixture(scope="module")
+def cleaning_models(tmp_path_factory, tiny_model):
+    """Two files of one random network: cleaning much, and with a cleaning module of zeros."""
+    folder = tmp_path_factory.mktemp("cleaning")
+    model = load_model(tiny_model)
+    model.image_cleaning[1].weight.mul_(4)
+    write_weights(model, folder / "much.safetensors", metadata={}, dtype=torch.float32)
+    for parameter in model.image_cleaning.parameters():
+        parameter.zero_()
+    write_weights(model, folder / "nothing.safetensors", metadata={}, dtype=torch.float32)
+    return folder / "much.safetensors", folder / "nothing.safetensors"
+
+
+def pixels(clip) -> np.ndarray:
+    return np.stack([np.asarray(frame[plane]) for frame in clip.frames(close=True) for plane in range(3)])
+
+
+@pytest.mark.parametrize("kernels", ["", "off"])
+@pytest.mark.parametrize("theta", [0, 5])
+def test_without_cleaning_the_cleaning_module_might_be_zero(core, cleaning_models, monkeypatch, kernels, theta):
+    monkeypatch.setenv("RBVSR_KERNELS", kernels)
+    much, nothing = cleaning_models
+    clip = as_format(core, vs.RGBS, num_frames=3)
+    assert digests(clip.rbvsr.Upscale(theta, much, cleaning=0)) == digests(clip.rbvsr.Upscale(theta, nothing))
+    assert digests(clip.rbvsr.Upscale(theta, much, cleaning=1)) == digests(clip.rbvsr.Upscale(theta, much))
+
+
+def test_half_the_cleaning_is_the_same_with_any_kernels_and_in_bands(core, cleaning_models, monkeypatch):
+    much, _ = cleaning_models
+    clip = as_format(core, vs.RGBS, num_frames=3)
+    arguments = {"theta": 0, "model": much}
+    ours = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5))
+    bands = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
+    monkeypatch.setenv("RBVSR_KERNELS", "off")
+    by_torch = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5))
+    torch_bands = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
+    for other in (bands, by_torch, torch_bands):
+        assert np.abs(other - ours).max() < WINOGRAD
+    none, whole = (pixels(clip.rbvsr.Upscale(**arguments, cleaning=cleaning)) for cleaning in (0, 1))
+    assert min(np.abs(other - ours).max() for other in (none, whole)) > 100 * WINOGRAD
+
+
 ERRORS = [
     ({"theta": -1}, ["theta", "-1", "0 and 255"]),
     ({"theta": 256}, ["theta", "256", "0 and 255"]),
     ({"theta": float("nan")}, ["theta", "nan"]),
+    ({"detail": -0.1}, ["detail", "-0.1", "0 (faithful) and 1 (sharp)", "Leave it out"]),
+    ({"detail": 1.5}, ["detail", "1.5"]),
+    ({"detail": float("nan")}, ["detail", "nan"]),
+    ({"cleaning": -1}, ["cleaning", "-1", "0 (none) and 1", "default is 1"]),
+    ({"cleaning": 1.001}, ["cleaning", "1.001"]),
+    ({"cleaning": float("inf")}, ["cleaning", "inf"]),
+    ({"cleaning": float("nan")}, ["cleaning", "nan"]),
     ({"length": 0}, ["length", "0", "at least 1"]),
     ({"overlap": -2}, ["overlap", "-2", "at least 0"]),
     ({"scene_cuts": "sometimes"}, ["scene_cuts", "sometimes", "auto, props, off"]),

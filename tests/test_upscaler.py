@@ -67,9 +67,13 @@ def clip(num_frames: int, seed: int = 1) -> torch.Tensor:
     return torch.stack([big[:, 10:34, i : i + 32] for i in range(num_frames)])
 
 
-def upscaler(num_frames: int, *, length=6, overlap=2, theta=5.0, scene_cuts="off", max_rows=None) -> WindowUpscaler:
+def upscaler(
+    num_frames: int, *, length=6, overlap=2, theta=5.0, cleaning=1.0, scene_cuts="off", max_rows=None
+) -> WindowUpscaler:
     grid = Grid(num_frames=num_frames, length=length, overlap=overlap)
-    return WindowUpscaler(network(), CPU, grid, theta=theta, scene_cuts=scene_cuts, max_rows=max_rows)
+    return WindowUpscaler(
+        network(), CPU, grid, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts, max_rows=max_rows
+    )
 
 
 def get(engine: WindowUpscaler, frames: torch.Tensor, n: int, **cuts) -> torch.Tensor:
@@ -133,15 +137,19 @@ def test_two_devices_that_clean_the_same_frames_at_once_do_not_wait_for_each_oth
     assert engine.statistics.frames_cleaned == 40
 
 
-def test_one_long_window_is_the_network_on_the_whole_sequence():
+@pytest.mark.parametrize(("cleaning", "max_rows"), [(1.0, None), (0.5, None), (0.5, 7), (0.0, None)])
+def test_one_long_window_is_the_network_on_the_whole_sequence(cleaning, max_rows):
     frames = clip(9)
-    engine = upscaler(9, length=100, overlap=0, theta=1.5)
+    engine = upscaler(9, length=100, overlap=0, theta=1.5, cleaning=cleaning, max_rows=max_rows)
     ours = torch.stack([get(engine, frames, n) for n in range(9)])
 
     model = network()
     with torch.inference_mode():
-        whole = model.super_resolve(refine(model, frames[None], theta=1.5)[0])[0]
+        cleaned, num_passes = refine(model, frames[None], theta=1.5, cleaning=cleaning)
+        whole = model.super_resolve(cleaned)[0]
     assert (ours - whole).abs().max() < 1e-5
+    assert engine.statistics.cleaning_passes == num_passes.sum()
+    assert (num_passes.sum() == 0) == (cleaning == 0)
 
 
 def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):

@@ -10,7 +10,7 @@ COMMANDS = {
     "flow": "teach the flow network known motion, for people who start without one",
     "train": "train, fine-tune or go on with a run",
     "evaluate": "measure weights on held-out clips, with pictures",
-    "export": "the weights of a run as a file for Upscale(model=...)",
+    "export": "the weights of a run, or of two, as a file for Upscale(model=...)",
     "degrade": "show what the degradations do to a clip",
 }
 """Each is a module of this package with add_arguments(parser) and run(arguments) -> exit status; train is `loop`."""

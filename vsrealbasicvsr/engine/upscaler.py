@@ -163,6 +163,7 @@ class WindowUpscaler:
         grid: Grid,
         *,
         theta: float,
+        cleaning: float = 1.0,
         scene_cuts: SceneCuts = "auto",
         max_rows: int | None = None,
     ) -> None:
@@ -173,6 +174,7 @@ class WindowUpscaler:
         self._workers = [_Worker(one, one.prepare(model, max_rows=max_rows)) for one in devices]
         self._state_channels = model.sizes.mid_channels
         self._theta = theta
+        self._cleaning = cleaning
         self._scene_cuts = scene_cuts
         self._lock = threading.Lock()
         self._live: OrderedDict[int, _LiveWindow] = OrderedDict()
@@ -450,7 +452,7 @@ class WindowUpscaler:
                 source.thumbnail = thumbnail(picture) if source.thumbnail is None else source.thumbnail
         on_device = [worker.compute.to_device(picture)[None] for picture in pictures]
         lr = (on_device[0] if len(on_device) == 1 else torch.cat(on_device))[None]
-        cleaned, num_passes = refine(worker.network, lr, theta=self._theta)
+        cleaned, num_passes = refine(worker.network, lr, theta=self._theta, cleaning=self._cleaning)
         for source, frame in zip(sources, torch.split(cleaned[0], 1), strict=True):
             # by itself, not as a part of what holds the others too
             source.cleaned = packed(frame if len(sources) == 1 else frame.clone())

@@ -1,6 +1,5 @@
 """What the native plugin's functions do: their arguments checked, their filters built."""
 
-import math
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from .conversion import from_rgbs, to_rgbs
 from .serving import serve
 
 DEFAULT_THETA = 5.0
+DEFAULT_CLEANING = 1.0
 DEFAULT_LENGTH = 30
 DEFAULT_OVERLAP = 8
 MAX_THETA = 255.0
@@ -35,40 +35,35 @@ def upscale(
     device: str | bytes = "auto",
     precision: str | bytes = "auto",
     tile: int = 0,
+    detail: float | None = None,
+    cleaning: float = DEFAULT_CLEANING,
 ) -> vs.VideoNode:
     """The clip at four times the width and height, in the same format, with the same frame properties.
 
     theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a
     path. length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto",
     "props" or "off". device: "auto", or torch devices with commas between them; precision: "auto", "fp32", "fp16" or
-    "bf16". tile: rows of a frame that are worked on at once, 0 for as many as its size allows. Raises
-    vapoursynth.Error, one line that says what was given and what to do.
+    "bf16". tile: rows of a frame that are worked on at once, 0 for as many as its size allows. detail in [0, 1], for
+    weights in two sets: from the faithful one to the sharp one; None: the file's own mixture. cleaning in [0, 1]: how
+    much of a cleaning pass is added. Raises vapoursynth.Error, one line that says what was given and what to do.
     """
     model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
     _check_clip(clip)
-    if not (math.isfinite(theta) and 0 <= theta <= MAX_THETA):
-        raise _error(
-            f"theta must be between 0 and 255 (units of 1/255), got {theta:g}. The usual values are 1.5 and 5."
-        )
-    if length < 1:
-        raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
-    if overlap < 0:
-        raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
-    if tile < 0:
-        raise _error(f"tile must be at least 1 row, or 0 for what fits, got {tile}. The default is 0.")
+    _check_numbers(theta, length, overlap, tile, detail, cleaning)
     if not model.strip():
         raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
     if scene_cuts not in get_args(SceneCuts):
         raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{scene_cuts}".')
     try:
         computes = choose_computes(device, precision)
-        network = load_model(model if model == "default" else Path(model))
+        network = load_model(model if model == "default" else Path(model), detail=detail)
         grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
         upscaler = WindowUpscaler(
             network,
             computes,
             grid,
             theta=theta,
+            cleaning=cleaning,
             scene_cuts=scene_cuts,  # type: ignore[arg-type]
             max_rows=tile or None,
         )
@@ -101,6 +96,29 @@ def version() -> dict[str, Any]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"Upscale": upscale, "Version": version}
+
+
+def _check_numbers(theta: float, length: int, overlap: int, tile: int, detail: float | None, cleaning: float) -> None:
+    if not 0 <= theta <= MAX_THETA:
+        raise _error(
+            f"theta must be between 0 and 255 (units of 1/255), got {theta:g}. The usual values are 1.5 and 5."
+        )
+    if length < 1:
+        raise _error(f"length must be at least 1 frame, got {length}. The default is {DEFAULT_LENGTH}.")
+    if overlap < 0:
+        raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
+    if tile < 0:
+        raise _error(f"tile must be at least 1 row, or 0 for what fits, got {tile}. The default is 0.")
+    if detail is not None and not 0 <= detail <= 1:
+        raise _error(
+            f"detail must be between 0 (faithful) and 1 (sharp), got {detail:g}. "
+            "Leave it out for the mixture that the weights name."
+        )
+    if not 0 <= cleaning <= 1:
+        raise _error(
+            f"cleaning must be between 0 (none) and 1 (as the network was trained), got {cleaning:g}. "
+            f"The default is {DEFAULT_CLEANING:g}."
+        )
 
 
 def _check_clip(clip: vs.VideoNode) -> None:

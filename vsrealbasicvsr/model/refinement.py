@@ -21,7 +21,12 @@ class CleansFrames(Protocol):
 
 
 def refine(
-    model: CleansFrames, lr: Tensor, *, theta: float = 5.0, decide_per: DecidePer = "frame"
+    model: CleansFrames,
+    lr: Tensor,
+    *,
+    theta: float = 5.0,
+    cleaning: float = 1.0,
+    decide_per: DecidePer = "frame",
 ) -> tuple[Tensor, Tensor]:
     """Clean a clip, and clean again what still changes much: at most three passes.
 
@@ -30,24 +35,34 @@ def refine(
     depends on that frame alone; with "sequence" by the mean over the whole call, as the published code does. Returns
     the cleaned clip, shaped like lr, and the number of passes of each frame, (N, T) int64. lr is not changed.
 
-    Raises ValueError for a clip of another shape, a theta below 0 or an unknown rule.
+    cleaning in [0, 1] (not in the paper): a pass adds so much of the residue. 1 is published; with 0 no pass is
+    computed. The change that theta is held against is what was added: Eq. 5 compares the picture after a pass with the
+    one before it, so a pass that hardly shows is never repeated, whatever the whole residue would have been.
+
+    Raises ValueError for a clip of another shape, a theta below 0, a cleaning outside of [0, 1] or an unknown rule.
     """
     check_clip("refine", lr)
     if not theta >= 0:
         raise ValueError(f"refine: theta must be at least 0, got {theta}")
+    if not 0 <= cleaning <= 1:
+        raise ValueError(f"refine: cleaning must be between 0 and 1, got {cleaning}")
     if decide_per not in ("frame", "sequence"):
         raise ValueError(f'refine: decide_per must be "frame" or "sequence", got {decide_per!r}')
+    if cleaning == 0:
+        return lr.clone(), torch.zeros(lr.shape[:2], dtype=torch.int64, device=lr.device)
     threshold = theta / 255.0
     cleaned = lr.flatten(0, 1)
     num_passes = torch.zeros(cleaned.shape[0], dtype=torch.int64, device=lr.device)
     active = torch.arange(cleaned.shape[0], device=lr.device)
     for _ in range(MAX_CLEANING_PASSES):
-        residue = model.cleaning_residue(cleaned[active])
-        cleaned = cleaned.index_add(0, active, residue)
+        added = model.cleaning_residue(cleaned[active])
+        if cleaning != 1:
+            added = added * cleaning
+        cleaned = cleaned.index_add(0, active, added)
         num_passes[active] += 1
         # Each frame's mean by itself: how a sum over several is taken may depend on how many there are. In float32, for
         # float16 would overflow on a large frame.
-        change = torch.stack([one.abs().mean() for one in residue.detach().float()])
+        change = torch.stack([one.abs().mean() for one in added.detach().float()])
         if decide_per == "sequence":
             change = change.mean().expand_as(change)
         active = active[change >= threshold]

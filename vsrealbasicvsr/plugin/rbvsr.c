@@ -384,7 +384,8 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
                          PLUGIN_VERSION, VAPOURSYNTH_API_VERSION, 0, plugin);
     vspapi->registerFunction("Upscale",
                              "clip:vnode;theta:float:opt;model:data:opt;length:int:opt;overlap:int:opt;"
-                             "scene_cuts:data:opt;device:data:opt;precision:data:opt;tile:int:opt;",
+                             "scene_cuts:data:opt;device:data:opt;precision:data:opt;tile:int:opt;"
+                             "detail:float:opt;cleaning:float:opt;",
                              "clip:vnode;", forward_to_python, &upscale_function, plugin);
     vspapi->registerFunction("Version", "", "any", forward_to_python, &version_function, plugin);
     vspapi->registerFunction("Register", "function:func;", "", register_callable, NULL, plugin);

@@ -30,6 +30,8 @@ class CorePlugin(Protocol):
         device: str | None = None,
         precision: str | None = None,
         tile: int | None = None,
+        detail: float | None = None,
+        cleaning: float | None = None,
     ) -> VideoNode: ...
     def Version(self) -> dict[str, str | list[str]]: ...
 
@@ -46,4 +48,6 @@ class ClipPlugin(Protocol):
         device: str | None = None,
         precision: str | None = None,
         tile: int | None = None,
+        detail: float | None = None,
+        cleaning: float | None = None,
     ) -> VideoNode: ...

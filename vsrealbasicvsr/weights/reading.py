@@ -18,6 +18,8 @@ from torch import Tensor
 
 from vsrealbasicvsr.model import RealBasicVSR, StateDictError
 
+from .mixing import SHARP, check_sets, mix, parse_default_detail, split_sets
+
 DEFAULT_WEIGHTS = Path(__file__).with_name("default.safetensors")
 
 Kind = Literal["safetensors", "zip", "pickle"]
@@ -26,6 +28,7 @@ Kind = Literal["safetensors", "zip", "pickle"]
 _EMA_PREFIXES = ("generator_ema.module.", "generator_ema.")
 _OTHER_PREFIXES = ("generator.module.", "generator.", "module.", "")
 _PARTS = ("image_cleaning.", "basicvsr.")
+_SET_PARTS = (*_PARTS, SHARP)
 _DISCRIMINATOR_PREFIXES = ("discriminator.module.", "discriminator.")
 
 # What a pickle of tensors calls. Narrower than what torch allows: weights are dense, and nothing else is wanted.
@@ -55,36 +58,66 @@ class WeightsError(ValueError):
 class StoredNetwork:
     """A network as a file holds it, not yet checked.
 
-    tensors: under the published names, on the CPU. prefix: what stood before these names in the file. metadata: what a
+    tensors: under the published names, on the CPU. prefix: what stood before these names in the file. sharp: where the
+    file holds two sets, the tensors of the sharp one that differ, under the same names; else nothing. metadata: what a
     safetensors file says of itself.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
+    sharp: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def load_model(model: str | Path = "default", device: str | torch.device = "cpu") -> RealBasicVSR:
+def load_model(
+    model: str | Path = "default", device: str | torch.device = "cpu", detail: float | None = None
+) -> RealBasicVSR:
     """The network of a file of weights, float32, in evaluation mode, on `device`.
 
     model: "default" (the weights that this package carries) or the path of a .safetensors file or of a published .pth
-    checkpoint. Raises WeightsError, which names the file and what was found in it, and RuntimeError for a device that
-    torch does not have.
+    checkpoint. detail in [0, 1], for files that hold two sets of weights: 0 is the faithful set, 1 the sharp one, in
+    between their mixture; None: the mixture that the file names. Raises WeightsError, which names the file and what was
+    found in it, ValueError for a detail outside of [0, 1], and RuntimeError for a device that torch does not have.
     """
     path = DEFAULT_WEIGHTS if model == "default" else Path(model)
-    network = build_network(path, read_network(path))
+    network = build_network(path, read_network(path), detail)
     try:
         return network.eval().requires_grad_(False).to(device)
     except (AssertionError, NotImplementedError) as error:  # how a torch without CUDA says it
         raise RuntimeError(_one_line(error)) from None
 
 
-def build_network(path: Path, stored: StoredNetwork) -> RealBasicVSR:
-    """The network of these tensors of `path`. Raises WeightsError if they are not those of one network."""
+def build_network(path: Path, stored: StoredNetwork, detail: float | None = None) -> RealBasicVSR:
+    """The network of these tensors of `path`; of two sets the mixture, as `load_model` has it.
+
+    Raises WeightsError if they are not those of one network, or of two that go together; if there is one set and a
+    detail, or two and neither a detail nor one that the file names. ValueError for a detail outside of [0, 1].
+    """
+    if detail is not None and not 0 <= detail <= 1:
+        raise ValueError(f"build_network: detail must be between 0 and 1, got {detail}")
+    if detail is not None and not stored.sharp:
+        raise _error(
+            path,
+            f"holds one set of weights, so detail has nothing to choose between (got {detail:g})",
+            "Leave detail out, or use a file with two sets, which python -m training export --sharp makes",
+        )
     try:
-        return RealBasicVSR.from_state_dict(stored.tensors)
+        if not stored.sharp:
+            return RealBasicVSR.from_state_dict(stored.tensors)
+        check_sets(stored.tensors, stored.sharp)
+        RealBasicVSR.from_state_dict(stored.tensors)  # checked too where the mixture shows nothing of it
+        chosen = default_detail(path, stored) if detail is None else detail
+        return RealBasicVSR.from_state_dict(mix(stored.tensors, stored.sharp, chosen))
     except StateDictError as error:
         raise _error(path, f"is not usable: {error}", "Use weights of RealBasicVSR") from None
+
+
+def default_detail(path: Path, stored: StoredNetwork) -> float:
+    """The mixture that a file of two sets names. Raises WeightsError if it names none that can be."""
+    try:
+        return parse_default_detail(stored.metadata)
+    except ValueError as error:
+        raise _error(path, f"holds two sets of weights and {error}", "Give detail, from 0 to 1") from None
 
 
 def read_network(path: Path) -> StoredNetwork:
@@ -94,8 +127,8 @@ def read_network(path: Path) -> StoredNetwork:
     """
     values, metadata = _read_values(path)
     prefix = _prefix_of_generator(values)
-    chosen = _below(prefix, values)
-    return StoredNetwork(tensors=_only_tensors(path, chosen, _PARTS), prefix=prefix, metadata=metadata)
+    tensors, sharp = split_sets(_only_tensors(path, _below(prefix, values), _SET_PARTS))
+    return StoredNetwork(tensors=tensors, prefix=prefix, sharp=sharp, metadata=metadata)
 
 
 def read_discriminator(path: Path) -> dict[str, Tensor]:
