@@ -2,11 +2,18 @@
 
 A recipe is plain data: printable, JSON, replayable. Clips are uint8 (T, 3, H, W), RGB, gamma-encoded. What can be done
 in torch runs on the clip's device, all frames together; video codecs run on the CPU, on one thread.
-Knows no files and no networks. From the inside out: walks, kernels, resizing, noise, colour; recipe; codecs; sampling
-and applying.
+Knows no files and no networks. From the inside out: walks, kernels, resizing, noise, colour; recipe; codecs; sampling,
+chains and applying.
 """
 
 from training.degradations.applying import SCALE, Pieces, apply, apply_steps
+from training.degradations.chains import (
+    clean_recipe,
+    evaluation_recipe,
+    harsh_recipe,
+    mild_recipe,
+    usual_recipe,
+)
 from training.degradations.colour import as_bytes
 from training.degradations.presets import MIXABLE, draw_settings, mixture
 from training.degradations.recipe import (
@@ -22,7 +29,7 @@ from training.degradations.recipe import (
     VideoCodec,
     describe,
 )
-from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSettings, evaluation_recipe, sample
+from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSettings, sample
 from training.degradations.sharpening import unsharp
 
 __all__ = [
@@ -46,9 +53,13 @@ __all__ = [
     "apply_steps",
     "as_bytes",
     "describe",
+    "clean_recipe",
     "draw_settings",
     "evaluation_recipe",
+    "harsh_recipe",
+    "mild_recipe",
     "mixture",
     "sample",
     "unsharp",
+    "usual_recipe",
 ]

@@ -262,29 +262,6 @@ def sample(settings: DegradationSettings, generator: np.random.Generator, *, num
     return Recipe((*steps, *end))
 
 
-def evaluation_recipe(seed: int, num_frames: int) -> Recipe:
-    """The fixed degradation of the evaluation; `seed` is that of its noise."""
-
-    def still(value: float) -> tuple[float, ...]:
-        return (value,) * num_frames
-
-    return Recipe(
-        (
-            Blur(
-                family="iso",
-                size_px=9,
-                sigma_x_px=still(1.2),
-                sigma_y_px=still(1.2),
-                angle_radians=still(0.0),
-                beta=still(1.0),
-            ),
-            Resize(filter="bicubic", scale=None, antialias=True),
-            GaussianNoise(sigma_255=still(5.0), grey=False, seed=seed),
-            VideoCodec(codec="h264", preset="medium", crf=28),
-        )
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Draw:
     """The draws of one recipe."""

