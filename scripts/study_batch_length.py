@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import list_checkpoints, read_log, write_text
-from training.evaluate import BICUBIC, OURS
+from training.evaluation.scoring import BICUBIC, OURS
 from training.settings import PRESETS
 
 SHOWN = (("psnr_db", "PSNR dB", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flicker_255", "flicker", 2))
 """Field of the evaluation's means, heading, decimals."""
+CHAIN = "evaluation"
+"""How `evaluate` degrades the clips."""
 ONLY_NEW_RUNS = ("--from", "--spynet")
 """Options of `train`, each with one word behind it, that a run which goes on does not take."""
 OF_THE_STUDY = ("--batch", "--num-frames", "--length", "--data", "--out", "--preset", "--resume")
@@ -95,8 +97,8 @@ def run_pair(pair: Pair, arguments: argparse.Namespace) -> dict[str, Any]:
             begin = ["--preset", arguments.preset, "--data", *map(str, arguments.data), "--out", str(run)]
             carry_out([*training, *begin, *sizes, *arguments.settings])
         command = [sys.executable, "-m", "training", "evaluate", str(run), "--data", *map(str, arguments.held_out)]
-        carry_out([*command, "--out", str(evaluation)])
-    results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
+        carry_out([*command, "--chains", CHAIN, "--no-jod", "--out", str(evaluation)])
+    results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["chains"][CHAIN]
     log = read_log(run)
     if not log:
         raise ValueError(f"{run} has no log of its steps: remove the folder to train it again")

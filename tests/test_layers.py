@@ -45,7 +45,10 @@ ROOMS = {
     ],
     "cv2": ["training/", "scripts/benchmark_input.py"],
     "lpips": ["training/metrics.py"],
-    "scipy": ["training/metrics.py", "scripts/benchmark_input.py"],
+    "piq": ["training/evaluation/libraries.py"],
+    "pycvvdp": ["training/evaluation/visible.py"],
+    "ncnn": ["training/evaluation/peers.py"],
+    "scipy": ["training/metrics.py", "training/evaluation/detail.py", "scripts/benchmark_input.py"],
     "skimage": ["training/metrics.py", "scripts/benchmark_input.py", "scripts/demo.py"],
     "torchvision": [
         "training/perceptual.py",

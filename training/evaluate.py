@@ -4,11 +4,11 @@
     python -m training evaluate mine.safetensors --data held_out/ --against default --chains usual --out compared
     python -m training evaluate default --data held_out/ --peers realesrgan-x4plus,realesr-animevideov3
 
-Every clip is degraded anew by each chain, with noise that depends on the seed and the clip's name, and super-resolved as
-core.rbvsr.Upscale does in one window. The same arguments give the same numbers.
+Every clip is degraded anew by each chain, with noise that depends on the seed and the clip's name, and super-resolved
+as core.rbvsr.Upscale does in one window. The same arguments give the same numbers.
 
-Another program's enlargements are compared so: --write-inputs FOLDER writes FOLDER/CHAIN/CLIP/00000000.png and so on and
-ends; let the program enlarge each by 4 into OTHER/CHAIN/CLIP/; then --peers NAME=OTHER, the other arguments as before.
+Another program's enlargements are compared so: --write-inputs FOLDER writes FOLDER/CHAIN/CLIP/00000000.png and so on
+and ends; let the program enlarge each by 4 into OTHER/CHAIN/CLIP/; then --peers NAME=OTHER, the rest as before.
 """
 
 from __future__ import annotations

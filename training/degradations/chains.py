@@ -22,10 +22,10 @@ def usual_recipe(seed: int, num_frames: int) -> Recipe:
 
 
 def harsh_recipe(seed: int, num_frames: int) -> Recipe:
-    """Second order: blur of 2 px, area /2, noise 15/255, JPEG 40; then blur of 0.8 px, bicubic /2, x264 CRF 35."""
+    """Two generations: blur of 1.5 px, area /2, noise 15/255, JPEG 40; then bicubic /2, x264 CRF 35."""
     half = Resize(filter="area", scale=(0.5,) * num_frames)
-    first = (_blur(2.0, num_frames), half, _noise(15.0, seed, num_frames), Jpeg(quality=(40.0,) * num_frames))
-    return Recipe((*first, _blur(0.8, num_frames), _quarter("bicubic"), _x264(35)))
+    first = (_blur(1.5, num_frames), half, _noise(15.0, seed, num_frames), Jpeg(quality=(40.0,) * num_frames))
+    return Recipe((*first, _quarter("bicubic"), _x264(35)))
 
 
 def evaluation_recipe(seed: int, num_frames: int) -> Recipe:

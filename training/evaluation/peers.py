@@ -107,7 +107,7 @@ class FolderPeer:
         self._folder = folder
 
     def __call__(self, pair: Pair) -> Tensor:
-        """Raises ValueError if the frames are missing, too few or too many, or of another size than 4 times the input."""
+        """Raises ValueError if the frames are missing, too few or too many, or not 4 times as large as the input."""
         folder = self._folder / pair.chain / pair.name
         paths = sorted(folder.glob("*.png"))
         if len(paths) != len(pair.lr):

@@ -40,7 +40,7 @@ _LEGEND = (
     "PSNR and gain: dB of the luma; gain over bicubic."
     " Higher is better: PSNR, SSIM, HaarPSI, JOD (10: no visible difference; display " + DISPLAY + ")."
     " Lower is better: GMSD, LPIPS, DISTS, NIQE, BRISQUE, flicker (warping error along the truth's motion, of 255)."
-    " sharp: gradient energy, the truth's is 1. HFcorr: correlation of the fine detail with the truth's."
+    " sharp: mean length of the gradient, the truth's is 1. HFcorr: correlation of the fine detail with the truth's."
     " shift: largest difference of a colour's mean from bicubic's, of 255."
 )
 
@@ -56,9 +56,7 @@ def by_chain(records: Sequence[Record]) -> dict[str, list[Record]]:
 def report(records: Sequence[Record], absent: Mapping[str, Absent]) -> str:
     """A line for each chain and method, means over the clips; the worst clips; a word about every absent metric."""
     averages = {chain: means(some) for chain, some in by_chain(records).items()}
-    measured = {
-        field for scores in averages.values() for one in scores.values() for field in _measured_fields(one)
-    }
+    measured = {field for scores in averages.values() for one in scores.values() for field in _measured_fields(one)}
     columns = [column for column in _COLUMNS if column[0] in measured]
     rows = [["chain", "method", "PSNR", "gain", *(heading for _, heading, _ in columns[1:])]]
     for chain, methods in averages.items():

@@ -50,7 +50,7 @@ def write_frames(folder: Path, clip: Tensor) -> None:
 
 
 def most_detailed(frame: Bytes) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the window of a third of the frame's sides where its gradient energy is highest."""
+    """Top, left, height and width of the window, a third of the frame's sides, with the highest gradient energy."""
     height, width = (max(1, side // ENLARGED) for side in frame.shape[:2])
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY).astype(np.float64)
     energy = np.zeros_like(grey)

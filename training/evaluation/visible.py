@@ -15,8 +15,8 @@ from torch import Tensor
 from training.metrics import Absent
 
 DISPLAY = "standard_4k"
-"""ColorVideoVDP's default and that of its paper: a 30-inch monitor of 3840x2160, 200 cd/m2 in an office of 250 lux, seen
-from 0.75 m, which is twice its height: 75 pixels a degree. Values of other displays cannot be compared with these."""
+"""ColorVideoVDP's default: a 30-inch monitor of 3840x2160, 200 cd/m2 in an office of 250 lux, seen from 0.75 m, twice
+its height: 75 pixels a degree. Values of other displays cannot be compared with these."""
 
 
 class Jod:
@@ -43,7 +43,7 @@ class Jod:
 
 
 def load_jod(device: str | torch.device = "cpu") -> Jod | Absent:
-    """The metric, or why there is none. Importing ColorVideoVDP leaves the search path and the warnings as they were."""
+    """The metric, or why there is none. The import leaves the search path and the warnings as they were."""
     path = list(sys.path)
     try:
         with warnings.catch_warnings():
