@@ -11,13 +11,15 @@ import skimage.data
 import torch
 
 from training import evaluate, metrics, store
-from training.evaluate import AGAINST, BICUBIC, OURS, TRUTH, Measures, find_weights, read_pairs
-from training.metrics import Absent
+from training.evaluate import find_weights
+from training.evaluation import scoring, sheets
+from training.evaluation.pairs import CHAINS, degrade, read_footage
+from training.evaluation.scoring import AGAINST, BICUBIC, OURS, TRUTH, Scorer
 from vsrealbasicvsr.model import SCALE
 
 CROP_PX, NUM_FRAMES = 24, 3
 TOP, LEFT, HEIGHT, WIDTH = 50, 60, 200, 216  # of the view that pans by 2 pixels a frame
-NO_LPIPS = Measures(lpips=Absent("no weights", "Get some"))
+FIXED = ("mild", "usual", "harsh", "clean", "evaluation")
 
 
 def entry(name, frames, kind):
@@ -66,10 +68,9 @@ def middle_of_view(t, side):
     return skimage.data.coffee()[top : top + side, left : left + side]
 
 
-def pairs(folder, *, recipe="evaluation", num_clips=None, seed=0, crop_px=CROP_PX):
-    return list(
-        read_pairs(folder, recipe=recipe, num_clips=num_clips, num_frames=NUM_FRAMES, crop_px=crop_px, seed=seed)
-    )
+def pairs(folder, *, chain="evaluation", num_clips=None, seed=0, crop_px=CROP_PX):
+    footage = read_footage(folder, num_clips=num_clips, num_frames=NUM_FRAMES, crop_px=crop_px, seed=seed)
+    return [degrade(clip, chain) for clip in footage]
 
 
 def command(*words):
@@ -84,10 +85,13 @@ def run_tiny(tiny_model, clips, out, *words, crop_px=48):
     return json.loads((out / "results.json").read_text())
 
 
+CHOSEN = ("--chains", "clean,evaluation", "--no-jod")
+
+
 @pytest.fixture(scope="module")
 def results(tiny_model, clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
-    return out, run_tiny(tiny_model, clips, out, "--against", tiny_model)
+    return out, run_tiny(tiny_model, clips, out, "--against", tiny_model, *CHOSEN)
 
 
 # ---- clips -----------------------------------------------------------------------------------------------------------
@@ -113,22 +117,35 @@ def test_a_photograph_moves_and_always_moves_the_same_way(clips):
     assert not torch.equal(first.truth[0], first.truth[-1])
 
 
-@pytest.mark.parametrize("recipe", evaluate.RECIPES)
-def test_every_recipe_degrades_to_a_quarter_of_the_size_the_same_way_each_time(clips, recipe):
-    once, again = pairs(clips, recipe=recipe, num_clips=1), pairs(clips, recipe=recipe, num_clips=1)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_every_chain_degrades_to_a_quarter_of_the_size_the_same_way_each_time(clips, chain):
+    once, again = pairs(clips, chain=chain, num_clips=1), pairs(clips, chain=chain, num_clips=1)
     assert once[0].recipe == again[0].recipe
     assert torch.equal(once[0].lr, again[0].lr)
     assert once[0].lr.shape[-2:] == tuple(side // SCALE for side in once[0].truth.shape[-2:])
 
 
-def test_recipe_none_only_shrinks(clips):
-    gain = [
-        metrics.psnr_db(evaluate.bicubic(pair.lr), pair.truth)
-        for recipe in ("none", "evaluation")
-        for pair in pairs(clips, recipe=recipe)
-        if pair.name == "coffee"
-    ]
-    assert gain[0] > gain[1] + 0.5
+def test_the_chains_do_what_their_names_say(clips):
+    """From harsh to clean each leaves more of the truth; clean is a bicubic of torch and nothing else."""
+    found = {chain: next(p for p in pairs(clips, chain=chain) if p.name == "coffee") for chain in FIXED}
+    left = [metrics.psnr_db(evaluate.bicubic(found[chain].lr), found[chain].truth) for chain in FIXED[2::-1]]
+    left.append(metrics.psnr_db(evaluate.bicubic(found["clean"].lr), found["clean"].truth))
+    assert min(np.diff(left)) > 0.3
+    truth = found["clean"].truth
+    expected = torch.nn.functional.interpolate(truth, scale_factor=1 / SCALE, mode="bicubic", antialias=True)
+    assert torch.equal(found["clean"].lr, metrics.to_bytes(expected))
+    assert [step.name for step in found["mild"].recipe.steps] == ["resize", "video_codec"]
+    assert [step.name for step in found["usual"].recipe.steps] == ["blur", "resize", "gaussian_noise", "video_codec"]
+    crfs = {chain: found[chain].recipe.steps[-1].crf for chain in FIXED if chain != "clean"}
+    assert crfs == {"mild": 23, "usual": 28, "harsh": 35, "evaluation": 28}
+
+
+def test_a_chain_does_not_depend_on_the_chains_before_it(clips):
+    footage = next(read_footage(clips, num_clips=1, num_frames=NUM_FRAMES, crop_px=CROP_PX, seed=0))
+    first = degrade(footage, "usual")
+    for chain in CHAINS:
+        degrade(footage, chain)
+    assert torch.equal(degrade(footage, "usual").lr, first.lr)
 
 
 def test_what_befalls_a_clip_does_not_depend_on_the_other_clips(clips, tmp_path):
@@ -152,12 +169,21 @@ def test_fewer_clips_are_spread_over_all(clips):
 def test_a_perfect_enlargement_has_perfect_scores(clips):
     pair = pairs(clips)[0]
     enlarged = {BICUBIC: metrics.to_bytes(evaluate.bicubic(pair.lr)), OURS: pair.truth}
-    record = evaluate.measure(pair, enlarged, NO_LPIPS)
-    ours, truth = record.scores[OURS], record.scores[TRUTH]
-    assert (ours.psnr_db, ours.psnr_rgb_db, ours.ssim) == (120, 120, pytest.approx(1))
-    assert (ours.niqe, ours.flicker_255) == (truth.niqe, truth.flicker_255)
-    assert record.gain_db == 120 - record.scores[BICUBIC].psnr_db
-    assert record.colour_shift_255 == metrics.colour_shift_255(pair.truth, enlarged[BICUBIC])
+    measures = scoring.load_measures(lpips_weights=None, device=torch.device("cpu"), jod=True)
+    record = Scorer(pair.footage, measures).measure(pair, enlarged)
+    ours, truth, bicubic = (record.scores[name] for name in (OURS, TRUTH, BICUBIC))
+    assert (ours.psnr_db, ours.psnr_rgb_db, ours.jod, ours.sharpness) == (120, 120, 10, 1)
+    for best in (ours.ssim, ours.haarpsi, ours.high_band_correlation):
+        assert best == pytest.approx(1, abs=1e-5)
+    assert ours.gmsd == pytest.approx(0, abs=1e-6)
+    assert (ours.niqe, ours.flicker_255, ours.brisque) == (truth.niqe, truth.flicker_255, truth.brisque)
+    assert (truth.psnr_db, truth.jod, truth.sharpness) == (None, 10, 1)
+    assert record.gain_db == 120 - bicubic.psnr_db
+    assert ours.colour_shift_255 == metrics.colour_shift_255(pair.truth, enlarged[BICUBIC]) == truth.colour_shift_255
+    assert bicubic.colour_shift_255 == 0
+    assert bicubic.jod < 9
+    assert bicubic.haarpsi < 0.95
+    assert bicubic.sharpness < 0.9
 
 
 def test_the_network_sees_only_the_degraded_clip_and_answers_in_8_bits(clips, tiny_model):
@@ -172,7 +198,7 @@ def test_the_network_sees_only_the_degraded_clip_and_answers_in_8_bits(clips, ti
 
 
 def test_the_same_arguments_give_the_same_numbers(results, tiny_model, clips, tmp_path):
-    again = run_tiny(tiny_model, clips, tmp_path, "--against", tiny_model)
+    again = run_tiny(tiny_model, clips, tmp_path, "--against", tiny_model, *CHOSEN)
     assert again["clips"] == results[1]["clips"]
     assert again["recipes"] == results[1]["recipes"]
 
@@ -181,15 +207,18 @@ def test_a_network_against_itself_scores_the_same_and_bicubic_comes_first(result
     for clip in results[1]["clips"]:
         assert list(clip["scores"]) == [BICUBIC, AGAINST, OURS, TRUTH]
         assert clip["scores"][AGAINST] == clip["scores"][OURS]
-    assert list(results[1]["means"]) == [BICUBIC, AGAINST, OURS, TRUTH]
+    assert [list(chain["means"]) for chain in results[1]["chains"].values()] == [[BICUBIC, AGAINST, OURS, TRUTH]] * 2
 
 
-def test_means_and_the_worst_clip_follow_from_the_clips(results):
-    records = results[1]["clips"]
+@pytest.mark.parametrize("chain", ["clean", "evaluation"])
+def test_means_and_the_worst_clip_follow_from_the_clips_of_the_chain(results, chain):
+    summary = results[1]["chains"][chain]
+    records = [clip for clip in results[1]["clips"] if clip["chain"] == chain]
+    assert [clip["clip"] for clip in records] == ["cat", "coffee", "short"]
     gains = {clip["clip"]: clip["gain_db"] for clip in records}
-    assert results[1]["mean_gain_db"] == pytest.approx(np.mean(list(gains.values())))
-    assert results[1]["worst"] == {"clip": min(gains, key=gains.get), "gain_db": min(gains.values())}
-    mean = results[1]["means"][OURS]
+    assert summary["mean_gain_db"] == pytest.approx(np.mean(list(gains.values())))
+    assert summary["worst"] == {"clip": min(gains, key=gains.get), "gain_db": min(gains.values())}
+    mean = summary["means"][OURS]
     assert mean["ssim"] == pytest.approx(np.mean([clip["scores"][OURS]["ssim"] for clip in records]))
     # the short clip is smaller than a patch: the mean is over the others
     measured = [clip["scores"][OURS]["niqe"] for clip in records if clip["clip"] != "short"]
@@ -200,41 +229,64 @@ def test_means_and_the_worst_clip_follow_from_the_clips(results):
 # ---- what is shown and written ---------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_line_for_every_clip_the_means_and_the_worst(tiny_model, clips, tmp_path, capsys):
-    run_tiny(tiny_model, clips, tmp_path, crop_px=CROP_PX)
-    text = capsys.readouterr().out
-    assert [line.split()[0] for line in text.splitlines()].count("cat") == 1
-    assert "photographs/of.cat.npy" in text
-    for word in ("PSNR dB", "SSIM", "LPIPS", "NIQE", "flicker", "gain dB", "shift", "mean", "worst clip"):
-        assert word in text
-    lines = text.splitlines()
-    table = lines[next(i for i, line in enumerate(lines) if line.startswith("clip ")) :][:5]
+def test_the_table_has_a_line_for_every_chain_and_method(tiny_model, clips, tmp_path, capsys):
+    results = run_tiny(tiny_model, clips, tmp_path, *CHOSEN, crop_px=CROP_PX)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("chain "))
+    table = lines[start : start + 7]
     assert {len(line) for line in table} == {len(table[0])}  # aligned
+    assert len(table[0]) <= 120
+    assert table[0].split()[:6] == ["chain", "method", "PSNR", "gain", "SSIM", "HaarPSI"]
+    assert [line.split()[0] for line in table[1:]] == ["clean", OURS, TRUTH, "evaluation", OURS, TRUTH]
+    ours = results["chains"]["evaluation"]["means"][OURS]
+    assert table[5].split()[1:4] == [
+        f"{ours['psnr_db']:.2f}",
+        f"{results['chains']['evaluation']['mean_gain_db']:+.2f}",
+        f"{ours['ssim']:.3f}",
+    ]
+    assert "JOD" not in table[0]  # a column without a number is none
+    text = " ".join(lines)
+    assert "clean: worst of 3 clips" in text
     assert "LPIPS is absent: AlexNet's weights are not at" in text
     assert "--lpips-weights" in text
+    assert "JOD is absent: --no-jod was given" in text
     assert "NIQE is absent: frames of 96 px hold no two patches. Use --crop 48 or more." in text
 
 
 def test_what_is_absent_is_null_with_its_reason_and_never_a_number(results):
-    assert results[1]["means"][OURS]["lpips"] is None
+    assert results[1]["chains"]["clean"]["means"][OURS]["lpips"] is None
     assert set(results[1]["absent"]["lpips"]) == {"reason", "cure"}
+    assert results[1]["chains"]["clean"]["means"][OURS]["jod"] is None
     short = next(clip for clip in results[1]["clips"] if clip["clip"] == "short")
     assert short["scores"][OURS]["niqe"] is None
     assert short["scores"][OURS]["psnr_db"] > 0
 
 
-def test_pictures_stand_side_by_side_with_a_row_over_time(results):
+def test_a_sheet_shows_the_frame_the_detail_enlarged_and_a_row_over_time(results):
     folder, plain = results
-    truth, middle = middle_of_view(NUM_FRAMES // 2, 192), 192 // 2
-    picture = cv2.imread(str(folder / "coffee.png"))[:, :, ::-1]
-    assert picture.shape == (192, 4 * 192 + 3 * 4, 3)
-    assert np.array_equal(picture[:, -192:], truth)
-    strip = cv2.imread(str(folder / "coffee_slice.png"))[:, :, ::-1]
-    assert strip.shape == (96, 4 * 192 + 3 * 4, 3)
-    assert np.array_equal(strip[40, -192:], truth[middle])
+    truth = np.stack([middle_of_view(t, 192) for t in range(NUM_FRAMES)])
+    sheet = cv2.imread(str(folder / "clean" / "coffee.png"))[:, :, ::-1]
+    label, gap = sheets.LABEL_HEIGHT_PX, sheets.GAP_PX
+    assert sheet.shape == (label + 192 + 192 + 96 + 4 * gap, 4 * 192 + 3 * gap, 3)
+    column = sheet[:, -192:]
+    assert column[:label].min() < 128  # its name
+    frame, crop, strip = (column[y : y + h] for y, h in ((label + gap, 192), (216 + gap, 192), (412 + gap, 96)))
+    assert np.array_equal(frame, truth[1])
+    top, left, height, width = sheets.most_detailed(truth[1])
+    shown = truth[:, top : top + height, left : left + width]
+    assert np.array_equal(crop[1::3, 1::3], shown[1])
+    assert np.array_equal(strip[[0, 40, 95], 1::3], shown[:, height // 2])
     for clip in plain["clips"]:
-        assert (folder / f"{clip['clip']}.png").is_file()
-        assert (folder / f"{clip['clip']}_slice.png").is_file()
+        assert (folder / clip["chain"] / f"{clip['clip']}.png").is_file()
+
+
+def test_the_enlarged_part_is_where_the_detail_is():
+    frame = np.full((90, 120, 3), 100, dtype=np.uint8)
+    frame[50:75, 80:110] = np.random.default_rng(0).integers(0, 255, (25, 30, 3))
+    top, left, height, width = sheets.most_detailed(frame)
+    assert (height, width) == (30, 40)
+    assert top <= 50 <= 75 <= top + height
+    assert left <= 80 <= 110 <= left + width
 
 
 def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
@@ -252,6 +304,8 @@ def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
         (("--num-clips", 0), "--num-clips must be at least 1"),
         (("--crop", 4), "--crop must be at least 16"),
         (("--device", "gpu"), "--device must be auto"),
+        (("--chains", "usual,foul"), "--chains: unknown 'foul'. Known are mild, usual"),
+        (("--peers", "esrgan"), "--peers: unknown peer 'esrgan'. Known are realesrgan-x4plus"),
     ],
 )
 def test_a_wrong_argument_gets_one_clear_line(words, message, clips, tiny_model):

@@ -37,7 +37,7 @@ def find_peers(words: Sequence[str]) -> dict[str, Peer]:
     for word in (part for text in words for part in ([text] if "=" in text else text.split(","))):
         name, _, folder = word.partition("=")
         if name in {*peers, BICUBIC, OURS, AGAINST, TRUTH} or not name:
-            raise ValueError(f"--peers: {name!r} is taken already. Give each peer a name of its own")
+            raise ValueError(f"--peers: {name!r} is taken already or empty. Give each peer a name of its own")
         if folder:
             peers[name] = FolderPeer(Path(folder))
         elif name in NCNN_MODELS:
@@ -86,8 +86,9 @@ class NcnnPeer:
         return torch.stack([self._enlarge(frame) for frame in pair.lr])
 
     def _enlarge(self, frame: Tensor) -> Tensor:
+        planes = np.ascontiguousarray(frame.numpy())  # has a name: a Mat does not keep the array that it looks at
         with self._net.create_extractor() as extractor:
-            extractor.input(self._input, self._ncnn.Mat(np.ascontiguousarray(frame.numpy())).clone())
+            extractor.input(self._input, self._ncnn.Mat(planes))
             status, out = extractor.extract(self._output)
             if status:
                 raise RuntimeError(f"ncnn failed at a frame of {tuple(frame.shape)} with status {status}.")
