@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from training.degradations import apply, evaluation_recipe
-from training.evaluate import psnr_db, super_resolve, to_bytes
+from training.evaluate import super_resolve
 from training.losses import luma
+from training.metrics import psnr_db, to_bytes
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_compute
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS
