@@ -253,6 +253,30 @@ def test_the_table_has_a_line_for_every_chain_and_method(tiny_model, clips, tmp_
     assert "NIQE is absent: frames of 96 px hold no two patches. Use --crop 48 or more." in text
 
 
+def test_another_program_is_run_on_the_inputs_that_are_written_and_compared(tiny_model, clips, tmp_path, capsys):
+    """The program: OpenCV's nearest neighbours. A second one is handed the truth."""
+    inputs, outputs = tmp_path / "in", tmp_path / "nearest"
+    small = ("--data", clips, "--chains", "usual", "--crop", CROP_PX, "--num-frames", NUM_FRAMES, "--device", "cpu")
+    assert evaluate.run(command(tiny_model, *small, "--write-inputs", inputs)) == 0
+    files = sorted(inputs.rglob("*.png"))
+    assert [path.name for path in files[:NUM_FRAMES]] == [f"{number:08d}.png" for number in range(NUM_FRAMES)]
+    for pair in pairs(clips, chain="usual"):
+        for number, frame in enumerate(pair.lr):
+            rgb = cv2.imread(str(inputs / "usual" / pair.name / f"{number:08d}.png"))[:, :, ::-1]
+            assert np.array_equal(rgb, (frame * 255).round().byte().permute(1, 2, 0).numpy())
+        sheets.write_frames(tmp_path / "truth" / "usual" / pair.name, pair.truth)
+    for path in files:
+        place = outputs / path.relative_to(inputs)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place), cv2.imread(str(path)).repeat(SCALE, axis=0).repeat(SCALE, axis=1))
+    peers = ("--peers", f"nearest={outputs}", f"cheat={tmp_path / 'truth'}")
+    assert evaluate.run(command(tiny_model, *small, *peers, "--no-jod", "--out", tmp_path / "out")) == 0
+    means = json.loads((tmp_path / "out" / "results.json").read_text())["chains"]["usual"]["means"]
+    assert list(means) == [BICUBIC, "nearest", "cheat", OURS, TRUTH]
+    assert means["nearest"]["psnr_db"] < means[BICUBIC]["psnr_db"] < means["cheat"]["psnr_db"] == 120
+    assert "nearest" in capsys.readouterr().out
+
+
 def test_what_is_absent_is_null_with_its_reason_and_never_a_number(results):
     assert results[1]["chains"]["clean"]["means"][OURS]["lpips"] is None
     assert set(results[1]["absent"]["lpips"]) == {"reason", "cure"}

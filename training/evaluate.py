@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jod",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="ColorVideoVDP: 2.5 s for each method of a clip of 10 frames of 384x384 on one CPU core",
+        help="ColorVideoVDP, 1.5 to 2.5 CPU seconds for each method of a clip of 10 frames of 384x384",
     )
     parser.add_argument("--theta", type=float, default=5.0, help="threshold of cleaning again, as of Upscale")
     parser.add_argument("--num-clips", type=int, metavar="N", help="this many, evenly spaced; default: all")

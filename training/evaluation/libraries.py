@@ -124,7 +124,8 @@ def _torch_cache(folder: Path) -> Iterator[None]:
 def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
     """Distance of structure and texture from the truth's (Ding et al. 2020): 0 if equal, higher is worse; or why not.
 
-    Needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq would download them.
+    Needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq would download them. Not
+    checked against another implementation: the weights were not at hand.
     """
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
