@@ -195,6 +195,10 @@ def test_the_network_sees_only_the_degraded_clip_and_answers_in_8_bits(clips, ti
         assert clip.shape == pair.truth.shape
         assert torch.equal(clip, metrics.to_bytes(clip))
     assert torch.equal(enlarged[OURS], metrics.to_bytes(evaluate.super_resolve(model, pair.lr, 5.0)))
+    uncleaned = evaluate.enlargements({OURS: model}, pair, theta=5.0, cleaning=0)[OURS]
+    with torch.inference_mode():
+        assert torch.equal(uncleaned, metrics.to_bytes(model.super_resolve(pair.lr[None])[0]))
+    assert not torch.equal(uncleaned, enlarged[OURS])
 
 
 def test_the_same_arguments_give_the_same_numbers(results, tiny_model, clips, tmp_path):
@@ -328,6 +332,7 @@ def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
         (("--num-clips", 0), "--num-clips must be at least 1"),
         (("--crop", 4), "--crop must be at least 16"),
         (("--device", "gpu"), "--device must be auto"),
+        (("--detail", 0.5), "holds one set of weights"),
         (("--chains", "usual,foul"), "--chains: unknown 'foul'. Known are mild, usual"),
         (("--peers", "esrgan"), "--peers: unknown peer 'esrgan'. Known are realesrgan-x4plus"),
     ],

@@ -71,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ColorVideoVDP, 1.5 to 2.5 CPU seconds for each method of a clip of 10 frames of 384x384",
     )
     parser.add_argument("--theta", type=float, default=5.0, help="threshold of cleaning again, as of Upscale")
+    parser.add_argument("--cleaning", type=float, default=1.0, help="how much is cleaned, 0 to 1, as of Upscale")
+    parser.add_argument("--detail", type=float, help="between the two sets of RUN_OR_WEIGHTS, as of Upscale")
     parser.add_argument("--num-clips", type=int, metavar="N", help="this many, evenly spaced; default: all")
     parser.add_argument("--num-frames", type=int, default=10, metavar="T", help="of each clip")
     parser.add_argument("--crop", type=int, default=96, metavar="PX", help="side of the low-resolution picture")
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace, footage: Iterator[Footage], chains: list[str]) -> None:
     device = _device(arguments.device)
     peers = find_peers(arguments.peers)
-    models = {OURS: load_model(find_weights(arguments.weights), device)}
+    models = {OURS: load_model(find_weights(arguments.weights), device, arguments.detail)}
     if arguments.against is not None:
         models = {AGAINST: load_model(find_weights(arguments.against), device), **models}
     out = arguments.out or (
@@ -124,7 +126,7 @@ def _evaluate(arguments: argparse.Namespace, footage: Iterator[Footage], chains:
         scorer = Scorer(clip, measures)
         for chain in chains:
             pair = degrade(clip, chain)
-            enlarged = enlargements(models, pair, theta=arguments.theta, peers=peers)
+            enlarged = enlargements(models, pair, theta=arguments.theta, cleaning=arguments.cleaning, peers=peers)
             records.append(scorer.measure(pair, enlarged))
             recipes[chain][pair.name] = pair.recipe.to_plain()
             write_sheet(out / chain / f"{pair.name}.png", pair.truth, enlarged)
@@ -151,10 +153,10 @@ def find_weights(text: str) -> str | Path:
 # ---- enlarging -------------------------------------------------------------------------------------------------------
 
 
-def super_resolve(model: RealBasicVSR, lr: Tensor, theta: float) -> Tensor:
+def super_resolve(model: RealBasicVSR, lr: Tensor, theta: float, cleaning: float = 1.0) -> Tensor:
     """The clip (T, 3, H, W) as core.rbvsr.Upscale makes it in one window: (T, 3, S*H, S*W)."""
     with torch.inference_mode():
-        return model.super_resolve(refine(model, lr[None], theta=theta)[0])[0]
+        return model.super_resolve(refine(model, lr[None], theta=theta, cleaning=cleaning)[0])[0]
 
 
 def bicubic(lr: Tensor) -> Tensor:
@@ -163,7 +165,12 @@ def bicubic(lr: Tensor) -> Tensor:
 
 
 def enlargements(
-    models: Mapping[str, RealBasicVSR], pair: Pair, *, theta: float, peers: Mapping[str, Peer] | None = None
+    models: Mapping[str, RealBasicVSR],
+    pair: Pair,
+    *,
+    theta: float,
+    cleaning: float = 1.0,
+    peers: Mapping[str, Peer] | None = None,
 ) -> dict[str, Tensor]:
     """The clip by bicubic, by each peer and by each network, rounded to 8 bits, on the CPU."""
     enlarged = {BICUBIC: to_bytes(bicubic(pair.lr))}
@@ -172,7 +179,7 @@ def enlargements(
         device = next(model.parameters()).device
         # the same numbers every time on one GPU: no kernel chosen by a race, no sums in the order of arrival
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            enlarged[name] = to_bytes(super_resolve(model, pair.lr.to(device), theta)).cpu()
+            enlarged[name] = to_bytes(super_resolve(model, pair.lr.to(device), theta, cleaning)).cpu()
     return enlarged
 
 
