@@ -227,9 +227,7 @@ class KernelNetwork:
             flow_px = no_motion
         return self._step(trunk, cleaned, state, flow_px)
 
-    def _step(
-        self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
-    ) -> Tensor:
+    def _step(self, trunk: list[_Convolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         height, width = cleaned.shape[-2:]
         dtype = torch.float16 if is_large(height, width) else torch.float32
         # Of large frames the memory counts more than the time, which is a smaller part there.
