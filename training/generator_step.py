@@ -272,7 +272,6 @@ def _gradient_of_looks(
     frames_truth = truth.flatten(0, 1)
     views = _views(discriminator, hr, lr, flows_px)
     views_truth = _views(discriminator, truth, lr, flows_px) if weights.feature_matching else None
-    middle = slice(3, 6) if sees_neighbours(discriminator) else slice(0, 3)
     gradient = torch.empty_like(views)
     losses: dict[str, Tensor] = {}
     for part in _parts(len(views), frames_at_once):
@@ -281,7 +280,7 @@ def _gradient_of_looks(
         found: dict[str, tuple[float, Tensor]] = {}
         with torch.autocast(hr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             if perceptual is not None:
-                found["perceptual"] = weights.perceptual, share * perceptual(seen[:, middle], frames_truth[part])
+                found["perceptual"] = weights.perceptual, share * perceptual(seen, frames_truth[part])
             if discriminator is not None:
                 logits, features = _judged(discriminator, seen)
                 adversarial = hinge_generator_loss if features else generator_adversarial_loss

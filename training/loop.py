@@ -207,7 +207,8 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
 def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(input, ground truth of the losses, real frames of the discriminator), float32 in [0, 1], T = num_frames each.
 
-    Without a discriminator the last is the one before it: nobody looks at it, and it would be large.
+    Without a discriminator the last is the one before it: nobody looks at it, and it would be large. The patch
+    discriminator sees the ground truth of the losses, with which its features are compared.
     """
 
     def floats(clip: Tensor) -> Tensor:
@@ -217,7 +218,8 @@ def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[T
         return mirror(floats(clip), settings.num_frames) if batch.mirrored else floats(clip)
 
     truth = whole(batch.gt if batch.gt_unsharp is None else batch.gt_unsharp)
-    sees_another = settings.adversarial_weight > 0 and batch.gt_unsharp is not None
+    is_unet = settings.adversarial_weight > 0 and settings.discriminator == "unet"
+    sees_another = is_unet and batch.gt_unsharp is not None
     return floats(batch.lr), truth, whole(batch.gt) if sees_another else truth
 
 

@@ -1,5 +1,8 @@
 """A small conditional discriminator for small networks: patches of three neighbouring frames beside the input.
 
+It sees the luma only. Colours are left to the losses that compare them with the truth: a discriminator of RGB taught a
+small network to draw cyan and orange fringes along edges.
+
 Source: Isola et al., CVPR 2017 (patches, condition); Wang et al., CVPR 2018 (feature matching); Miyato et al., ICLR
 2018 (spectral normalisation); Chu et al., SIGGRAPH 2020 (frames warped onto the middle one). Knows torch only. Nothing
 in a call changes it, see discriminator.py.
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.discriminator import SpectralConv
+from training.losses import luma
 from vsrealbasicvsr.model import SCALE, flow_warp
 
 
@@ -29,14 +33,14 @@ class PatchDiscriminator(nn.Module):
                 f"PatchDiscriminator: num_frames must be 1 or 3 and width at least 1, got {num_frames} and {width}"
             )
         self.num_frames = num_frames
-        channels = (3 * num_frames + 3, width, 2 * width, 3 * width, 4 * width)
+        channels = (num_frames + 1, width, 2 * width, 3 * width, 4 * width)
         self.down = nn.ModuleList(
             SpectralConv(before, after, 4, stride=2) for before, after in itertools.pairwise(channels)
         )
         self.last = SpectralConv(4 * width, 1, 3)
 
     def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, 1, H / 16, W / 16), positive for real, and the four layers' features, of views (B, C, H, W)."""
+        """Logits (B, 1, H / 16, W / 16), positive for real, and the four layers' features, of `views`."""
         x, features = 2 * views - 1, []
         for layer in self.down:
             x = F.leaky_relu(layer(x), 0.2)
@@ -44,12 +48,14 @@ class PatchDiscriminator(nn.Module):
         return self.last(x), features
 
     def views(self, hr: Tensor, lr: Tensor, flows_px: tuple[Tensor, Tensor] | None) -> Tensor:
-        """What it looks at, (N T, C, S*H, S*W): each frame, its warped neighbours and the enlarged input.
+        """What it looks at, luma (N T, num_frames + 1, S*H, S*W): each frame between its warped neighbours, and the
+        enlarged input.
 
         hr (N, T, 3, S*H, S*W), lr (N, T, 3, H, W), RGB in [0, 1]. flows_px: (N, T - 1, 2, H, W) each, with which frame
         t, sampled by `flow_warp`, looks like frame t + 1, and the other way round; None if num_frames is 1. Where a
         sequence ends, the frame itself stands for its neighbour. Gradients pass to hr.
         """
+        hr, lr = luma(hr)[:, :, None], luma(lr)[:, :, None]
         base = F.interpolate(lr.flatten(0, 1), scale_factor=SCALE, mode="bicubic", align_corners=False)
         if self.num_frames == 1:
             return torch.cat((hr.flatten(0, 1), base), dim=1)
@@ -70,6 +76,6 @@ _PARTS = (slice(None, -1), slice(1, None))
 
 
 def _warped(hr: Tensor, flow_px: Tensor) -> Tensor:
-    """Frames (N, T, 3, S*H, S*W) sampled along flows (N, T, 2, H, W) of the input's size."""
+    """Frames (N, T, C, S*H, S*W) sampled along flows (N, T, 2, H, W) of the input's size."""
     large = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)
     return flow_warp(hr.flatten(0, 1), large, padding="border").view_as(hr)

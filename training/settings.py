@@ -194,6 +194,11 @@ class Settings:
             )
         if self.adversarial_weight > 0 and self.discriminator == "patch" and self.crop_px % 4:
             raise SettingsError(f"the patch discriminator needs a crop_px that is a multiple of 4, got {self.crop_px}")
+        if self.perceptual_weight > 0 and self.adversarial_weight > 0 and self.discriminator == "patch":
+            raise SettingsError(
+                "the patch discriminator sees no colours, so there is no perceptual loss beside it: set"
+                " --perceptual-weight 0, or --discriminator unet"
+            )
         try:
             mixture(self.degradation_mix) if self.degradation_mix else None
         except ValueError as error:
