@@ -58,9 +58,9 @@ def formula_weights(shapes: Mapping[str, tuple[int, ...]], salt: str = "") -> di
 def formula_tensors(sizes: Architecture, salt: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in RealBasicVSR(sizes).state_dict().items()}
-    stride = shapes.pop("basicvsr.spynet.stride", None)
-    tensors = {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()}
-    return tensors if stride is None else tensors | {"basicvsr.spynet.stride": torch.tensor(float(sizes.flow_stride))}
+    numbers = {"basicvsr.spynet.stride": sizes.flow_stride, "basicvsr.start_passes": sizes.start_passes}
+    told = {key: torch.tensor(float(number)) for key, number in numbers.items() if shapes.pop(key, None) is not None}
+    return {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()} | told
 
 
 def formula_network(sizes: Architecture, salt: str = "") -> RealBasicVSR:
@@ -214,14 +214,21 @@ def super_resolve(cleaned: Array, weights: Weights) -> Array:
     num_frames, _, height, width = cleaned.shape
     num_channels = len(weights["basicvsr.fusion.weight"][0]) // 2
     backward: dict[int, Array] = {}
-    state = np.zeros((num_channels, height, width))
+
+    def started(frame: Array, name: str) -> Array:
+        state = np.zeros((num_channels, height, width))
+        for _ in range(int(weights.get("basicvsr.start_passes", 0))):
+            state = trunk(np.concatenate([frame, state]), weights, name)
+        return state
+
+    state = started(cleaned[-1], "basicvsr.backward_resblocks")
     for i in range(num_frames - 1, -1, -1):
         if i < num_frames - 1:
             state = warp(state, flow_between(cleaned[i], cleaned[i + 1], weights))
         state = trunk(np.concatenate([cleaned[i], state]), weights, "basicvsr.backward_resblocks")
         backward[i] = state
     frames = []
-    state = np.zeros((num_channels, height, width))
+    state = started(cleaned[0], "basicvsr.forward_resblocks")
     for i in range(num_frames):
         if i > 0:
             state = warp(state, flow_between(cleaned[i], cleaned[i - 1], weights))

@@ -121,6 +121,7 @@ def test_keys_shapes_and_number_of_parameters_are_the_published_ones():
         ((1, 2, 3, 33, 31), SMALL, "just over and under a multiple of 32 "),
         ((1, 3, 3, 9, 14), ALL_DIFFERENT, "every size another "),
         ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, flow_stride=2), "flow at half the size "),
+        ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, start_passes=2), "ends as if they had been seen before "),
         ((2, 1, 3, 8, 4), replace(ALL_DIFFERENT, num_flow_levels=1, num_forward_blocks=0), "shallow "),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else None,
@@ -321,9 +322,9 @@ def test_equal_frames_of_a_network_without_biases_have_no_flow():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("stride", [1, 2, 8])
-def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride):
-    sizes = replace(ALL_DIFFERENT, flow_stride=stride)
+@pytest.mark.parametrize(("stride", "start_passes"), [(1, 0), (2, 3), (8, 0)])
+def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride, start_passes):
+    sizes = replace(ALL_DIFFERENT, flow_stride=stride, start_passes=start_passes)
     state_dict = {key: tensor.to(dtype) for key, tensor in formula_network(sizes).state_dict().items()}
     network = RealBasicVSR.from_state_dict(state_dict)
     assert network.sizes == sizes
@@ -379,6 +380,10 @@ BROKEN_STATE_DICTS = {
     "a stride of the flow that is no number": (
         lambda s: s | {"basicvsr.spynet.stride": torch.zeros(2, 2)},
         r"must be one number of \(2, 4, 8\), got a tensor of shape \(2, 2\)",
+    ),
+    "more passes at the start than may be": (
+        lambda s: s | {"basicvsr.start_passes": torch.tensor(9.0)},
+        r"'basicvsr\.start_passes' must be one number of \(1, 2, 3, .*, 8\), got 9",
     ),
     "one extra": (lambda s: s | {"basicvsr.more": torch.zeros(2)}, r"1 extra \(basicvsr\.more\)"),
     "misshapen": (
