@@ -22,7 +22,7 @@ from torch import Tensor
 
 from training.discriminator import UNetDiscriminator
 from training.generator_step import discriminator_step, generator_step
-from training.losses import LossWeights, averaged, flicker_loss
+from training.losses import LossWeights, averaged, flicker_loss, flow_rest_loss
 from training.perceptual import PerceptualLoss
 from vsrealbasicvsr.model import RealBasicVSR, RunStep, SPyNet, flow_warp
 
@@ -448,6 +448,21 @@ def test_under_autocast_pictures_losses_and_gradients_are_float32_and_near(squar
 
 
 # ---- clips that do not fit ------------------------------------------------------------------------------------------
+
+
+def test_only_the_flow_network_learns_to_rest(batch):
+    """Its loss goes down along its gradient, and no other part moves."""
+    model = network()
+    weights = replace(NO_PIXELS, flow_rest=1.0)
+    losses, _ = generator_step(model, *batch, weights=weights)
+    assert {name.split(".")[1] for name in reached(model)} == {"spynet"}
+    with torch.no_grad():
+        for parameter in model.basicvsr.spynet.parameters():
+            parameter -= 1e-3 * parameter.grad.sign()
+    frames = model.clean(batch[0])[:, 0]
+    assert flow_rest_loss(model.basicvsr.spynet, frames) < losses["flow_rest"]
+    model.basicvsr.spynet.requires_grad_(False)
+    assert "flow_rest" not in generator_step(model, *batch, weights=weights)[0], "a frozen flow network rests as it is"
 
 
 def test_clips_that_do_not_fit_are_refused_by_name(batch, discriminator):

@@ -113,7 +113,7 @@ def test_a_network_whose_sequences_start_with_several_passes_gives_what_torch_gi
     for name, ours in steps(KernelNetwork(model, kernels), frames).items():
         largest = max(expected[name].abs().max().item(), 1.0)
         assert (ours - expected[name]).abs().max() <= WINOGRAD * largest, name
-    assert (expected["first"] - without["first"]).abs().max() > 100 * WINOGRAD, "the passes do something"
+    assert (expected["first"] - without["first"]).abs().max() > 5 * WINOGRAD, "the passes do something"
 
 
 def test_the_published_network_comes_within_100_db(kernels):

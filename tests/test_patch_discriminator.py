@@ -179,6 +179,7 @@ def tiny_settings(preset: str) -> Settings:
         architecture=dataclasses.replace(SMOKE_ARCHITECTURE, start_passes=1),
         num_frames=3,
         crop_px=16,
+        colour_block_px=16,
         adversarial_warm_up_iterations=0,
         flow_from_share=0.0,
         discriminator_width=4,

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from training.discriminator import UNetDiscriminator
 from training.losses import (
+    COLOUR_BLOCK_PX,
     Distance,
     LossWeights,
     averaged,
@@ -25,6 +26,7 @@ from training.losses import (
     discriminator_loss,
     feature_matching_loss,
     flicker_loss,
+    flow_rest_loss,
     generator_adversarial_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -71,6 +73,7 @@ def generator_gradients(
     flows_px: Flows | None = None,
     cleaning_gets_perceptual: bool = False,
     rest_frame: int = 0,
+    colour_block_px: int = COLOUR_BLOCK_PX,
     autocast_dtype: torch.dtype | None = None,
     checkpointing: bool = False,
     frames_at_once: int | None = None,
@@ -83,6 +86,7 @@ def generator_gradients(
         output, colour, squared
           error, PSNR, flicker           yes               yes
         cleaning, rest                   yes               -
+        flow rest                        -                 flow
         perceptual, adversarial,
           feature matching               -                 yes
           with cleaning_gets_perceptual  yes               yes
@@ -91,7 +95,8 @@ def generator_gradients(
     through: neither its gradients nor its spectral norms move here. autocast_dtype is that of the convolutions (None:
     as they are stored); flow, pictures and losses are float32. checkpointing keeps the activations of no step but
     computes them again. flows_px: the truth's motion, see `motion_of`; made here if it is needed and not given.
-    rest_frame: the frame of each clip that the rest loss looks at, if its weight is not 0.
+    rest_frame: the frame of each clip that the rest loss looks at, if its weight is not 0. colour_block_px: of the
+    colour loss.
 
     The losses are those of this step under "output", "cleaning", "perceptual", ...: only those that count. The output
     (N, T, 3, S*H, S*W) is detached, ready for `discriminator_step`. Raises ValueError for clips that do not fit.
@@ -113,7 +118,7 @@ def generator_gradients(
         losses["psnr"] = psnr_loss(output, truth)
         total = total + weights.psnr * losses["psnr"]
     if weights.colour:
-        losses["colour"] = colour_loss(output, lr)
+        losses["colour"] = colour_loss(output, lr, block_px=colour_block_px)
         total = total + weights.colour * losses["colour"]
     if weights.flicker and lr.shape[1] > 1:
         flows_px = flows_px or motion_of(model, truth)
@@ -147,15 +152,20 @@ def generator_gradients(
             losses["rest"] = rest_loss(model.clean, cleaned[:, one], truth[:, one], distance=distance)
         for_cleaning = for_cleaning + weights.rest * losses["rest"]
 
+    for_flow: list[tuple[Tensor, Tensor | None]] = []
+    if weights.flow_rest and _learning(model.basicvsr.spynet):
+        losses["flow_rest"] = flow_rest_loss(model.basicvsr.spynet, cleaned[:, 0])
+        for_flow = [(weights.flow_rest * losses["flow_rest"], None)]
+
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in losses.values()):
         return _without_gradient(losses, output, cleaning + others)
     if for_the_rest is None or cleaning_gets_perceptual:
         at_output = for_all if for_the_rest is None else for_all + for_the_rest
-        _backward([(hr, at_output), (for_cleaning, None)], cleaning + others)
+        _backward([(hr, at_output), (for_cleaning, None), *for_flow], cleaning + others)
     else:
         # Two gradients meet at the cleaned frames and only one may pass, so the way back is gone twice: first for the
         # weights behind the cleaning module, without the flow where it is frozen; then for the cleaning module alone.
-        _backward([(hr, for_all + for_the_rest)], others, again=bool(cleaning))
+        _backward([(hr, for_all + for_the_rest), *for_flow], others, again=bool(cleaning))
         _backward([(hr, for_all), (for_cleaning, None)], cleaning)
     return losses, output.detach()
 

@@ -122,11 +122,16 @@ class Settings:
     """Minus the PSNR of the luma in bels: see losses.psnr_loss. Not in the paper."""
     colour_weight: float = 0.0
     """Block means of the output against the input's: see losses.colour_loss. Not in the paper."""
+    colour_block_px: int = COLOUR_BLOCK_PX
+    """Side of these blocks. Codecs change the colour of blocks of 16 pixels: smaller ones keep that."""
     flicker_weight: float = 0.0
     """Change of the output's error along the motion that the flow network sees in the truth, so it should have learned
     to: see losses.flicker_loss. Not in the paper."""
     rest_weight: float = 0.0
     """What was cleaned stays as it is on the next pass: see losses.rest_loss. Not in the paper."""
+    flow_rest_weight: float = 0.0
+    """No motion between a frame and itself, while the flow network learns: see losses.flow_rest_loss. Not in the
+    paper."""
 
     # optimisation
     learning_rate: float = 1e-4
@@ -163,7 +168,10 @@ class Settings:
         at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
         at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
         at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
-        at_least_0 += " feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
+        at_least_1 += " colour_block_px"
+        at_least_0 += (
+            " flow_rest_weight feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
+        )
         at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
         at_least_0 += (
             " final_learning_rate discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
@@ -211,8 +219,11 @@ class Settings:
             raise SettingsError(
                 f"architecture.flow_stride must be one of {(1, *STRIDES)}, got {self.architecture.flow_stride}"
             )
-        if self.colour_weight > 0 and self.crop_px < COLOUR_BLOCK_PX:
-            raise SettingsError(f"the colour loss needs a crop_px of {COLOUR_BLOCK_PX} or more, got {self.crop_px}")
+        if self.colour_weight > 0 and self.crop_px < self.colour_block_px:
+            raise SettingsError(
+                f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got"
+                f" {self.crop_px}"
+            )
         if self.flicker_weight > 0 and self.num_frames < 2:
             raise SettingsError(f"the flicker loss needs num_frames of 2 or more, got {self.num_frames}")
         if self.adversarial_weight > 0 and self.crop_px % 2:
@@ -276,8 +287,10 @@ PRESETS: Mapping[str, Settings] = {
         cleaning_weight=0.25,
         psnr_weight=0.5,
         colour_weight=1.0,
+        colour_block_px=48,
         flicker_weight=4.0,
         rest_weight=0.25,
+        flow_rest_weight=0.1,
         learning_rate=6e-4,
         final_learning_rate=3e-6,
         flow_learning_rate=5e-5,
@@ -304,13 +317,14 @@ PRESETS: Mapping[str, Settings] = {
         pool_clips=2000,
         pool_num_frames=14,
         discriminator="patch",
-        adversarial_weight=0.02,
-        feature_matching_weight=0.5,
+        adversarial_weight=0.05,
+        feature_matching_weight=1.0,
         adversarial_warm_up_iterations=100,
         perceptual_weight=0.0,
         cleaning_weight=0.0,
         colour_weight=1.0,
-        flicker_weight=4.0,
+        colour_block_px=48,
+        flicker_weight=6.0,
         freeze_cleaning=True,
         learning_rate=2e-4,
         final_learning_rate=1e-5,

@@ -99,6 +99,7 @@ class Steps:
             discriminator=networks.discriminator,
             cleaning_gets_perceptual=settings.cleaning_gets_perceptual,
             rest_frame=iteration % settings.num_frames,
+            colour_block_px=settings.colour_block_px,
             autocast_dtype=self._dtype,
             checkpointing=settings.gradient_checkpointing,
         )
@@ -168,6 +169,7 @@ class Steps:
             discriminator=networks.discriminator,
             cleaning_gets_perceptual=settings.cleaning_gets_perceptual,
             rest_frame=settings.num_frames // 2,
+            colour_block_px=settings.colour_block_px,
             autocast_dtype=self._dtype,
         )
         clip_gradients(networks.parameters, settings.max_gradient_norm)
@@ -193,6 +195,7 @@ def loss_weights(settings: Settings) -> LossWeights:
         colour=settings.colour_weight,
         flicker=settings.flicker_weight,
         rest=settings.rest_weight,
+        flow_rest=settings.flow_rest_weight,
         feature_matching=settings.feature_matching_weight,
     )
 
