@@ -30,7 +30,7 @@ from training.degradations.recipe import (
     describe,
 )
 from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSettings, sample
-from training.degradations.sharpening import unsharp
+from training.degradations.sharpening import sharpened, unsharp
 
 __all__ = [
     "MIXABLE",
@@ -60,6 +60,7 @@ __all__ = [
     "mild_recipe",
     "mixture",
     "sample",
+    "sharpened",
     "unsharp",
     "usual_recipe",
 ]
