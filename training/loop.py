@@ -31,6 +31,7 @@ from training.checkpoints import (
     write_text,
 )
 from training.data import Batch, ClipStore, SampleOptions, make_loader, measure_input, mirror
+from training.degradations import sharpened
 from training.export import write_network
 from training.networks import Networks, Processes, TrainingError, autocast_dtype_of
 from training.perceptual import PerceptualLoss
@@ -218,8 +219,10 @@ def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[T
         return mirror(floats(clip), settings.num_frames) if batch.mirrored else floats(clip)
 
     truth = whole(batch.gt if batch.gt_unsharp is None else batch.gt_unsharp)
+    if settings.target_sharpening:
+        truth = sharpened(truth, settings.target_sharpening)
     is_unet = settings.adversarial_weight > 0 and settings.discriminator == "unet"
-    sees_another = is_unet and batch.gt_unsharp is not None
+    sees_another = is_unet and (batch.gt_unsharp is not None or settings.target_sharpening > 0)
     return floats(batch.lr), truth, whole(batch.gt) if sees_another else truth
 
 

@@ -77,6 +77,8 @@ class Settings:
     """The paper's scheme: load L/2 frames, mirror them in time, let every degradation walk. False: load L frames."""
     unsharp: bool = True
     """Sharpen the ground truth first, as published; the discriminator's real pictures stay as they are."""
+    target_sharpening: float = 0.0
+    """Sharpen what the output is compared with, and not the input, by so much of its fine detail."""
     degradations: DegradationSettings = PUBLISHED
     degradation_mix: tuple[str, ...] = ()
     """Named degradations and their shares, one drawn for each clip, in place of `degradations`: usual:0.5,clean:0.2,
@@ -171,6 +173,7 @@ class Settings:
         at_least_1 += " colour_block_px"
         at_least_0 += (
             " flow_rest_weight feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
+            " target_sharpening"
         )
         at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
         at_least_0 += (
