@@ -38,6 +38,7 @@ from training.degradations import (
     kernels,
     mixture,
     sample,
+    sharpened,
     sharpening,
     unsharp,
 )
@@ -456,6 +457,20 @@ def test_an_encoder_that_this_build_lacks_is_an_error_of_the_settings(monkeypatc
     DegradationSettings()
     with pytest.raises(ValueError, match=r"av1 needs FFmpeg's libnowhere.*Choose other codecs"):
         DegradationSettings(codecs=("h264", "av1"), codec_probabilities=(0.5, 0.5))
+
+
+def test_sharpening_adds_the_named_share_of_fine_detail_and_leaves_areas_alone():
+    x = torch.arange(96).float()
+    stripes = 0.5 + 0.2 * torch.cos(2 * math.pi * x / 6)  # a Gaussian of 2 px leaves exp(-2 (pi sigma / 6)^2) of them
+    frames = stripes.expand(2, 2, 3, 40, 96).clone()
+    left = math.exp(-2 * (math.pi * 2 / 6) ** 2)
+    out = sharpened(frames, 0.5)
+    inside = (..., slice(8, -8))
+    gain = (out[inside] - 0.5).std() / (frames[inside] - 0.5).std()
+    assert float(gain) == pytest.approx(1 + 0.5 * (1 - left), rel=0.01)
+    plain = torch.full((1, 3, 20, 20), 0.3)
+    assert torch.allclose(sharpened(plain, 2.0), plain, atol=1e-6)
+    assert torch.allclose(sharpened(frames, 0.0), frames, atol=1e-6)
 
 
 def test_chroma_noise_is_blotches_of_colour_that_leave_the_luma_alone():
