@@ -100,7 +100,7 @@ def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Me
     """
     ways = list(find_ways(arguments))
     texts = arguments.weights or ([] if arguments.results or arguments.model else ["default"])
-    if len(ways) > 1 and not texts:
+    if ways[0][0] and not texts:
         raise ValueError("--sweep, --fixed-passes and --length are of networks. Give one by --weights")
     methods: list[Method] = [Bicubic()]
     for text in arguments.results:
