@@ -46,6 +46,8 @@ ROOMS = {
     "cv2": ["training/", "scripts/benchmark_input.py"],
     "lpips": ["training/metrics.py"],
     "piq": ["training/evaluation/libraries.py"],
+    "pyiqa": ["training/benchmarking/naturalness.py"],
+    "spandrel": ["training/benchmarking/methods.py"],
     "pycvvdp": ["training/evaluation/visible.py"],
     "ncnn": ["training/evaluation/peers.py"],
     "scipy": ["training/metrics.py", "training/evaluation/detail.py", "scripts/benchmark_input.py"],

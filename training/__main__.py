@@ -10,6 +10,7 @@ COMMANDS = {
     "flow": "teach the flow network known motion, for people who start without one",
     "train": "train, fine-tune or go on with a run",
     "evaluate": "measure weights on held-out clips, with pictures",
+    "benchmark": "VideoLQ as the paper measures it, beside other methods and the paper's table",
     "export": "the weights of a run, or of two, as a file for Upscale(model=...)",
     "degrade": "show what the degradations do to a clip",
 }

@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, footage: Iterator[Footage], chains: list[str]) -> None:
-    device = _device(arguments.device)
+    device = choose_device(arguments.device)
     peers = find_peers(arguments.peers)
     models = {OURS: load_model(find_weights(arguments.weights), device, arguments.detail)}
     if arguments.against is not None:
@@ -202,7 +202,8 @@ def _no_niqe(crop_px: int) -> Absent | None:
     return Absent(f"frames of {SCALE * crop_px} px hold no two patches", f"Use --crop {needed_px} or more")
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of --device. Raises ValueError if torch has none of that name."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -43,10 +43,10 @@ def write_sheet(path: Path, truth: Tensor, enlarged: Mapping[str, Tensor]) -> No
     _write_png(path, _side_by_side(columns))
 
 
-def write_frames(folder: Path, clip: Tensor) -> None:
-    """Every frame of the clip (T, 3, H, W) as folder/00000000.png, 00000001.png and so on."""
+def write_frames(folder: Path, clip: Tensor, stems: Sequence[str] | None = None) -> None:
+    """Every frame of the clip (T, 3, H, W) as folder/00000000.png, 00000001.png and so on, or by names of its own."""
     for number, frame in enumerate(_pixels(clip)):
-        _write_png(folder / f"{number:08d}.png", frame)
+        _write_png(folder / f"{stems[number] if stems else f'{number:08d}'}.png", frame)
 
 
 def most_detailed(frame: Bytes) -> tuple[int, int, int, int]:

@@ -1,0 +1,67 @@
+"""What is finished stays on disk: a small file for each row and sequence, so that a run goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.benchmarking.naturalness import METRICS
+from training.checkpoints import whole_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameScores:
+    """The values of one measured frame, by its name; None: not to be had, or it has none."""
+
+    frame: str
+    niqe: float | None
+    brisque: float | None
+    nrqm: float | None
+    pi: float | None
+
+
+type Scores = Mapping[str, Mapping[str, Sequence[FrameScores]]]
+"""By row, then sequence."""
+
+
+class Kept:
+    """The scores in OUT/scores/ROW/SEQUENCE.json, each with what it depends on."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = out / "scores"
+
+    def read(self, row: str, sequence: str, asked: Mapping[str, Any]) -> list[FrameScores] | None:
+        """The scores, if they are there and were made from the very same; what is damaged counts as missing."""
+        try:
+            stored = json.loads(self._path(row, sequence).read_text(encoding="utf-8"))
+            if stored["asked"] != json.loads(json.dumps(asked)):
+                return None
+            return [FrameScores(**scores) for scores in stored["frames"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, row: str, sequence: str, asked: Mapping[str, Any], frames: Sequence[FrameScores]) -> None:
+        """Keep the scores of a sequence, whole or not at all."""
+        plain = {"asked": asked, "frames": [asdict(frame) for frame in frames]}
+        with whole_file(self._path(row, sequence)) as file:
+            file.write((json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
+
+    def _path(self, row: str, sequence: str) -> Path:
+        return self._folder / file_name(row) / f"{sequence}.json"
+
+
+def file_name(row: str) -> str:
+    """A row's name as that of a folder."""
+    return re.sub(r"[^\w.+-]+", "_", row)
+
+
+def means(frames: Sequence[FrameScores]) -> dict[str, float | None]:
+    """Of each metric, over the frames that have it: every frame counts the same, as in the code of PIRM."""
+    found = {name: [getattr(frame, name) for frame in frames if getattr(frame, name) is not None] for name in METRICS}
+    return {name: float(np.mean(values)) if values else None for name, values in found.items()}

@@ -1,0 +1,99 @@
+"""A network's pictures of the measured frames of a sequence, without holding those of the others.
+
+The network sees the whole sequence, as in the paper; of a frame that is not measured no high-resolution picture is made
+and no feature is kept once the next frame has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.benchmarking.sequences import Clip, pieces
+from training.metrics import to_bytes
+from vsrealbasicvsr.model import RealBasicVSR, refine
+
+MAX_ROWS = 64
+"""Low-resolution rows that are reconstructed at once: a map of 64 channels of 640x360, enlarged, is 0.18 GB so,
+0.94 GB as a whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a network is run. theta and cleaning: as of Upscale. num_passes: exactly so many cleaning passes of every
+    frame, whatever theta is (Fig. 6b); None: by theta. length: the sequence is cut into pieces of so many frames that
+    do not see each other (Fig. 2); None: it is one.
+    """
+
+    theta: float = 5.0
+    cleaning: float = 1.0
+    num_passes: int | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.theta >= 0:
+            raise ValueError(f"theta must be at least 0, got {self.theta:g}")
+        if not 0 <= self.cleaning <= 1:
+            raise ValueError(f"cleaning must be between 0 and 1, got {self.cleaning:g}")
+        if self.num_passes is not None and self.num_passes < 0:
+            raise ValueError(f"--fixed-passes must be at least 0, got {self.num_passes}")
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"--length must be at least 1, got {self.length}")
+
+
+def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:
+    """The measured frames in their order, (M, 3, S*H, S*W) on the CPU, rounded to 8 bits, in [0, 1].
+
+    What `model.super_resolve` makes of the cleaned sequence, but for rounding. Held at once: the cleaned frames, five
+    low-resolution planes for each frame, and two states and the features and pictures of the measured ones. Pieces
+    without a measured frame are not computed.
+    """
+    device = next(model.parameters()).device
+    made: dict[int, Tensor] = {}
+    with torch.inference_mode():
+        for piece in pieces(len(clip.frames), way.length):
+            wanted = {number - piece.start for number in clip.measured if number in piece}
+            if not wanted:
+                continue
+            frames = torch.from_numpy(clip.frames[piece.start : piece.stop]).permute(0, 3, 1, 2).contiguous()
+            cleaned = [_cleaned(model, frame[None].to(device).float() / 255, way) for frame in frames]
+            made |= {piece.start + i: picture for i, picture in _propagated(model, cleaned, wanted).items()}
+    return torch.cat([made[number] for number in clip.measured])
+
+
+def _cleaned(model: RealBasicVSR, frame: Tensor, way: Way) -> Tensor:
+    """A frame (1, 3, H, W), cleaned."""
+    if way.num_passes is None:
+        return refine(model, frame[None], theta=way.theta, cleaning=way.cleaning)[0][0]
+    for _ in range(way.num_passes if way.cleaning else 0):
+        frame = frame + way.cleaning * model.cleaning_residue(frame)
+    return frame
+
+
+def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
+    """The pictures (1, 3, S*H, S*W) of the frames that are wanted, from both directions."""
+    first, last = min(wanted), max(wanted)
+    flows_forward: dict[int, Tensor] = {}  # by the frame that they lead to; frames after the last need none
+    backward: dict[int, Tensor] = {}
+    state: Tensor | None = None
+    for i in reversed(range(len(cleaned))):
+        flow = None
+        if i + 1 < len(cleaned):
+            forward_flow, flow = model.flows(cleaned[i], cleaned[i + 1])
+            if i + 1 <= last:
+                flows_forward[i + 1] = forward_flow
+        if i >= first:
+            state = model.propagate_backward(cleaned[i], state, flow)
+            if i in wanted:
+                backward[i] = state
+    made: dict[int, Tensor] = {}
+    state = None
+    for i in range(last + 1):
+        state = model.propagate_forward(cleaned[i], state, flows_forward.pop(i, None))
+        if i in wanted:
+            bands = model.reconstruct_in_bands(cleaned[i], backward.pop(i), state, rows=MAX_ROWS)
+            made[i] = to_bytes(torch.cat([band for _, band in bands], dim=2)).cpu()
+    return made

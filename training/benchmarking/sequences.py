@@ -1,0 +1,99 @@
+"""The sequences of a folder such as VideoLQ, and which of their frames are measured.
+
+Frames are (T, H, W, 3) uint8, RGB. Knows no networks and no metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.clips import Frames, Gap, Source, find_sources, read_numbered_frames, read_video
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A sequence that was read. stems: the frames' names without suffix; measured: which of them are measured."""
+
+    name: str
+    frames: Frames
+    stems: tuple[str, ...]
+    measured: tuple[int, ...]
+
+
+def measured_frames(num_frames: int) -> tuple[int, ...]:
+    """The first, the middle and the last frame, as the authors measure VideoLQ: 0, 50 and 99 of 100 (T // 2).
+
+    They name these files in issue 22 of ckkelvinchan/RealBasicVSR. Fewer, where frames coincide.
+    """
+    return tuple(sorted({0, num_frames // 2, num_frames - 1}))
+
+
+def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, Source]:
+    """The folder's sequences by name, sorted: folders of numbered pictures by their path in it, videos without suffix.
+
+    num_sequences: so many of them, evenly spaced. Raises ValueError if there are none, or two of one name.
+    """
+    found = find_sources(folder, images="frames")
+    sequences: dict[str, Source] = {}
+    for source in found.sources:
+        place = source.paths[0].parent if source.kind == "frames" else source.paths[0].with_suffix("")
+        name = place.relative_to(folder).as_posix()
+        name = folder.resolve().name if name == "." else name
+        if name in sequences:
+            raise ValueError(
+                f"{folder} holds two sequences {name}: {sequences[name].name} and {source.name}."
+                " Number the frames of a sequence without gaps, and put each into a folder of its own"
+            )
+        sequences[name] = source
+    if not sequences:
+        reason = found.unused[0] if found.unused else None
+        raise ValueError(
+            f"{folder} holds no sequences{f' ({reason.name}: {reason.reason})' if reason else ''}."
+            " Name a folder of folders of numbered PNG frames, as VideoLQ is, or of videos"
+        )
+    if num_sequences is None or num_sequences >= len(sequences):
+        return sequences
+    names = list(sequences)
+    chosen = [names[round(place)] for place in np.linspace(0, len(names) - 1, num_sequences)]
+    return {name: sequences[name] for name in chosen}
+
+
+def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
+    """The sequence, or its first num_frames frames.
+
+    Raises ValueError, naming the file, if a frame cannot be read or is of another size than the first.
+    """
+    paths = source.paths[:num_frames]
+    frames: list[Frames] = []
+    for item in read_video(source.paths[0]) if source.kind == "video" else read_numbered_frames(paths):
+        if isinstance(item, Gap):
+            if item.reason is None:
+                continue  # a pause of the video's: its frames follow each other all the same
+            raise ValueError(f"{source.name}: {item.reason}. Repair the sequence, or take it out of the folder")
+        if frames and item.picture.shape != frames[0].shape:
+            sizes = ["{1}x{0}".format(*picture.shape) for picture in (frames[0], item.picture)]
+            raise ValueError(f"{source.name}: frame {len(frames)} is {sizes[1]}, the first {sizes[0]}. Give one size")
+        frames.append(item.picture)
+        if len(frames) == num_frames:
+            break
+    if not frames:
+        raise ValueError(f"{source.name} holds no frames. Take it out of the folder")
+    stems = [path.stem for path in paths] if source.kind == "frames" else [f"{n:08d}" for n in range(len(frames))]
+    return Clip(name=name, frames=np.stack(frames), stems=tuple(stems), measured=measured_frames(len(frames)))
+
+
+def stamp(paths: Iterable[Path]) -> str:
+    """A short text that changes when one of the files does: by names, sizes and times, not by what is in them."""
+    facts = [(path.name, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
+    return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()[:16]
+
+
+def pieces(num_frames: int, length: int | None) -> Sequence[range]:
+    """The frames cut into runs of `length`, the last one shorter; None: all of them are one."""
+    step = length or num_frames
+    return [range(first, min(first + step, num_frames)) for first in range(0, num_frames, step)]
