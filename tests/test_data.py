@@ -363,7 +363,7 @@ def test_a_pool_s_samples_do_not_depend_on_who_fills_it(store: ClipStore, pooled
     together = take(make_loader(store, elsewhere, batch=1, num_workers=2), 6)
     for one, other in zip(one_by_one, together, strict=True):
         assert_equal(one, other)
-    assert not list(pooled.pool_folder.rglob("*.unfinished")) if pooled.pool_folder else False
+    assert not list(pooled.pool_folder.rglob("*.partial")) if pooled.pool_folder else False
 
 
 def test_other_options_have_other_pool_clips(store: ClipStore, pooled: SampleOptions) -> None:

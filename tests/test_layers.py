@@ -15,6 +15,8 @@ PACKAGE = "vsrealbasicvsr"
 
 # Imports go from right to left only. The root module (the public names for Python) lies above `weights`.
 LAYERS = [
+    f"{PACKAGE}.errors",
+    f"{PACKAGE}.whole_file",
     f"{PACKAGE}.model",
     f"{PACKAGE}.weights",
     PACKAGE,
@@ -121,7 +123,7 @@ def may_import(importer: str, place: str) -> bool:
     if importer == "scripts":
         return place not in {"tests"}
     if importer == "training":
-        return place in LAYERS[:3]  # the network and its weights: never the engine or the filter
+        return place in LAYERS[: LAYERS.index(PACKAGE) + 1]  # never the engine or the filter
     if PLUGIN in (importer, place):
         return False  # it reaches the filter through the interpreter, at run time
     return place in LAYERS and LAYERS.index(place) < LAYERS.index(importer)

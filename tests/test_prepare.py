@@ -145,7 +145,7 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(footage: Path, p
     out.mkdir()
     for name, content in contents(prepared).items():
         (out / name).write_bytes(content)
-    (out / "x.npy.123.unfinished").touch()
+    (out / "x.npy.123.partial").touch()
     store = ClipStore.open(out)
     lost, kept = (store.path(clips_of(store, source)[0]) for source in ("scenes.mp4", "photograph.png"))
     lost.unlink()
@@ -254,7 +254,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "cannot write" in line
     assert "Make room and run the same command again." in line
-    assert not list(out.glob("*.unfinished"))
+    assert not list(out.glob("*.partial"))
     for path in out.glob("*.npy"):
         assert np.load(path).ndim == 4
 
@@ -283,7 +283,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, 
     assert process.returncode == 130, errors
     assert "interrupted" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    assert not list((tmp_path / "out").glob("*.unfinished"))
+    assert not list((tmp_path / "out").glob("*.partial"))
     assert len(read_index(tmp_path / "out").sources) < 24
     assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), *SMALL]) == 0
     assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "whole"), *SMALL]) == 0

@@ -12,7 +12,6 @@ Whatever lies under a final name is whole: it was written beside it, brought to 
 
 import contextlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from vsrealbasicvsr.whole_file import whole_file as whole_file_of_any
 
 SETTINGS, ORIGIN, LOG, EMA = "settings.json", "origin.json", "log.jsonl", "ema.safetensors"
 FOLDER = "checkpoints"
@@ -33,27 +34,20 @@ class CheckpointError(ValueError):
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into that appears under `path` when all of it is on the disk, or not at all.
+    """`vsrealbasicvsr.whole_file`, whose folder is made.
 
-    Raises CheckpointError, naming the file and the cause, if it cannot be written; what was at `path` stays.
+    Raises CheckpointError, naming the file and the cause, if it cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file_of_any(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise CheckpointError(
             f"{path} could not be written: {cause}. What was written before is whole: make room on the disk or check"
-            " the folder, then go on with --resume."
+            " the folder, then start the same command again (a run goes on with --resume)."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

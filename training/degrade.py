@@ -15,6 +15,7 @@ from training import degradations
 from training.clips import TimedFrame, read_video
 from training.degradations import Pieces, Recipe, VideoCodec
 from training.degradations.codecs import Planes, decode, encode
+from vsrealbasicvsr.whole_file import whole_file
 
 type Picture = npt.NDArray[np.uint8]
 
@@ -57,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"degrade: OpenCV cannot write a PNG of {sheet.shape[1]}x{sheet.shape[0]}. Cut the clip first."
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "recipe.json").write_text(recipe.to_json(indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "degraded.png").write_bytes(png.tobytes())
+    for name, content in (("recipe.json", f"{recipe.to_json(indent=1)}\n".encode()), ("degraded.png", png.tobytes())):
+        with whole_file(arguments.out / name) as file:
+            file.write(content)
     print(recipe)
     print(f"written: {arguments.out / 'degraded.png'}, {arguments.out / 'recipe.json'}")
     return 0

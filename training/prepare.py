@@ -53,7 +53,6 @@ from training.clips import (
 )
 from training.store import (
     INDEX_NAME,
-    UNFINISHED_SUFFIX,
     Clip,
     Index,
     Scalar,
@@ -62,6 +61,7 @@ from training.store import (
     write_clip_file,
     write_index,
 )
+from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 type Part = Literal["all", "train", "held-out"]
 
@@ -197,7 +197,7 @@ def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int,
     if not sources and not found.unused:
         raise ValueError(f"no source is left for --part {settings.part}. Name a folder with at least two of a kind.")
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(f"*{UNFINISHED_SUFFIX}"):
+    for leftover in out.glob(f"*{PARTIAL_SUFFIX}"):
         leftover.unlink(missing_ok=True)
     fingerprints = {source.name: fingerprint(source) for source in sources}
     known = _known_sources(out, settings, fingerprints, remove_missing=remove_missing)

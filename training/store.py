@@ -21,17 +21,18 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from vsrealbasicvsr.whole_file import whole_file
 
 type Frames = npt.NDArray[np.uint8]
 type Scalar = str | int | float
 
 VERSION = 1
 INDEX_NAME = "index.json"
-UNFINISHED_SUFFIX = ".unfinished"
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -112,8 +113,8 @@ def write_index(folder: Path, index: Index) -> None:
 
     Raises OSError with a plain text if the disk is full.
     """
-    with atomic_file(folder / INDEX_NAME) as path:
-        path.write_text(index.to_json(), encoding="utf-8")
+    with _file_of_clips(folder / INDEX_NAME) as file:
+        file.write(index.to_json().encode())
 
 
 def write_clip_file(path: Path, frames: Frames) -> None:
@@ -122,25 +123,21 @@ def write_clip_file(path: Path, frames: Frames) -> None:
     Raises OSError with a plain text if the disk is full.
     """
     frames = np.ascontiguousarray(frames)
-    with atomic_file(path) as unfinished, unfinished.open("wb") as file:
+    with _file_of_clips(path) as file:
         file.write(_header(frames.shape))
         file.write(frames.data)  # np.save would not tell a full disk from another error
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """The name under which to write: it becomes `path` when the block is left well, and is removed when it is not."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED_SUFFIX}")
+def _file_of_clips(path: Path) -> Iterator[BinaryIO]:
+    """`whole_file`, which says what to do when the disk is full."""
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            yield file
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             raise OSError(f"cannot write {path}: {error.strerror}. Make room and run the same command again.") from None
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 class ClipStore:

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.whole_file import whole_file
 
 from .mixing import DEFAULT_DETAIL, SHARP, differences
 
@@ -44,13 +45,8 @@ def write_weights(
             raise ValueError(f"write_weights: default_detail must be between 0 and 1, got {default_detail}.")
         tensors |= _partners(model, tensors, sharp, dtype)
         description[DEFAULT_DETAIL] = str(float(default_detail))
-    partial = path.with_name(path.name + ".partial")
-    try:
-        # Not save_file: it makes files that only their owner can read.
-        partial.write_bytes(save(tensors, metadata=description))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(save(tensors, metadata=description))  # not save_file: it makes files that only their owner can read
 
 
 def _partners(
