@@ -1,11 +1,14 @@
 """Our own kernels against torch: any size, any number of channels, every instruction set that this processor has."""
 
+import ctypes
 import dataclasses
 import gc
 import random
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from tolerances import WINOGRAD
 
 from vsrealbasicvsr.engine import choose_compute
 from vsrealbasicvsr.engine.network import TorchNetwork
-from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, load_kernels, pages
+from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, library, load_kernels, pages
 from vsrealbasicvsr.kernel import network as kernel_network
 from vsrealbasicvsr.kernel.library import find_library
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
@@ -190,6 +193,8 @@ def test_a_setting_that_names_no_kernels_is_an_error(monkeypatch):
 
 SANITIZED = """
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_kernels as t
@@ -287,3 +292,89 @@ def test_the_last_pages_go_with_the_network(kernels):
     del one
     gc.collect()
     assert not pages._spare
+
+
+# ---- what a picture seldom asks of them ------------------------------------------------------------------------------
+
+ACTIVATE = """
+#include "{kernels}"
+EXPORT void try_activate(const float *from, float *to, long lanes, float slope) {{
+    for (long i = 0; i < lanes; i += LANES) {{
+        vec x;
+        memcpy(&x, from + i, sizeof x);
+        x = activate(x, slope);
+        memcpy(to + i, &x, sizeof x);
+    }}
+}}
+"""
+
+SHORT_OF_MEMORY = """
+#include <stdlib.h>
+#include <string.h>
+static int left, held;
+static void *short_calloc(size_t num, size_t size) {{
+    void *made = left-- > 0 ? calloc(num, size) : NULL;
+    held += made != NULL;
+    return made;
+}}
+static void counted_free(void *memory) {{
+    held -= memory != NULL;
+    free(memory);
+}}
+#define calloc short_calloc
+#define free counted_free
+#include "{kernels}"
+EXPORT int held_after(int num_allocations) {{
+    left = num_allocations, held = 0;
+    return rbvsr_open(1) ? -1 : held;
+}}
+"""
+
+
+def compiled(program: str, name: str, folder: Path) -> ctypes.CDLL:
+    """kernels.c with more behind it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source, library = folder / "more.c", folder / f"more_{name}.so"
+    source.write_text(program.format(kernels=ROOT / "vsrealbasicvsr/kernel/kernels.c"))
+    subprocess.run(load_build_hook().kernel_command([compiler], source, library, name), check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_what_has_no_end_is_rectified_as_torch_does_it(name, tmp_path):
+    values = torch.tensor([torch.inf, -torch.inf, torch.nan, 0, -0.0, 1, -1, 3e38, -3e38, 1e-45, -1e-45, 2, 3, 4, 5, 6])
+    activating = compiled(ACTIVATE, name, tmp_path)
+    for slope in (0.0, 0.1, 1.0):
+        made = torch.empty_like(values)
+        activating.try_activate(
+            ctypes.c_void_p(values.data_ptr()),
+            ctypes.c_void_p(made.data_ptr()),
+            ctypes.c_long(16),
+            ctypes.c_float(slope),
+        )
+        expected = values.relu() if slope == 0 else torch.nn.functional.leaky_relu(values, slope)
+        assert torch.equal(made.nan_to_num(7, posinf=8, neginf=9), expected.nan_to_num(7, posinf=8, neginf=9)), slope
+
+
+def test_threads_that_cannot_be_made_for_want_of_memory_leave_nothing_behind(tmp_path):
+    opening = compiled(SHORT_OF_MEMORY, HERE[0], tmp_path)
+    assert [opening.held_after(number) for number in range(4)] == [0, 0, 0, -1]
+
+
+def test_callers_at_once_get_one_pool_of_threads(monkeypatch):
+    made = []
+
+    class Slow(Kernels):
+        def __init__(self, *arguments) -> None:
+            made.append(arguments)
+            time.sleep(0.1)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(library, "Kernels", Slow)
+    monkeypatch.setattr(library, "_loaded", {}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # a number that nothing else has loaded for
+    with ThreadPoolExecutor(4) as pool:
+        given = list(pool.map(lambda _: load_kernels(HERE[0]), range(4)))
+    assert len(made) == len(set(map(id, given))) == 1

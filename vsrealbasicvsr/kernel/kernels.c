@@ -61,11 +61,11 @@ INLINE vec load_half(const uint16_t *p) {
 
 INLINE vec splat(float x) { return x - (vec){0}; }
 
-/* max(x, slope * x): 1 is the identity, 0 a ReLU, 0.1 a LeakyReLU. */
+/* x, below zero slope * x: 1 is the identity, 0 a ReLU, 0.1 a LeakyReLU. What is no number stays none. */
 INLINE vec activate(vec x, float slope) {
-    vec y = x * slope;
-    const mask larger = x > y;
-    return (vec)((larger & (mask)x) | (~larger & (mask)y));
+    const vec below = slope == 0 ? splat(0) : x * slope; /* not a product: an infinite value times 0 is not a number */
+    const mask negative = x < splat(0);
+    return (vec)((negative & (mask)below) | (~negative & (mask)x));
 }
 
 /* ---- what is to be done ------------------------------------------------------------------------------------------ */
@@ -616,7 +616,12 @@ EXPORT pool *rbvsr_open(int num_threads) {
     if (!p) return NULL;
     p->scratch = calloc((size_t)num_threads, sizeof *p->scratch);
     p->scratch_size = calloc((size_t)num_threads, sizeof *p->scratch_size);
-    if (!p->scratch || !p->scratch_size) return NULL;
+    if (!p->scratch || !p->scratch_size) {
+        free(p->scratch);
+        free(p->scratch_size);
+        free(p);
+        return NULL;
+    }
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->begin, NULL);
     pthread_cond_init(&p->end, NULL);

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vsrealbasicvsr.errors import UserError, printable
+
 ENVIRONMENT = "RBVSR_KERNELS"
 """The variable that chooses the kernels: "off" (torch computes), or one of INSTRUCTION_SETS."""
 
@@ -80,15 +82,17 @@ def load_kernels(name: str | None = None) -> Kernels | None:
     """The kernels of this name (one of INSTRUCTION_SETS), or the best that the processor has; None: there are none.
 
     They compute on as many threads as torch does now; loaded once for each number. The variable RBVSR_KERNELS chooses
-    where no name is given; ValueError if it names what there is not.
+    where no name is given; UserError if it names what there is not.
     """
     name = name or os.environ.get(ENVIRONMENT, "") or next(iter(available()), "off")
     if name not in ("off", *INSTRUCTION_SETS):
         choices = ", ".join(("off", *INSTRUCTION_SETS))
-        raise ValueError(f'{ENVIRONMENT} must be one of {choices}, got "{name}". Unset it for the best of them.')
+        raise UserError(
+            f'{ENVIRONMENT} must be one of {choices}, got "{printable(name, 40)}". Unset it for the best of them.'
+        )
     if name != "off" and name not in available():
         there = ", ".join(available()) or "none"
-        raise ValueError(
+        raise UserError(
             f'{ENVIRONMENT}: there are no kernels "{name}" for this processor (there are: {there}). Unset it.'
         )
     return None if name == "off" else _load(name, torch.get_num_threads())
@@ -111,8 +115,14 @@ def find_library(name: str) -> Path | None:
     return next((path for folder in folders or () if (path := Path(folder) / f"{name}.so").is_file()), None)
 
 
-@functools.cache
+_loaded: dict[tuple[str, int], Kernels] = {}
+_loaded_lock = threading.Lock()
+
+
 def _load(name: str, num_threads: int) -> Kernels:
-    path = find_library(name)
-    assert path is not None
-    return Kernels(path, num_threads)
+    with _loaded_lock:  # to four callers at once functools.cache would give four pools of threads, which never end
+        if (name, num_threads) not in _loaded:
+            path = find_library(name)
+            assert path is not None
+            _loaded[name, num_threads] = Kernels(path, num_threads)
+        return _loaded[name, num_threads]
