@@ -465,3 +465,55 @@ def test_on_the_cpu_nothing_is_copied():
     assert cpu.to_device(x) is x
     (same,) = cpu.on_host([x])
     assert same is x
+
+
+# ---- want of memory --------------------------------------------------------------------------------------------------
+
+SHORT = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    OSError(12, "Cannot allocate memory"),
+    *map(
+        RuntimeError,
+        (
+            "CUDA error: out of memory",
+            "MPS backend out of memory (MPS allocated: 18.00 GB)",
+            "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "GET was unable to find an engine to execute this computation",
+            "FIND was unable to find an engine to execute this computation",
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to allocate",
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+            "unable to mmap 4096 bytes from file </torch_1>: Cannot allocate memory (12)",
+            "std::bad_alloc",
+        ),
+    ),
+]
+NOT_SHORT = [
+    ValueError("out of memory"),
+    OSError(2, "No such file or directory"),
+    *map(
+        RuntimeError,
+        (
+            '!handles_.at(i) INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":411, please report',
+            "The allocator was not initialized",
+            "Expected all tensors to be on the same device, allocated on cuda:0 and cpu",
+            "CUDA error: an illegal memory access was encountered",
+            "shape '[2, 3]' is invalid for input of size 5",
+            "reallocation of a storage that is not resizable",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("error", [*SHORT, *NOT_SHORT], ids=str)
+def test_want_of_memory_is_known_by_what_is_said_and_nothing_else_is_taken_for_it(error):
+    assert is_out_of_memory(error) == (error in SHORT)
+
+
+def test_torch_s_own_words_for_too_large_a_tensor_are_want_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import hashlib
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -418,10 +420,92 @@ def test_the_log_says_once_what_will_be_done(core, tiny_model):
         core.remove_log_handler(handle)
     ours = [line for line in lines if line.startswith("rbvsr.Upscale: ")]
     assert len(ours) == 1
-    assert "64x48 to 256x192 on cpu in float32" in ours[0]
+    assert "64x48 to 256x192 on cpu in float32, 1 window of 3 frames" in ours[0]
+    assert ours[0].endswith("frames")
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "arguments", "said"),
+    [
+        (4, {}, "1 window of 4 frames"),
+        (1, {}, "1 window of 1 frame"),
+        (30, {"length": 30, "overlap": 2}, "1 window of 30 frames"),
+        (31, {"length": 30, "overlap": 2}, "2 windows of 30 frames + 2 on each side"),
+        (3, {"length": 1, "overlap": 1}, "3 windows of 1 frame + 1 on each side"),
+    ],
+)
+def test_the_log_counts_as_people_do(core, tiny_model, num_frames, arguments, said):
+    lines: list[str] = []
+    handle = core.add_log_handler(lambda kind, text: lines.append(text))
+    try:
+        photograph(core, num_frames=num_frames).rbvsr.Upscale(model=tiny_model, device="cpu", **arguments)
+    finally:
+        core.remove_log_handler(handle)
+    (line,) = [line for line in lines if line.startswith("rbvsr.Upscale: ")]
+    assert line.endswith(f" in float32, {said}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "does not fit on the device (CUDA out of memory"),
+        (MemoryError("no pages"), "does not fit on the device (no pages"),
+        (
+            RuntimeError("mat1 and mat2\n shapes\x1b[0m differ"),
+            "not be made ready on the device (mat1 and",
+        ),
+    ],
+)
+def test_only_want_of_memory_is_called_so_when_the_filter_is_made(core, tiny_model, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(entry, "WindowUpscaler", fail)
+    with pytest.raises(vs.Error) as caught:
+        photograph(core, num_frames=3).rbvsr.Upscale(model=tiny_model, device="cpu")
+    check_message(str(caught.value), [said, 'device="cpu"'])
 
 
 def test_version_tells_everything_that_decides_the_pixels(core):
     version = core.rbvsr.Version()
     assert {"rbvsr", "torch", "vapoursynth", "python", "kernels", "triton", "devices"} <= version.keys()
     assert "cpu" in version["devices"]
+
+
+# ---- what is given in the wrong way is shown as it can be read -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "device", "precision", "scene_cuts"])
+@pytest.mark.parametrize(
+    "given",
+    ["x" * 5000, "\x1b[31mred\x07", "a  b", b"caf\xe9", "\u202ereversed"],
+    ids=["long", "escape", "spaces", "latin", "bidi"],
+)
+def test_any_text_that_is_no_argument_is_shown_in_one_printable_line_that_ends_in_the_way_out(core, name, given):
+    clip = core.std.BlankClip(format=vs.RGB24, width=16, height=16, length=2)
+    with pytest.raises(vs.Error) as caught:
+        clip.rbvsr.Upscale(**{name: given})
+    text = str(caught.value)
+    assert text.startswith("rbvsr.Upscale: ")
+    assert text.isprintable()
+    assert len(text) < 1100
+    ends = {
+        "model": ('Use "default" or the path of a .safetensors or .pth file.', "Check the path and its permissions."),
+        "device": ("Use one of these.",),
+        "precision": ('".',),
+        "scene_cuts": ('".',),
+    }
+    assert text.endswith(ends[name])
+    assert ("must be one of" in text) == (name in ("precision", "scene_cuts"))
+
+
+def test_a_model_in_a_folder_with_a_name_in_latin_1_is_found(core, tiny_model, tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.safetensors"
+    try:
+        Path(os.fsdecode(path)).write_bytes(tiny_model.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    clip = photograph(core, num_frames=1)
+    assert digest(clip.rbvsr.Upscale(model=path).get_frame(0)) == digest(
+        clip.rbvsr.Upscale(model=tiny_model).get_frame(0)
+    )

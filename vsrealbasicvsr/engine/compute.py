@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
 
@@ -23,7 +24,7 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class ComputeError(ValueError):
+class ComputeError(UserError):
     """A device or a precision that this machine does not have; the text says what it has."""
 
 
@@ -84,7 +85,8 @@ def choose_compute(device: str, precision: str) -> Compute:
     elsewhere: CPUs compute half precision many times slower), "fp32", "fp16", "bf16". Raises ComputeError.
     """
     if precision not in get_args(Precision):
-        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{precision}".')
+        given = printable(precision, 100)
+        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         # One name for one GPU, so that it gets one thread.
@@ -93,18 +95,18 @@ def choose_compute(device: str, precision: str) -> Compute:
         if chosen.type == "cpu":
             chosen = torch.device("cpu")  # "cpu:0" is the same
     except Exception as error:  # torch raises what it likes, import errors for instance
-        reason = " ".join(str(error).split()).split(". ")[0][:120] or type(error).__name__
-        raise ComputeError(f'device "{name}" cannot be used ({reason}). {_what_there_is()}') from None
+        reason = printable(str(error).strip().split("\n")[0].split(". ")[0], 120) or type(error).__name__
+        raise ComputeError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_what_there_is()}') from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     compute = Compute(chosen, _DTYPES[precision])
     try:
         compute.kernels()
-    except ValueError as error:
+    except UserError as error:
         raise ComputeError(str(error)) from None
     except (OSError, AttributeError) as error:
         raise ComputeError(
-            f"the kernels cannot be loaded ({error}). {ENVIRONMENT}=off computes without them."
+            f"the kernels cannot be loaded ({printable(str(error), 300)}). {ENVIRONMENT}=off computes without them."
         ) from None
     return compute
 
@@ -112,10 +114,11 @@ def choose_compute(device: str, precision: str) -> Compute:
 def choose_computes(devices: str, precision: str) -> list[Compute]:
     """The same for a list of devices with commas between them, such as "cuda:0,cuda:1". Raises ComputeError."""
     chosen = [choose_compute(name.strip(), precision) for name in devices.split(",")]
+    given = printable(devices, 100)
     if len(set(chosen)) < len(chosen):
-        raise ComputeError(f'device "{devices}" names the same device twice. Name each once.')
+        raise ComputeError(f'device "{given}" names the same device twice. Name each once.')
     if len({_kind(one.device) for one in chosen}) > 1:
-        raise ComputeError(f'device "{devices}" mixes kinds of devices, which give other pixels. Name one kind.')
+        raise ComputeError(f'device "{given}" mixes kinds of devices, which give other pixels. Name one kind.')
     return chosen
 
 
@@ -137,7 +140,7 @@ def cpu_kernels() -> str:
     """What computes on the CPU in float32: the instruction set of our own kernels, or "torch"."""
     try:
         kernels = load_kernels()
-    except (ValueError, OSError, AttributeError) as error:
+    except (UserError, OSError, AttributeError) as error:
         return f"none ({error})"
     return kernels.name if kernels else "torch"
 

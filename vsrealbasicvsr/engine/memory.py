@@ -5,8 +5,10 @@ picture.
 """
 
 import ctypes
+import errno
 import functools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +36,16 @@ MAX_WINDOW_SHARE = 0.02
 """Of the free memory, for the frames of a window that is kept only for reading backwards."""
 
 _FLOW_BYTES_PX = 2 * 2 * 4
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"out.of.(?:\w+.)?memory"  # CUDA, HIP, MPS and, as an error's name, SYCL: out_of_device_memory
+    r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
+    r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
+    r"|bad_alloc|bad allocation"
+    r"|unable to find an engine to execute this computation"  # cuDNN found no room for the workspace of any
+)
+"""In lower case. That other texts tell of allocations ("an allocator was not initialised") does not make them one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +110,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is one of the ways in which torch, its libraries and Python say that memory is short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):  # mmap
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "not enough memory" in text or "alloc" in text
-    )
+    if not isinstance(error, RuntimeError) or "internal assert failed" in text:  # an allocator's bug
+        return False
+    return _OUT_OF_MEMORY.search(text) is not None
 
 
 def spread(first: int, stop: int, num: int) -> set[int]:

@@ -1,5 +1,6 @@
 """What the native plugin's functions do: their arguments checked, their filters built."""
 
+import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ import torch
 import vapoursynth as vs
 
 import vsrealbasicvsr
-from vsrealbasicvsr.engine import Compute, ComputeError, Grid, SceneCuts, WindowUpscaler, choose_computes
+from vsrealbasicvsr.engine import Compute, Grid, SceneCuts, WindowUpscaler, choose_computes, is_out_of_memory
 from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels, triton_version
+from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
-from vsrealbasicvsr.weights import WeightsError, load_model
+from vsrealbasicvsr.weights import load_model
 
 from .conversion import from_rgbs, to_rgbs
 from .serving import serve
@@ -22,7 +24,7 @@ DEFAULT_CLEANING = 1.0
 DEFAULT_LENGTH = 30
 DEFAULT_OVERLAP = 8
 MAX_THETA = 255.0
-MAX_ERROR_LENGTH = 600
+MAX_ERROR_LENGTH = 1000
 
 
 def upscale(
@@ -53,7 +55,7 @@ def upscale(
     if not model.strip():
         raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
     if scene_cuts not in get_args(SceneCuts):
-        raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{scene_cuts}".')
+        raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{printable(scene_cuts, 100)}".')
     try:
         computes = choose_computes(device, precision)
         network = load_model(model if model == "default" else Path(model), detail=detail)
@@ -67,17 +69,11 @@ def upscale(
             scene_cuts=scene_cuts,  # type: ignore[arg-type]
             max_rows=tile or None,
         )
-    except (ComputeError, WeightsError) as error:
+    except UserError as error:
         raise _error(str(error)) from None
-    except (RuntimeError, MemoryError) as error:
-        raise _error(f'the network does not fit on the device ({error}). Free memory, or use device="cpu".') from None
-    where = ", ".join(str(one.device) for one in computes)
-    vs.core.log_message(
-        vs.MESSAGE_TYPE_INFORMATION,
-        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {where} "
-        f"in {str(computes[0].dtype).removeprefix('torch.')}, {grid.num_windows} windows of {length} frames "
-        f"+ {overlap} on each side",
-    )
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise _error(_why_not_made(error)) from None
+    _log(clip, computes, grid)
     served = serve(to_rgbs(clip), upscaler, convert_to=clip.format if _converts(computes) else None)
     return from_rgbs(served.rgbs, served.props, clip, served.converted)
 
@@ -93,6 +89,28 @@ def version() -> dict[str, Any]:
         "triton": triton_version(),
         "devices": available_devices(),
     }
+
+
+def _log(clip: vs.VideoNode, computes: Sequence[Compute], grid: Grid) -> None:
+    """One line that says what will be done."""
+    where = ", ".join(str(one.device) for one in computes)
+    length, overlap = min(grid.length, grid.num_frames), grid.overlap
+    windows = f"{grid.num_windows} windows" if grid.num_windows > 1 else "1 window"
+    frames = f"{length} frames" if length > 1 else "1 frame"
+    more = f" + {overlap} on each side" if grid.num_windows > 1 else ""
+    vs.core.log_message(
+        vs.MESSAGE_TYPE_INFORMATION,
+        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {where} "
+        f"in {str(computes[0].dtype).removeprefix('torch.')}, {windows} of {frames}{more}",
+    )
+
+
+def _why_not_made(error: BaseException) -> str:
+    """What to tell of an error that came from the machine while the filter was made."""
+    text = printable(str(error) or type(error).__name__, 300)
+    if is_out_of_memory(error):
+        return f'the network does not fit on the device ({text}). Free memory, or use device="cpu".'
+    return f'the network could not be made ready on the device ({text}). Try another device, or device="cpu".'
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"Upscale": upscale, "Version": version}
@@ -157,10 +175,10 @@ def _converts(computes: Sequence[Compute]) -> bool:
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    """An argument as text; bytes that are no UTF-8 stay what they are, as in the names of files."""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 def _error(text: str) -> vs.Error:
-    """One line, whatever was given."""
-    line = " ".join(text.split())
-    return vs.Error(f"rbvsr.Upscale: {line if len(line) <= MAX_ERROR_LENGTH else line[:MAX_ERROR_LENGTH] + '...'}")
+    """One line that can be printed, whatever was given, with the way out at its end."""
+    return vs.Error(f"rbvsr.Upscale: {printable(text, MAX_ERROR_LENGTH)}")
