@@ -405,7 +405,7 @@ BROKEN_STATE_DICTS = {
     ),
     "a block with a giant number": (
         lambda s: s | {"image_cleaning.0.main.2.70000.conv1.bias": torch.zeros(8)},
-        r"numbers its block 70000",
+        r"numbers its part 70000",
     ),
     "a block with a number of 5000 digits": (
         lambda s: s | {f"image_cleaning.0.main.2.{'9' * 5000}.conv1.bias": torch.zeros(8)},

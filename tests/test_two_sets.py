@@ -42,6 +42,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], ob
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
+    del metadata["tensors_sha256"]  # it would tell of the change
     change(tensors, metadata)
     save_file(tensors, path, metadata=metadata)
     return path
@@ -274,7 +275,9 @@ def test_export_makes_a_file_of_two_sets_from_two_runs_or_files(tmp_path, runs, 
     assert read_network(again).metadata == metadata
     other = tmp_path / "other.safetensors"  # the two sets of a file, with another mixture
     assert export(out, other, "--sharp", out, "--default-detail", 0.25) == 0
-    assert read_network(other).metadata == metadata | {"default_detail": "0.25"}
+    sha256 = read_network(other).metadata["tensors_sha256"]
+    assert sha256 != metadata["tensors_sha256"]  # of the mixture too
+    assert read_network(other).metadata == metadata | {"default_detail": "0.25", "tensors_sha256": sha256}
     one = tmp_path / "one.safetensors"
     assert export(out, one) == 0
     assert read_network(one).metadata == read_network(ones[0]).metadata

@@ -25,8 +25,9 @@ from torch import Tensor
 
 import vsrealbasicvsr
 from scripts import convert_weights
+from vsrealbasicvsr.errors import shown_path
 from vsrealbasicvsr.model import Architecture, RealBasicVSR
-from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, load_model, read_network, write_weights
+from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, load_model, read_network, reading, write_weights
 
 SIZES = Architecture(
     cleaning_channels=4,
@@ -105,13 +106,13 @@ def refusal(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         load_model(path)
     text = str(caught.value)
-    assert text.startswith(f"{path} ")
+    assert text.startswith(f"{shown_path(path)} ")
     assert text.isprintable()  # and so of one line
     assert len(text) < len(str(path)) + 700
     assert text.endswith(".")
     assert text.count(". ") >= 1  # what was found; what to do
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    return text.removeprefix(str(path))
+    return text.removeprefix(shown_path(path))
 
 
 # ---- what loads -----------------------------------------------------------------------------------------------------
@@ -576,8 +577,8 @@ def quantized() -> Tensor:
         (lambda: state_dict() | {"basicvsr.conv_hr.bias": torch.zeros(4, device="meta")}, "_rebuild_meta_tensor"),
         (lambda: state_dict() | {"basicvsr.conv_hr.bias": torch.zeros(4).to_sparse()}, "_rebuild_sparse_tensor"),
         (lambda: state_dict() | {"basicvsr.conv_hr.bias": quantized()}, "_rebuild_qtensor"),
-        (lambda: {"\x1b[31m\n" + "x" * 9999: torch.zeros(1)}, "among 1 keys"),
-        (lambda: state_dict() | {"\x1b[31m\n" + "x" * 9999: torch.zeros(1)}, "1 extra (?[31m xxx"),
+        (lambda: {"\x1b[31m\n" + "x" * 9999: torch.zeros(2)}, "among 1 keys"),
+        (lambda: state_dict() | {"\x1b[31m\n" + "x" * 9999: torch.zeros(2)}, "1 extra (?[31m xxx"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused_with_what_was_found(tmp_path, broken, found, file_format):
@@ -725,3 +726,254 @@ def refused(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         load_model(path)
     return str(caught.value)
+
+
+# ---- damage that only a checksum tells of ----------------------------------------------------------------------------
+
+
+def outcome(path: Path, expected: dict[str, Tensor]) -> str:
+    """ "refused", or whether what was loaded is what was stored."""
+    try:
+        loaded = load_model(path).state_dict()
+    except WeightsError:
+        return "refused"
+    return "same" if all(torch.equal(tensor, expected[key].float()) for key, tensor in loaded.items()) else "changed"
+
+
+@pytest.mark.parametrize("file_format", ["zip", "safetensors", "two sets"])
+def test_no_flipped_bit_changes_a_weight(tmp_path, file_format):
+    path = tmp_path / "w"
+    if file_format == "zip":
+        save({"state_dict": state_dict()}, path)
+    elif file_format == "safetensors":
+        write_weights(network(), path, metadata={}, dtype=torch.float32)
+    else:
+        write_weights(network(), path, metadata={}, dtype=torch.float32, sharp=network("sharp"), default_detail=0)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    outcomes = collections.Counter()
+    for place in generator.integers(0, len(content), size=60):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(generator.integers(0, 8))
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes[outcome(path, state_dict())] += 1
+    assert outcomes["changed"] == 0
+    assert outcomes["refused"] > 40  # the rest are bits that nobody reads: names of folders, padding
+
+
+def test_a_damaged_zip_file_is_called_so_with_the_part_that_is(tmp_path):
+    path = save(state_dict(), tmp_path / "w.pth")
+    content = bytearray(path.read_bytes())
+    place = content.index(state_dict()["basicvsr.conv_hr.weight"].numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    found = refusal(path)
+    assert "is damaged: the checksum of 'w/data/" in found
+    assert "Download or copy it again" in found
+
+
+def test_a_checkpoint_that_was_written_without_checksums_loads(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(state_dict(), tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_loads(path, state_dict())
+
+
+def flip_a_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_default_weights_are_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "default.safetensors"
+    write_weights(network(), path, metadata={})
+    monkeypatch.setattr(reading, "DEFAULT_WEIGHTS", path)
+    assert load_model("default").sizes == SIZES
+    flip_a_weight(path)
+    with pytest.raises(WeightsError, match=r"is damaged: the SHA-256 .* Install vsrealbasicvsr again\.$"):
+        load_model("default")
+
+
+def test_a_file_without_a_sha256_is_read_as_before_and_a_converted_one_has_its_own(tmp_path):
+    plain, target = tmp_path / "plain.safetensors", tmp_path / "out.safetensors"
+    save_file(state_dict(), plain)
+    assert_loads(plain, state_dict())
+    assert convert(plain, target) == 0
+    assert convert(target, tmp_path / "half.safetensors", "--half") == 0
+    stated = [read_network(path).metadata["tensors_sha256"] for path in (target, tmp_path / "half.safetensors")]
+    assert len(stated[0]) == 64
+    assert stated[0] != stated[1]
+    flip_a_weight(target)
+    assert "SHA-256 of its tensors" in refusal(target)
+
+
+# ---- other wrappers, other networks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"model": s},
+        lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}}, "epoch": 3},
+        lambda s: {"ema": s, "model": {"conv.weight": torch.zeros(3)}, "iteration": 5},
+        lambda s: {"ema": {"decay": 0.999}, "net": s},
+        lambda s: {"params": {"module." + key: tensor for key, tensor in s.items()}},
+        lambda s: {"state_dict": {"model": s}},
+        lambda s: prefixed("_orig_mod.", s),
+        lambda s: {"state_dict": prefixed("model._orig_mod.", s)},
+        lambda s: prefixed("module._orig_mod.", s),
+        lambda s: prefixed("net_g.", s),
+        lambda s: {"state_dict": prefixed("model.", s) | {"loss.weight": torch.zeros(3)}},
+        lambda s: {"model": prefixed("net.", s)},
+        lambda s: {"state_dict": prefixed("model.generator_ema.", s) | {"model.generator.image_cleaning.1.bias": 3}},
+        lambda s: s | {"step_counter": torch.tensor([150000]), "n_averaged": torch.tensor(3), "lr": 0.1},
+    ],
+)
+def test_the_right_network_under_other_wrappers_and_prefixes_loads(tmp_path, wrap):
+    assert_loads(save(wrap(state_dict()), tmp_path / "w.pth"), state_dict())
+
+
+def test_the_weights_of_a_training_checkpoint_are_its_moving_average(tmp_path):
+    checkpoint = {"iteration": 1, "model": state_dict(), "ema": state_dict("ema"), "optimizer": {}}
+    assert_loads(save(checkpoint, tmp_path / "w.pt"), state_dict("ema"))
+
+
+def test_a_moving_average_in_a_wrapper_is_never_replaced_by_the_generator(tmp_path):
+    content = {"params": state_dict(), "params_ema": {"conv.weight": torch.zeros(3)}}
+    assert "'conv.weight'" in refusal(save(content, tmp_path / "w.pth"))
+
+
+STRANGERS = {
+    "BasicVSR, which has no cleaning module": [
+        *("spynet.basic_module.0.basic_module.0.conv.weight", "backward_resblocks.main.0.weight"),
+        *("forward_resblocks.main.0.weight", "fusion.weight", "upsample1.upsample_conv.weight"),
+    ],
+    "BasicVSR++": [
+        *("spynet.basic_module.0.basic_module.0.conv.weight", "feat_extract.main.0.weight"),
+        *("deform_align.backward_1.weight", "backbone.backward_1.main.0.weight", "reconstruction.main.0.weight"),
+    ],
+    "IconVSR": ["edvr.conv_first.weight", "backward_fusion.weight", "backward_resblocks.main.0.weight"],
+    "EDVR": ["conv_first.weight", "pcd_align.offset_conv1.l3.weight", "fusion.temporal_attn1.weight"],
+    "Real-ESRGAN or ESRGAN (RRDBNet)": ["conv_first.weight", "body.0.rdb1.conv1.weight", "conv_body.weight"],
+    "Real-ESRGAN's compact network (SRVGGNetCompact)": [
+        "body.0.weight",
+        "body.0.bias",
+        "body.1.weight",
+        "body.2.weight",
+    ],
+    "SPyNet, the flow network alone": ["basic_module.0.basic_module.0.conv.weight"],
+    "SwinIR or one of its kind": ["conv_first.weight", "layers.0.residual_group.blocks.0.norm1.weight"],
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("prefix", ["", "generator.", "module.", "net_g.", "basicvsr."])
+def test_another_network_is_called_by_its_name(tmp_path, name, prefix):
+    tensors = {prefix + key: torch.zeros(2, 3) for key in STRANGERS[name]}
+    found = refusal(save({"params_ema": tensors}, tmp_path / "w.pth"))
+    if prefix != "basicvsr." or name.startswith("BasicVSR,"):
+        assert f"is not usable: it holds {name}. Use weights of RealBasicVSR." in found
+
+
+# ---- crafted files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_is_built(monkeypatch):
+    """What takes long for a crafted file is not even begun."""
+
+    def never(*_, **__):
+        raise AssertionError("this should not have been reached")
+
+    monkeypatch.setattr(torch, "load", never)
+    monkeypatch.setattr(reading.RealBasicVSR, "__init__", never)
+
+
+def craft(path: Path, pickled: bytes) -> Path:
+    """A zip checkpoint with another pickle."""
+    whole = save({"a": torch.zeros(1)}, path.with_name("whole.pth"))
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, pickled if entry.filename.endswith(".pkl") else source.read(entry))
+    return path
+
+
+NUMBER = 200_000
+CRAFTED = {
+    "nested lists": b"\x80\x02" + b"]" * NUMBER + b"a" * (NUMBER - 1) + b".",
+    "nested dictionaries": b"\x80\x02" + b"}K\x01" * NUMBER + b"N" + b"s" * NUMBER + b".",
+    "nested tuples": b"\x80\x02" + b"(" * NUMBER + b"t" * NUMBER + b".",
+    "a long tuple": b"\x80\x02(" + b"N" * NUMBER + b"t.",
+    "many operations": b"\x80\x02}" + b"K\x01K\x01s" * 400_000 + b".",
+}
+
+
+@pytest.mark.parametrize("what", CRAFTED)
+def test_a_pickle_that_only_takes_time_is_not_read(tmp_path, nothing_is_built, what):
+    assert "more than any file of weights does" in refusal(craft(tmp_path / "w.pth", CRAFTED[what]))
+    legacy = tmp_path / "legacy.pth"
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+    legacy.write_bytes(magic + CRAFTED[what])
+    assert "more than any file of weights does" in refusal(legacy)
+
+
+def test_a_file_of_very_many_tensors_is_not_read(tmp_path, nothing_is_built):
+    header = {f"k{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
+    assert "larger than any file of weights" in refusal(write_safetensors_header(tmp_path / "a", header, bytes(9)))
+    header = dict(list(header.items())[:30_000])
+    assert "30,000 tensors, more than any" in refusal(write_safetensors_header(tmp_path / "b", header, b""))
+    many = tmp_path / "many.pth"
+    with zipfile.ZipFile(many, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        for number in range(50_000):
+            archive.writestr(f"archive/data/{number:030d}", b"")
+    assert "more than any file of weights does (its table of contents)" in refusal(many)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "basicvsr.spynet.basic_module.999.basic_module.0.conv.weight",
+        "image_cleaning.0.main.2.999.conv1.weight",
+        "basicvsr.forward_resblocks.main.2.200.conv1.weight",
+    ],
+)
+def test_a_network_of_very_many_parts_is_not_built(tmp_path, nothing_is_built, key):
+    path = tmp_path / "w.safetensors"
+    save_file(dict(load_file(DEFAULT_WEIGHTS)) | {key: torch.zeros(1)}, path)
+    assert "a key numbers its part" in refusal(path)
+
+
+# ---- paths that are hard to read -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Default", " default", "DEFAULT ", "default\n"])
+def test_a_default_that_is_written_otherwise_is_told_how_to_write_it(name):
+    with pytest.raises(WeightsError, match=r'does not exist as a file\. Write "default" for the default weights\.$'):
+        load_model(name)
+
+
+def test_a_path_in_latin_1_leads_to_its_file(tmp_path):
+    path = os.fsencode(tmp_path) + b"/poids \xe9t\xe9.safetensors"
+    try:
+        write_weights(network(), Path(os.fsdecode(path)), metadata={}, dtype=torch.float32)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    assert_loads(Path(os.fsdecode(path)), state_dict())
+    Path(os.fsdecode(path)).unlink()
+    with pytest.raises(WeightsError, match=r"poids \\udce9t\\udce9\.safetensors' does not exist\. Use"):
+        load_model(os.fsdecode(path))
+
+
+def test_of_a_very_long_path_both_ends_are_shown():
+    with pytest.raises(WeightsError) as caught:
+        load_model("first" + "x" * 5000 + "last.pth")
+    text = str(caught.value)
+    assert text.startswith("firstxxx")
+    assert "last.pth cannot be read (File name too long). Check" in text
+    assert len(text) < 500

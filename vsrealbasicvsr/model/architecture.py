@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vsrealbasicvsr.errors import UserError
+
 STRIDE_KEY = "basicvsr.spynet.stride"
 STRIDES = (2, 4, 8)
 START_PASSES_KEY = "basicvsr.start_passes"
 MAX_START_PASSES = 8
+MAX_BLOCKS = 200
+"""Of one trunk or of the cleaning module; the published network has 20."""
+MAX_FLOW_LEVELS = 12
+"""The coarsest of so many sees a frame of 2048 pixels as one."""
 
 
-class StateDictError(ValueError):
+class StateDictError(UserError):
     """A state dict is not that of a RealBasicVSR network; the text says what was found."""
 
 
@@ -83,19 +89,22 @@ class Architecture:
             quarter_channels=shuffled_channels("basicvsr.upsample1.upsample_conv.weight"),
             hr_channels=shuffled_channels("basicvsr.upsample2.upsample_conv.weight"),
             hr_out_channels=rows("basicvsr.conv_hr.weight"),
-            num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d{1,6})\."),
+            num_flow_levels=_count(state_dict, r"basicvsr\.spynet\.basic_module\.(\d{1,6})\.", MAX_FLOW_LEVELS),
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
             flow_stride=_stride(state_dict.get(STRIDE_KEY)),
             start_passes=_start_passes(state_dict.get(START_PASSES_KEY)),
         )
 
 
-def _count(keys: Collection[str], pattern: str) -> int:
-    """How many numbered parts there are: one more than the highest number (a gap shows later as missing keys)."""
+def _count(keys: Collection[str], pattern: str, most: int = MAX_BLOCKS) -> int:
+    """How many numbered parts there are: one more than the highest number (a gap shows later as missing keys).
+
+    Raises StateDictError beyond `most`: whoever asks builds so many.
+    """
     numbers = [int(match.group(1)) for key in keys if (match := re.match(pattern, key))]
     highest = max(numbers, default=-1)
-    if highest >= 1000:
-        raise StateDictError(f"a key numbers its block {highest}; no such network exists")
+    if highest >= most:
+        raise StateDictError(f"a key numbers its part {highest}; networks have {most} at most")
     return highest + 1
 
 

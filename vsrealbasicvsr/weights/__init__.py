@@ -3,14 +3,15 @@
 from .reading import (
     DEFAULT_WEIGHTS,
     StoredNetwork,
-    WeightsError,
     build_network,
     default_detail,
     load_model,
+    read_checkpoint,
     read_discriminator,
     read_network,
     read_tensors,
 )
+from .refusing import WeightsError
 from .writing import write_weights
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "build_network",
     "default_detail",
     "load_model",
+    "read_checkpoint",
     "read_discriminator",
     "read_network",
     "read_tensors",

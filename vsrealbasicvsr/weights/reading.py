@@ -1,26 +1,29 @@
 """From a file of weights to a model: our safetensors and the published checkpoints. Nothing in a file is executed."""
 
-import io
-import pickletools
 import re
-import threading
-import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR, StateDictError
 
 from .mixing import SHARP, check_sets, mix, parse_default_detail, split_sets
+from .pickles import MAX_TENSORS, read_pickled
+from .refusing import WeightsError, reason_of, refused
+from .sealing import is_intact
+from .strangers import network_of
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("default.safetensors")
+
+MAX_HEADER_BYTES = 2**22
+"""Of a safetensors file: the names and places of its tensors, and what it says of itself."""
 
 Kind = Literal["safetensors", "zip", "pickle"]
 
@@ -31,27 +34,17 @@ _PARTS = ("image_cleaning.", "basicvsr.")
 _SET_PARTS = (*_PARTS, SHARP)
 _DISCRIMINATOR_PREFIXES = ("discriminator.module.", "discriminator.")
 
-# What a pickle of tensors calls. Narrower than what torch allows: weights are dense, and nothing else is wanted.
-_TENSOR_NAMES = re.compile(
-    r"collections\.(OrderedDict|Counter)|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
-    r"|torch\.(cuda\.)?\w+Storage|torch\.storage\.(Typed|Untyped)Storage|torch\.(Size|device|bool|[a-z]+\d+\w*)"
-    r"|_codecs\.encode|builtins\.set"
+# Under what other programs keep a state dict, and what they put before its keys.
+_WRAPPERS = (
+    *("state_dict", "params_ema", "ema", "model_ema", "params", "model_state_dict", "model"),
+    *("net_g", "generator", "net", "network"),
 )
-# What OpenMMLab's training tools leave beside the weights: numpy's scalars and arrays in logs of losses.
-_LOG_NAMES = (
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-)
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles that torch.save wrote before it wrote zip files
-_LEGACY_PICKLES = 5
-
-_placeholder_lock = threading.Lock()  # torch keeps its list of allowed names for the whole process
-
-
-class WeightsError(ValueError):
-    """A file is not usable as weights; the text says which file, what was found in it, and what to do."""
+MAX_WRAPPERS = 3
+"""Of these names, one in the other."""
+_PREFIX = r"(?:(?:generator|module|_orig_mod|model|net_g|net|network)\.){0,4}"
+_EMA_PREFIX = re.compile(rf"{_PREFIX}generator_ema\.")
+_PREFIXED_PART = re.compile(rf"({_PREFIX}(?:generator_ema\.)?{_PREFIX})(?:{'|'.join(map(re.escape, _PARTS))})")
+_ANY_PREFIX = re.compile(rf"{_PREFIX}(?:generator_ema\.)?{_PREFIX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +77,7 @@ def load_model(
     try:
         return network.eval().requires_grad_(False).to(device)
     except (AssertionError, NotImplementedError) as error:  # how a torch without CUDA says it
-        raise RuntimeError(_one_line(error)) from None
+        raise RuntimeError(reason_of(error)) from None
 
 
 def build_network(path: Path, stored: StoredNetwork, detail: float | None = None) -> RealBasicVSR:
@@ -94,9 +87,9 @@ def build_network(path: Path, stored: StoredNetwork, detail: float | None = None
     detail, or two and neither a detail nor one that the file names. ValueError for a detail outside of [0, 1].
     """
     if detail is not None and not 0 <= detail <= 1:
-        raise ValueError(f"build_network: detail must be between 0 and 1, got {detail}")
+        raise UserError(f"build_network: detail must be between 0 and 1, got {detail}")
     if detail is not None and not stored.sharp:
-        raise _error(
+        raise refused(
             path,
             f"holds one set of weights, so detail has nothing to choose between (got {detail:g})",
             "Leave detail out, or use a file with two sets, which python -m training export --sharp makes",
@@ -109,7 +102,16 @@ def build_network(path: Path, stored: StoredNetwork, detail: float | None = None
         chosen = default_detail(path, stored) if detail is None else detail
         return RealBasicVSR.from_state_dict(mix(stored.tensors, stored.sharp, chosen))
     except StateDictError as error:
-        raise _error(path, f"is not usable: {error}", "Use weights of RealBasicVSR") from None
+        raise refused(path, f"is not usable: {_stranger(stored) or error}", "Use weights of RealBasicVSR") from None
+
+
+def _stranger(stored: StoredNetwork) -> str | None:
+    """What a file holds instead, where that is a network known by name."""
+    names = [_ANY_PREFIX.sub("", key, count=1) for key in stored.tensors]
+    if any(name.startswith("image_cleaning.") for name in names):
+        return None
+    name = network_of(names)
+    return name and f"it holds {name}"
 
 
 def default_detail(path: Path, stored: StoredNetwork) -> float:
@@ -117,7 +119,7 @@ def default_detail(path: Path, stored: StoredNetwork) -> float:
     try:
         return parse_default_detail(stored.metadata)
     except ValueError as error:
-        raise _error(path, f"holds two sets of weights and {error}", "Give detail, from 0 to 1") from None
+        raise refused(path, f"holds two sets of weights and {error}", "Give detail, from 0 to 1") from None
 
 
 def read_network(path: Path) -> StoredNetwork:
@@ -127,7 +129,7 @@ def read_network(path: Path) -> StoredNetwork:
     """
     values, metadata = _read_values(path)
     prefix = _prefix_of_generator(values)
-    tensors, sharp = split_sets(_only_tensors(path, _below(prefix, values), _SET_PARTS))
+    tensors, sharp = split_sets(_without_counters(_only_tensors(path, _below(prefix, values), _SET_PARTS)))
     return StoredNetwork(tensors=tensors, prefix=prefix, sharp=sharp, metadata=metadata)
 
 
@@ -141,7 +143,7 @@ def read_discriminator(path: Path) -> dict[str, Tensor]:
         if chosen := _below(prefix, values):
             return _only_tensors(path, chosen, ("",))
     begin = _first(sorted(values)) or "nothing"
-    raise _error(
+    raise refused(
         path,
         f"holds no discriminator: none of its {len(values)} keys begins with 'discriminator.' (it holds {begin})",
         "Use a published checkpoint of the stage with GAN, whole",
@@ -162,11 +164,25 @@ def _read_values(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
         path = path.expanduser()
     except RuntimeError as error:
-        raise _error(path, f"is not a path here ({_one_line(error)})", "Write the path in full") from None
-    kind = _kind_of(path)
-    if kind == "safetensors":
+        raise refused(path, f"is not a path here ({reason_of(error)})", "Write the path in full") from None
+    if (kind := _kind_of(path)) == "safetensors":
         return _read_safetensors(path)
-    return _read_checkpoint(path, kind), {}
+    content = _unwrapped(read_pickled(path, is_zip=kind == "zip"))
+    if not isinstance(content, Mapping):
+        raise refused(path, f"holds a {type(content).__name__}, not a dictionary of tensors", "Use a state dict")
+    if len(content) > MAX_TENSORS:
+        raise _too_many(path, len(content))
+    return {str(key): value for key, value in content.items()}, {}
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What torch.save wrote into a file, on the CPU, as it was; for checkpoints of more than weights.
+
+    Raises WeightsError if the file is no such checkpoint, damaged, or would run code.
+    """
+    if (kind := _kind_of(path)) == "safetensors":
+        raise refused(path, "is a safetensors file, not a checkpoint of torch.save", "Use a .pt or .pth file")
+    return read_pickled(path, is_zip=kind == "zip")
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,33 +193,35 @@ def _kind_of(path: Path) -> Kind:
     """What sort of file this is, by its first bytes: a name may lie."""
     try:
         if path.is_dir():
-            raise _error(path, "is a folder", "Name a .safetensors or .pth file")
+            raise refused(path, "is a folder", "Name a .safetensors or .pth file")
         if path.exists() and not path.is_file():
-            raise _error(path, "is not a regular file", "Name a .safetensors or .pth file")
+            raise refused(path, "is not a regular file", "Name a .safetensors or .pth file")
         with path.open("rb") as file:
             head = file.read(256)
     except FileNotFoundError:
-        raise _error(path, "does not exist", 'Use "default" or the path of a .safetensors or .pth file') from None
+        if str(path).strip().lower() == "default":
+            raise refused(path, "does not exist as a file", 'Write "default" for the default weights') from None
+        raise refused(path, "does not exist", 'Use "default" or the path of a .safetensors or .pth file') from None
     except OSError as error:
-        raise _error(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from None
+        raise refused(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from None
     except ValueError as error:
         if isinstance(error, WeightsError):
             raise
-        raise _error(path, f"is not a path ({_one_line(error)})", "Check the path") from None
+        raise refused(path, f"is not a path ({reason_of(error)})", "Check the path") from None
     if not head:
-        raise _error(path, "is empty", "Download it again")
+        raise refused(path, "is empty", "Download it again")
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head[8:9] == b"{":  # eight bytes of length, then JSON
         return "safetensors"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--")):
-        raise _error(path, "is a web page, not weights: the download went wrong", "Download the file itself")
+        raise refused(path, "is a web page, not weights: the download went wrong", "Download the file itself")
     if text.startswith(b"version https://git-lfs"):
-        raise _error(path, "is a Git LFS pointer, not weights", "Run git lfs pull, or download the file itself")
+        raise refused(path, "is a Git LFS pointer, not weights", "Run git lfs pull, or download the file itself")
     if head.startswith(b"\x80"):
         return "pickle"
-    raise _error(
+    raise refused(
         path,
         f"is neither safetensors nor a torch checkpoint (it begins with {head[:12]!r})",
         "Use a .safetensors or .pth file of RealBasicVSR",
@@ -211,147 +229,93 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, dict(file.metadata() or {})
-    except Exception as error:  # its own type for most, others for a type of number that torch does not have
-        raise _error(
-            path, f"is cut off or damaged: safetensors says {_one_line(error)}", "Download or copy it again"
-        ) from None
-
-
-def _read_checkpoint(path: Path, kind: Kind) -> Mapping[str, Any]:
-    names = _names_in_zip(path) if kind == "zip" else _names_in_legacy_file(path)
-    if unwanted := _unwanted(names):
-        if all(name.startswith("torch._utils._rebuild_") for name in unwanted):
-            raise _error(path, f"holds tensors that are not dense (it calls {_first(unwanted)})", "Use a state dict")
-        raise _error(
-            path,
-            f"would run code when unpickled, so it was not loaded (it calls {_first(unwanted)})",
-            "Use a file that holds tensors only, from a source that you trust",
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < header_bytes < path.stat().st_size:
+        raise refused(
+            path, f"has a header of {header_bytes:,} bytes, larger than any file of weights", "Do not trust it"
         )
     try:
-        # An open file, not its name: newer versions of torch choose the reader by the name.
-        with _placeholders_for(names.intersection(_LOG_NAMES)), path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise _error(path, f"is cut off or damaged ({_one_line(error)})", "Download it again") from None
-    if isinstance(content, Mapping):
-        for wrapper in ("state_dict", "params_ema", "params"):
-            if isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-                break
-    if not isinstance(content, Mapping):
-        raise _error(path, f"holds a {type(content).__name__}, not a dictionary of tensors", "Use a state dict")
-    return {str(key): value for key, value in content.items()}
+        with _opened(path) as file:
+            keys = list(file.keys())
+            tensors = {key: file.get_tensor(key) for key in keys[: MAX_TENSORS + 1]}
+            metadata = dict(file.metadata() or {})
+    except Exception as error:  # its own type for most, others for a type of number that torch does not have
+        raise refused(
+            path, f"is cut off or damaged: safetensors says {reason_of(error)}", "Download or copy it again"
+        ) from None
+    if len(keys) > MAX_TENSORS:
+        raise _too_many(path, len(keys))
+    if not is_intact(tensors, metadata):
+        again = "Install vsrealbasicvsr again" if path == DEFAULT_WEIGHTS else "Download or copy it again"
+        raise refused(path, "is damaged: the SHA-256 of its tensors is not the one that was written into it", again)
+    return tensors, metadata
 
 
 @contextmanager
-def _placeholders_for(names: set[str]) -> Iterator[None]:
-    """While this lasts, torch makes placeholders where a pickle calls these names."""
-    if not names:
-        yield
-        return
-    with _placeholder_lock, torch.serialization.safe_globals([(_Placeholder, name) for name in names]):
-        yield
+def _opened(path: Path) -> Iterator[Any]:
+    """The file as safetensors opens it, which takes names in UTF-8 only; another goes by the number of its file."""
+    with path.open("rb") as file:
+        name = str(path) if _is_utf8(path) else f"/dev/fd/{file.fileno()}"
+        with safe_open(name, framework="pt") as opened:
+            yield opened
 
 
-class _Placeholder:
-    """Stands for a value that no network needs, made from anything, keeping nothing: numpy is never called."""
-
-    def __new__(cls, *args: object) -> "_Placeholder":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        """Forget it."""
-
-
-def _names_in_zip(path: Path) -> set[str]:
-    """What the pickle in a zip checkpoint calls. Raises WeightsError unless torch.save may have written the file."""
+def _is_utf8(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            # torch.save does not compress, so a file that grows is a bomb.
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise _error(path, "is a zip file that grows when unpacked, so it was not loaded", "Do not trust it")
-            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                found = _first(sorted(entry.filename for entry in entries)) or "nothing"
-                raise _error(
-                    path, f"is a zip file but not a checkpoint of torch.save (it holds {found})", "Use a .pth file"
-                )
-            return _names_in_pickle(io.BytesIO(archive.read(pickles[0])))[0]
-    except WeightsError:
-        raise
-    except Exception as error:  # zipfile and pickletools raise many types for damaged files
-        raise _error(
-            path, f"is a torch checkpoint, cut off or damaged ({_one_line(error)})", "Download it again"
-        ) from None
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _names_in_legacy_file(path: Path) -> set[str]:
-    """What the pickles of a checkpoint of before torch 1.6 call."""
-    try:
-        with path.open("rb") as file:
-            names, first_value = _names_in_pickle(file)
-            if first_value == _LEGACY_MAGIC:
-                for _ in range(1, _LEGACY_PICKLES):
-                    names |= _names_in_pickle(file)[0]
-    except Exception as error:  # pickletools raises many types for damaged files
-        raise _error(path, f"is a pickle, cut off or damaged ({_one_line(error)})", "Download it again") from None
-    if first_value != _LEGACY_MAGIC and not _unwanted(names):
-        raise _error(path, "is a Python pickle, but not a checkpoint of torch.save", "Use a .pth file of RealBasicVSR")
-    return names
+def _too_many(path: Path, number: int) -> WeightsError:
+    return refused(path, f"holds {number:,} tensors, more than any file of weights", "Do not trust it")
 
 
-def _names_in_pickle(file: BinaryIO) -> tuple[set[str], object]:
-    """The functions and classes that one pickle calls, and its first value, without unpickling it.
-
-    `file` is left behind the pickle's end. Raises ValueError and other types for what is no pickle.
-    """
-    names: set[str] = set()
-    memo: dict[object, object] = {}
-    below, top, first_value = None, None, None
-    for opcode, argument, _ in pickletools.genops(file):
-        match opcode.name:
-            case "GLOBAL" | "INST":
-                names.add(_modern(*str(argument).split(" ", 1)))
-            case "STACK_GLOBAL":
-                names.add(f"{below}.{top}")
-            case "MEMOIZE":
-                memo[len(memo)] = top
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[argument] = top
-            case "GET" | "BINGET" | "LONG_BINGET":
-                below, top = top, memo.get(argument)
-            case "PROTO" | "FRAME":
-                pass
-            case _:
-                first_value = argument if first_value is None else first_value
-                below, top = top, argument
-    return names, first_value
+def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what counts steps beside a network: single numbers under names that no network has."""
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(_SET_PARTS) or tensor.numel() != 1}
 
 
-def _unwanted(names: set[str]) -> list[str]:
-    """Those of the names that neither tensors nor logs need."""
-    return sorted(name for name in names if name not in _LOG_NAMES and not _TENSOR_NAMES.fullmatch(name))
+def _unwrapped(content: Any) -> Any:
+    """The state dict in what other programs keep around it; a moving average before what it is the average of."""
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[name] for name in _WRAPPERS if _holds_tensors(content.get(name))), None)
+        if inner is None:  # as it is, or with nothing in it
+            named = (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping))
+            return content if _has_tensors(content) else next(named, content)
+        content = inner
+    return content
 
 
-def _modern(module: str, name: str) -> str:
-    """Python 3's name for what pickles up to protocol 2 call by Python 2's."""
-    if (module, name) in NAME_MAPPING:
-        module, name = NAME_MAPPING[module, name]
-    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
+
+
+def _holds_tensors(content: Any, depth: int = 1) -> bool:
+    """Whether this is a dictionary of tensors, or one in which a wrapper's name leads to one."""
+    if not isinstance(content, Mapping):
+        return False
+    if _has_tensors(content):
+        return True
+    return depth < MAX_WRAPPERS and any(_holds_tensors(content.get(name), depth + 1) for name in _WRAPPERS)
 
 
 def _prefix_of_generator(values: Mapping[str, Any]) -> str:
     """What stands before the names of the generator: of the moving average wherever there is one."""
-    has_ema = any(key.startswith("generator_ema.") for key in values)
-    for prefix in _EMA_PREFIXES if has_ema else _OTHER_PREFIXES:
-        if any(key.startswith(tuple(prefix + part for part in _PARTS)) for key in values):
-            return prefix
-    return ""
+    found = {match.group(1) for key in values if (match := _PREFIXED_PART.match(key))}
+    has_ema = any(_EMA_PREFIX.match(key) for key in values)
+    if has_ema:
+        found = {prefix for prefix in found if _EMA_PREFIX.match(prefix)}
+
+    def rank(prefix: str) -> tuple[int, int, str]:
+        known = (*_EMA_PREFIXES, *_OTHER_PREFIXES)
+        return known.index(prefix) if prefix in known else len(known), len(prefix), prefix
+
+    return min(found, key=rank, default="")
 
 
 def _only_tensors(path: Path, values: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Tensor]:
@@ -364,32 +328,15 @@ def _only_tensors(path: Path, values: Mapping[str, Any], parts: tuple[str, ...])
         if isinstance(value, Tensor):
             # A view that repeats its elements lets a file of a few bytes ask for any amount of memory.
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-                raise _error(
+                raise refused(
                     path,
                     f"holds a tensor with fewer values than its shape ({key!r} {tuple(value.shape)})",
                     "Do not trust it",
                 )
             tensors[key] = value
         elif key.startswith(parts):
-            raise _error(path, f"holds a {type(value).__name__} instead of a tensor at {key!r}", "Use a state dict")
+            raise refused(path, f"holds a {type(value).__name__} instead of a tensor at {key!r}", "Use a state dict")
     return tensors
-
-
-def _error(path: Path, found: str, advice: str) -> WeightsError:
-    """One line that can be printed, whatever stands in the path and in the file."""
-    name = str(path) if str(path).isprintable() else repr(str(path))
-    return WeightsError(f"{name} {_printable(found, 500)}. {advice}.")
-
-
-def _one_line(error: BaseException) -> str:
-    """What went wrong, without the advice that follows: it is addressed to somebody who calls torch."""
-    text = _printable(str(error) or type(error).__name__, 160)
-    return text.rstrip(" .:")
-
-
-def _printable(text: str, limit: int) -> str:
-    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _first(names: list[str]) -> str:
