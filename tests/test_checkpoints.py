@@ -1,10 +1,12 @@
 """Checkpoints: whole or not there, damaged ones refused, the last few kept; a real full disk."""
 
+import math
 import os
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,9 +82,38 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     path = checkpoint_path(tmp_path, 1)
     path.parent.mkdir()
     torch.save(state(1) | {"trap": Trap()}, path)
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a whole checkpoint") as caught:
         load_checkpoint(path)
     assert not (tmp_path / "trapped").exists()
+    text = str(caught.value)
+    assert "would run code when unpickled, so it was not loaded (it calls posix.system)" in text
+    assert not any(advice in text for advice in ("weights_only", "safe_globals", "Re-running", "trust the source of"))
+
+
+@pytest.mark.parametrize("place", ["model", "ema", "optimizer"])
+def test_values_that_are_not_finite_are_not_written_and_not_gone_on_from(tmp_path, place):
+    save_checkpoint(tmp_path, state(1), iteration=1, keep=3)
+    inside = {"deep": {"w": torch.tensor([1.0, math.nan])}}
+    broken = state(2) | {place: inside if place == "optimizer" else inside["deep"]}
+    with pytest.raises(CheckpointError, match=rf"\({place}.*\.w\), and no checkpoint .* --from "):
+        save_checkpoint(tmp_path, broken, iteration=2, keep=3)
+    torch.save(broken, checkpoint_path(tmp_path, 3))  # by an earlier version
+    found, (warning,) = newest_checkpoint(tmp_path)
+    assert found["iteration"] == 1
+    assert "not finite. Going on from the one before it." in warning
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_advice_of_torch_is_never_repeated(tmp_path, seed):
+    path = tmp_path / "w.pt"
+    torch.save(state(1), path, _use_new_zipfile_serialization=False)
+    content = bytearray(path.read_bytes())
+    for place in np.random.default_rng(seed).integers(0, 300, 40):
+        content[place] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_an_interruption_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path):

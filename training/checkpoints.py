@@ -13,13 +13,15 @@ Whatever lies under a final name is whole: it was written beside it, brought to 
 import contextlib
 import json
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.weights import WeightsError, read_checkpoint
 from vsrealbasicvsr.whole_file import whole_file as whole_file_of_any
 
 SETTINGS, ORIGIN, LOG, EMA = "settings.json", "origin.json", "log.jsonl", "ema.safetensors"
@@ -28,7 +30,7 @@ FOLDER = "checkpoints"
 State = dict[str, Any]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A run cannot be written or gone on with; the text says which file, what is wrong and what to do."""
 
 
@@ -71,8 +73,15 @@ def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> No
 
     Later ones are deleted too: a run that goes on from here found them damaged.
 
-    Raises CheckpointError if it cannot be written; the checkpoints before it are all still there.
+    Raises CheckpointError if it cannot be written or holds values that are not finite, from which no run can go on; the
+    checkpoints before it are all still there.
     """
+    if broken := not_finite(state):
+        raise CheckpointError(
+            f"step {iteration} ended with values that are not finite ({broken}), and no checkpoint of it is written."
+            f" Begin a new run with --from {run}, whose last good checkpoint is taken, and a lower --learning-rate, or"
+            " with --precision fp32."
+        )
     with whole_file(checkpoint_path(run, iteration)) as file:
         torch.save(state, file)
     written = checkpoint_path(run, iteration)
@@ -84,21 +93,26 @@ def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> No
 def load_checkpoint(path: Path) -> State:
     """The state of one checkpoint, on the CPU; nothing in the file is executed.
 
-    Raises CheckpointError if it was cut off or changed, or is something else.
+    Raises CheckpointError if it was cut off or changed, would run code, holds values that are not finite, or is
+    something else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()  # torch reads without looking at the checksums
-        if broken is not None:
-            raise CheckpointError(f"{path} is damaged (in {broken}).")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0]}).") from None
+        state = read_checkpoint(path)
+    except WeightsError as error:
+        raise CheckpointError(f"not a whole checkpoint: {error}") from None
     if not isinstance(state, dict) or not {"model", "ema", "optimizer", "iteration"} <= state.keys():
         raise CheckpointError(f"{path} is not a checkpoint of a training run.")
+    if broken := not_finite(state):
+        raise CheckpointError(f"{path} cannot be gone on from: {broken} has values that are not finite.")
     return state
+
+
+def not_finite(state: object, name: str = "") -> str | None:
+    """The name of the first tensor of a state that holds NaN or an infinite value, as in model.basicvsr.fusion.bias."""
+    if isinstance(state, Mapping):
+        inside = ((f"{name}.{key}".lstrip("."), value) for key, value in state.items())
+        return next((found for key, value in inside if (found := not_finite(value, key))), None)
+    return name if isinstance(state, Tensor) and not state.isfinite().all() else None
 
 
 def newest_checkpoint(run: Path) -> tuple[State, list[str]]:

@@ -37,6 +37,7 @@ from training.networks import Networks, Processes, TrainingError, autocast_dtype
 from training.perceptual import PerceptualLoss
 from training.settings import PRESETS, Settings, add_options, changed, read_settings
 from training.steps import LossError, Steps
+from vsrealbasicvsr.errors import printable
 from vsrealbasicvsr.model import SCALE
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
@@ -44,6 +45,12 @@ CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "l
 
 LONGEST_DATA_WAIT_SHARE = 0.02
 """Of a run's time; beyond it the run says how many workers would do."""
+
+_MAY_STAND = {
+    "--from": 'a run\'s folder, a file of weights, or "default"',
+    "--spynet": "a file of flow weights, which python -m training flow makes",
+    "--vgg-weights": "torchvision's VGG19 (vgg19-dcbb9e9d.pth) or a published checkpoint",
+}
 
 LARGEST_SLOWNESS_OF_BF16 = 1.5
 """Times as long as float32; beyond it the run says that float32 is the better choice."""
@@ -312,14 +319,11 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
             f"the clips in {', '.join(origin['data'])} are not those that {run_folder} began with: name their folders"
             f" with --data, or begin a new run with --from {run_folder}"
         )
-    perceptual = None
-    if settings.perceptual_weight > 0:
-        vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
-        perceptual = PerceptualLoss.load(vgg).to(processes.device)
     networks = Networks(settings, processes.device)
     first = 0
     if arguments.resume is None:
         networks.start_from(arguments.start, arguments.spynet)
+        perceptual = perceptual_loss(settings, origin, processes.device)  # after what costs no download
         networks.prepare()
         if chief:
             write_text(run_folder / SETTINGS, settings.to_json())
@@ -329,6 +333,7 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
         networks.prepare()
         state, warnings = newest_checkpoint(run_folder)
         first = networks.restore(state, run_folder)
+        perceptual = perceptual_loss(settings, origin, processes.device)
         if chief:
             for warning in warnings:
                 print(f"training train: {warning}", file=sys.stderr)
@@ -378,11 +383,26 @@ def train_in(processes: Processes, arguments: argparse.Namespace) -> int:
     return 0 if done >= settings.iterations else 130
 
 
+def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:
+    """The perceptual loss where it counts; its weights may have to be downloaded."""
+    if settings.perceptual_weight == 0:
+        return None
+    vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
+    return PerceptualLoss.load(vgg).to(device)
+
+
 def begin(arguments: argparse.Namespace, num_processes: int) -> tuple[Path, Settings, dict[str, Any]]:
     """(folder, settings, origin) of a new run. Raises TrainingError or SettingsError."""
     if arguments.data is None or arguments.out is None:
         raise TrainingError("a new run needs --data CLIPS and --out FOLDER (or --resume RUN goes on with one)")
     settings = changed(PRESETS[arguments.preset or "stage1"], vars(arguments))
+    for option, path in (
+        ("--from", arguments.start),
+        ("--spynet", arguments.spynet),
+        ("--vgg-weights", arguments.vgg_weights),
+    ):
+        if path is not None and not path.exists() and str(path) != "default":
+            raise TrainingError(f"{option} {path} does not exist: name {_MAY_STAND[option]}")
     if (arguments.out / FOLDER).exists() and any((arguments.out / FOLDER).glob("*.pt")):
         raise TrainingError(f"{arguments.out} holds a run already: go on with --resume, or name another --out")
     origin = {
@@ -455,6 +475,12 @@ def start_processes(device_name: str) -> Processes:
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise TrainingError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices; use cpu")
         torch.cuda.set_device(device)
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # torch raises what it likes for a device that it does not have
+        raise TrainingError(
+            f"--device {name} cannot be used ({printable(str(error), 120)}): use auto, cpu, cuda or cuda:1"
+        ) from None
     if num > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(num=num, rank=distributed.get_rank() if num > 1 else 0, device=device)

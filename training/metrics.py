@@ -28,6 +28,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from training.losses import luma
+from vsrealbasicvsr.weights import reason_of
 
 type Floats = npt.NDArray[np.float64]
 
@@ -132,8 +133,7 @@ def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Absent(f"{path} cannot be read as weights ({cause[:120]})", cure)
+        return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # of torchvision, for its words; the random start of its trunk is thrown away
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

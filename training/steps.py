@@ -26,9 +26,10 @@ from training.losses import LossWeights
 from training.networks import Networks, Processes, autocast_dtype_of
 from training.perceptual import PerceptualLoss
 from training.settings import Settings
+from vsrealbasicvsr.errors import UserError
 
 
-class LossError(ValueError):
+class LossError(UserError):
     """The losses of captured steps are not finite."""
 
 
@@ -104,7 +105,8 @@ class Steps:
             checkpointing=settings.gradient_checkpointing,
         )
         self._processes.average(networks.parameters)
-        stepped = step_if_finite(networks.optimizer, networks.parameters, settings.max_gradient_norm)
+        norm = gradient_norm(networks.parameters)
+        stepped = math.isfinite(norm.item())
         if stepped and networks.discriminator is not None and networks.discriminator_optimizer is not None:
             networks.discriminator_optimizer.zero_grad(set_to_none=True)
             losses |= discriminator_step(
@@ -112,8 +114,13 @@ class Steps:
             )
             its_parameters = list(networks.discriminator.parameters())
             self._processes.average(its_parameters)
-            stepped = step_if_finite(networks.discriminator_optimizer, its_parameters, 0.0)
-        if stepped:
+            stepped = math.isfinite(gradient_norm(its_parameters).item())
+            if stepped:
+                networks.discriminator_optimizer.step()
+        if stepped:  # both networks learn from a batch, or neither
+            if settings.max_gradient_norm > 0:
+                nn.utils.clip_grads_with_norm_(networks.parameters, settings.max_gradient_norm, norm)
+            networks.optimizer.step()
             self._num_summed += 1
             self._sums = {name: self._sums.get(name, 0.0) + value for name, value in losses.items()}
         return Taken(stepped, hr)
@@ -210,13 +217,6 @@ def weights_at(weights: LossWeights, iteration: int, settings: Settings) -> Loss
     )
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> bool:
-    """Let the optimiser take its step unless a gradient is NaN or infinite; a max_norm above 0 clips them first."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not math.isfinite(norm.item()):
-        return False
-    if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    optimizer.step()
-    return True
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of all gradients together, a scalar: not finite if one of them is not."""
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

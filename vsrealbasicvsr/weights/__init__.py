@@ -11,7 +11,7 @@ from .reading import (
     read_network,
     read_tensors,
 )
-from .refusing import WeightsError
+from .refusing import WeightsError, reason_of
 from .writing import write_weights
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "read_discriminator",
     "read_network",
     "read_tensors",
+    "reason_of",
     "write_weights",
 ]
