@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,12 +17,14 @@ import torch
 import vapoursynth as vs
 from PIL import Image
 
+from training import export as training_export
 from training import loop
 from training.__main__ import main
 from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
 from training.discriminator import UNetDiscriminator
-from training.loop import Networks, TrainingError
+from training.loop import Networks, Processes, TrainingError
 from training.settings import PRESETS
+from training.steps import Steps
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
 
@@ -355,8 +358,12 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clip
         (["--data", "nowhere"], "nowhere holds no prepared clips"),
         (["--device", "cuda:7"], "CUDA devices; use cpu"),
         (["--device", "abacus"], "is no device"),
+        (["--device", "mps"], "--device mps cannot be used"),
+        (["--device", "meta"], "--device meta cannot be used"),
+        (["--architecture.cleaning-channels", "-3"], "architecture.cleaning_channels must be from 1 to"),
+        (["--learning-rate", "inf"], "learning_rate must be a finite number"),
         (["--architecture.mid-channels", "8"], "of other sizes than the settings ask for"),
-        (["--from", "missing.pth"], "missing.pth"),
+        (["--from", "missing.pth"], "--from missing.pth does not exist: name a run's folder"),
         (["--from", "none", "--spynet", "missing.pt"], "missing.pt"),
         (["--preset", "stage1", "--from", "none"], "there is no flow network to begin with"),
         (["--preset", "stage2"], "VGG19"),
@@ -378,6 +385,95 @@ def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, wor
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("start", ["missing.pth", "page.pth"])
+def test_nothing_is_downloaded_before_the_weights_to_begin_from_are_read(clips, tmp_path, monkeypatch, capsys, start):
+    def never(*_):
+        raise AssertionError("VGG19 was asked for")
+
+    monkeypatch.setattr(loop.PerceptualLoss, "load", never)
+    (tmp_path / "page.pth").write_text("<html>")
+    words = ["--preset", "stage2", "--data", clips, "--out", tmp_path / "run", "--from", tmp_path / start]
+    assert main(["train", *map(str, words), "--device", "cpu"]) == 2
+    assert start in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_become_not_finite_end_the_run_with_the_last_good_checkpoint(clips, tmp_path, monkeypatch, capsys):
+    take = Steps.take
+
+    def overflowing(self, lr, truth, real, iteration):
+        taken = take(self, lr, truth, real, iteration)
+        if iteration == 1:
+            next(self._networks.model.parameters()).data.fill_(math.inf)
+        return taken
+
+    out = tmp_path / "run"
+    words = [*TINY, "--data", clips, "--batch", 1, "--checkpoint-every", 1, "--workers", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "take", overflowing)
+        assert main(["train", *map(str, words), "--iterations", "3", "--out", str(out)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "step 2 ended with values that are not finite (model." in line
+    assert f"--from {out}" in line
+    assert [path.name for path in list_checkpoints(out)] == ["000000000.pt", "000000001.pt"]
+    assert main(["train", "--resume", str(out), "--workers", "0"]) == 0
+    assert load_checkpoint(checkpoint_path(out, 3))["iteration"] == 3
+
+
+@pytest.mark.parametrize("broken", ["generator", "discriminator"])
+def test_of_a_step_with_a_gradient_that_is_not_finite_neither_network_learns(broken):
+    settings = dataclasses.replace(
+        PRESETS["smoke"], adversarial_weight=0.1, discriminator="patch", num_frames=2, crop_px=16, batch=1, pool_clips=0
+    )
+    networks = Networks(settings, torch.device("cpu"))
+    networks.prepare()
+    steps = Steps(networks, Processes(num=1, rank=0, device=torch.device("cpu")), None)
+    trained = {"generator": networks.model, "discriminator": networks.discriminator}
+    next(trained[broken].parameters()).register_hook(lambda gradient: gradient * math.inf)
+    before = {name: [p.detach().clone() for p in network.parameters()] for name, network in trained.items()}
+    lr, truth = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64)
+    assert not steps.take(lr, truth, truth, 0).stepped
+    for name, network in trained.items():
+        assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before[name], strict=True)), name
+    assert not networks.optimizer.state
+    assert not networks.discriminator_optimizer.state
+
+
+def test_a_bug_keeps_its_traceback_and_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch, capsys):
+    def of(error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(training_export, "export", fail)
+        return main(["export", "run", str(tmp_path / "out")])
+
+    for bug in (ValueError("too many values to unpack"), KeyError("x"), RuntimeError("shapes")):
+        with pytest.raises(type(bug)):
+            of(bug)
+    assert of(TrainingError("no\x1b[31m good\nat all")) == 2
+    assert capsys.readouterr().err == "training export: no?[31m good at all\n"
+    assert of(PermissionError(13, "Permission denied", "out")) == 2
+    assert "out: Permission denied. Check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "missing", "out.safetensors"], "there is no missing. Name a run's folder"),
+        (["export", ".", "out.safetensors"], "no checkpoint"),
+        (["degrade", "missing.mp4"], "there is no file missing.mp4. Name a video file."),
+        (["degrade", "README.md"], "Name another video file"),
+        (["degrade", "README.md", "--recipe", "missing.json"], "Name another video file"),
+    ],
+)
+def test_a_wrong_path_names_the_cure_of_its_command(words, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert said in line
+    assert "Leave it out" not in line
 
 
 def test_the_workers_end_with_a_run_that_is_killed(clips, tmp_path):

@@ -5,6 +5,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from vsrealbasicvsr.errors import UserError, printable, shown_path
+
+MAX_ERROR_LENGTH = 1000
+
 COMMANDS = {
     "prepare": "cut a folder of videos, frames or photographs into clips",
     "flow": "teach the flow network known motion, for people who start without one",
@@ -18,7 +22,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status. An error that the user can mend is one line on standard error and status 2."""
+    """The exit status. An error that the user can mend is one line on standard error and status 2.
+
+    Those are UserError, and what the system says of a file. Whatever else is raised is a bug, and keeps its traceback.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -42,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command.parse_args(words[1:])
     try:
         return int(module.run(arguments))
-    except (ValueError, OSError) as error:
-        print(f"training {words[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{shown_path(error.filename)}: {error.strerror}. Check the path, its permissions and the disk."
+        print(f"training {words[0]}: {printable(text, MAX_ERROR_LENGTH)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"training {words[0]}: interrupted; what was written is whole", file=sys.stderr)

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation
 
+from vsrealbasicvsr.errors import UserError
+
 type Frames = npt.NDArray[np.uint8]
 type Floats = npt.NDArray[np.float64]
 type SourceKind = Literal["video", "frames", "photograph"]
@@ -161,10 +163,10 @@ def find_sources(folder: Path, *, images: Images = "auto") -> Found:
 
     Files and folders whose names begin with a dot are passed over.
 
-    Raises ValueError if the folder is missing or holds neither videos nor pictures.
+    Raises UserError if the folder is missing or holds neither videos nor pictures.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}. Name a folder that holds videos or pictures.")
+        raise UserError(f"there is no folder {folder}. Name a folder that holds videos or pictures.")
     sources: list[Source] = []
     unused: list[Unused] = []
     ignored: Counter[str] = Counter()
@@ -190,7 +192,7 @@ def find_sources(folder: Path, *, images: Images = "auto") -> Found:
             sources += [Source(_name_in(folder, path), "photograph", (path,)) for path in pictures]
     if not sources and not unused:
         known = " ".join(sorted(VIDEO_SUFFIXES | PHOTOGRAPH_SUFFIXES))
-        raise ValueError(f"{folder} holds no videos and no pictures. Name a folder that holds some ({known}).")
+        raise UserError(f"{folder} holds no videos and no pictures. Name a folder that holds some ({known}).")
     return Found(
         tuple(sorted(sources, key=lambda source: source.name)),
         tuple(sorted(unused, key=lambda one: one.name)),
@@ -212,18 +214,18 @@ def split_held_out[T](items: Sequence[T], *, every: int) -> tuple[list[T], list[
 def read_photograph(path: Path) -> Frames:
     """One photograph, (H, W, 3) RGB, turned as its EXIF data says, without alpha, 16 bits made 8.
 
-    Raises ValueError, naming the file, if it cannot be read.
+    Raises UserError, naming the file, if it cannot be read.
     """
     try:
         encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
-        raise ValueError(f"read_photograph: cannot open {path}: {error}. Leave it out.") from error
+        raise UserError(f"read_photograph: cannot open {path}: {error}. Leave it out.") from error
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     except cv2.error:
         image = None
     if image is None:
-        raise ValueError(f"read_photograph: {path} holds no readable picture. Leave it out or convert it to PNG.")
+        raise UserError(f"read_photograph: {path} holds no readable picture. Leave it out or convert it to PNG.")
     return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
 
 
@@ -239,7 +241,7 @@ def read_numbered_frames(paths: Sequence[Path]) -> Iterator[TimedFrame | Gap]:
 def read_video_facts(path: Path) -> VideoFacts:
     """What the container says of the first video stream in it.
 
-    Raises ValueError, naming the file, if it cannot be read as video.
+    Raises UserError, naming the file, if it cannot be read as video.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -261,7 +263,7 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
     stamps pause far longer than usual (a pause, or lost packets). What cannot be decoded ends the video: a Gap with the
     reason comes last. Decodes with one thread.
 
-    Raises ValueError, naming the file, if there is no video in it or if it is interlaced.
+    Raises UserError, naming the file, if there is no video in it or if it is interlaced.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -281,7 +283,7 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
                 yield Gap(f"cannot be decoded further than {num_frames} frames: corrupt data")
                 return
             if num_frames == 0 and frame.interlaced_frame:
-                raise ValueError(f"read_video: {path} is interlaced. Deinterlace it first.")
+                raise UserError(f"read_video: {path} is interlaced. Deinterlace it first.")
             seconds = None if frame.pts is None or frame.time is None else float(frame.time)
             if seconds is not None and previous_seconds is not None:
                 step_seconds = seconds - previous_seconds
@@ -450,7 +452,7 @@ def _opened(path: Path) -> av.container.InputContainer:
     try:
         return av.open(str(path))
     except (OSError, EOFError, av.FFmpegError, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"read_video: cannot read {path}: {_first_line(error)}. Leave it out or encode it again."
         ) from error
 
@@ -459,7 +461,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
             return stream
-    raise ValueError(f"read_video: {path} holds no video that can be decoded. Leave it out.")
+    raise UserError(f"read_video: {path} holds no video that can be decoded. Leave it out.")
 
 
 def _first_line(error: Exception) -> str:

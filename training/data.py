@@ -50,6 +50,7 @@ from training.samples import (
     pool_clip,
 )
 from training.store import ClipStore
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 __all__ = [
@@ -77,7 +78,7 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _log = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Samples cannot be made; the text says which, and why."""
 
 

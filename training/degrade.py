@@ -15,6 +15,7 @@ from training import degradations
 from training.clips import TimedFrame, read_video
 from training.degradations import Pieces, Recipe, VideoCodec
 from training.degradations.codecs import Planes, decode, encode
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.whole_file import whole_file
 
 type Picture = npt.NDArray[np.uint8]
@@ -47,16 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write both files and print the recipe; 0.
 
-    Raises ValueError or OSError, in the user's words, if the clip, the recipe or the folder will not do.
+    Raises UserError or OSError, in the user's words, if the clip, the recipe or the folder will not do.
     """
     clip = read_clip(arguments.clip, num_frames=arguments.frames)
     recipe = _recipe(arguments, num_frames=len(clip))
     sheet = contact_sheet(recipe, clip, unsharp=arguments.unsharp)
     fine, png = cv2.imencode(".png", sheet[:, :, ::-1])
     if not fine:
-        raise ValueError(
-            f"degrade: OpenCV cannot write a PNG of {sheet.shape[1]}x{sheet.shape[0]}. Cut the clip first."
-        )
+        raise UserError(f"degrade: OpenCV cannot write a PNG of {sheet.shape[1]}x{sheet.shape[0]}. Cut the clip first.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in (("recipe.json", f"{recipe.to_json(indent=1)}\n".encode()), ("degraded.png", png.tobytes())):
         with whole_file(arguments.out / name) as file:
@@ -71,18 +70,24 @@ def read_clip(path: Path, *, num_frames: int) -> Tensor:
 
     Gaps are passed over.
 
-    Raises ValueError if the video cannot be read or is smaller than 16 pixels, or if no frame was asked for.
+    Raises UserError if the video cannot be read or is smaller than 16 pixels, or if no frame was asked for.
     """
     if num_frames < 1:
-        raise ValueError(f"read_clip: asked for {num_frames} frames. Ask for 1 or more.")
-    decoded = (item.picture for item in read_video(path) if isinstance(item, TimedFrame))
-    taken = list(islice(decoded, num_frames))
+        raise UserError(f"read_clip: asked for {num_frames} frames. Ask for 1 or more.")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}. Name a video file.")
+    try:
+        decoded = (item.picture for item in read_video(path) if isinstance(item, TimedFrame))
+        taken = list(islice(decoded, num_frames))
+    except UserError as error:  # its way out is that of a folder's many files
+        reason, _, _ = str(error).removeprefix("read_video: ").partition(". Leave it out")
+        raise UserError(f"{reason}. Name another video file, or encode it again.") from None
     if not taken:
-        raise ValueError(f"read_clip: {path}: no frame can be decoded. Take another.")
+        raise UserError(f"{path}: no frame can be decoded. Name another video file.")
     frames = np.stack(taken)
     height, width = (min(size, LARGEST_PX) // 4 * 4 for size in frames.shape[1:3])
     if min(height, width) < 16:
-        raise ValueError(
+        raise UserError(
             f"read_clip: {path} is {frames.shape[2]}x{frames.shape[1]}, smaller than 16 pixels. Take another."
         )
     top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
@@ -116,7 +121,13 @@ def contact_sheet(recipe: Recipe, clip: Tensor, *, unsharp: bool) -> Picture:
 
 def _recipe(arguments: argparse.Namespace, *, num_frames: int) -> Recipe:
     if arguments.recipe is not None:
-        return Recipe.from_json(arguments.recipe.read_text(encoding="utf-8"))
+        try:
+            return Recipe.from_json(arguments.recipe.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise UserError(
+                f"{arguments.recipe} cannot be read ({reason}). Give --recipe a recipe.json that degrade has written."
+            ) from None
     settings = SETTINGS[arguments.settings]
     generator = np.random.default_rng(arguments.seed)
     return degradations.sample(replace(settings, stochastic=arguments.stochastic), generator, num_frames=num_frames)

@@ -33,6 +33,7 @@ from training.evaluation.sheets import write_frames, write_sheet
 from training.metrics import Absent, to_bytes
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 from vsrealbasicvsr.weights import load_model
+from vsrealbasicvsr.errors import UserError
 
 MIN_CROP_PX = 16
 DEFAULT_CHAINS = CHAINS[:4]
@@ -84,12 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, leave results.json and contact sheets.
 
-    Raises ValueError with one line for what the user can mend.
+    Raises UserError with one line for what the user can mend.
     """
     for name, least in (("num_clips", 1), ("num_frames", 1), ("crop", MIN_CROP_PX), ("seed", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     chains = _chains(arguments.chains)
     footage = read_footage(
         arguments.data,
@@ -140,13 +141,13 @@ def _evaluate(arguments: argparse.Namespace, footage: Iterator[Footage], chains:
 def find_weights(text: str) -> str | Path:
     """What load_model reads: of a run's folder its moving average.
 
-    Raises ValueError for a folder without it; what is wrong with a file, load_model says.
+    Raises UserError for a folder without it; what is wrong with a file, load_model says.
     """
     path = Path(text)
     if text == "default" or not path.is_dir():
         return text
     if not (path / EMA).is_file():
-        raise ValueError(f"{path} holds no {EMA}: it is no run, or has not come to its first checkpoint yet")
+        raise UserError(f"{path} holds no {EMA}: it is no run, or has not come to its first checkpoint yet")
     return path / EMA
 
 
@@ -190,7 +191,7 @@ def _chains(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     unknown = [name for name in names if name not in CHAINS]
     if unknown:
-        raise ValueError(f"--chains: unknown {unknown[0]!r}. Known are {', '.join(CHAINS)}")
+        raise UserError(f"--chains: unknown {unknown[0]!r}. Known are {', '.join(CHAINS)}")
     return names
 
 
@@ -209,7 +210,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: torch finds no CUDA GPU here. Use --device cpu")
+        raise UserError(f"--device {name}: torch finds no CUDA GPU here. Use --device cpu")
     return device

@@ -52,6 +52,10 @@ def read_source(path: Path, *, is_sharp: bool) -> Source:
     is_sharp: which network, if the file holds two sets. Raises CheckpointError if the run has no whole checkpoint,
     WeightsError if the file is none of weights.
     """
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no {path}. Name a run's folder (the --out of python -m training train) or a file of weights."
+        )
     if not path.is_dir():
         stored = read_network(path)
         model = build_network(path, stored, float(is_sharp) if stored.sharp else None)

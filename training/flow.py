@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from training.checkpoints import whole_file
 from training.store import ClipStore
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import STRIDES, SPyNet, flow_warp
 
 MARGIN_PX = 16
@@ -207,11 +208,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The exit status of `python -m training flow`."""
     if arguments.iterations < 1 or arguments.batch < 1 or arguments.size < 32 or arguments.size % 32:
-        raise ValueError("--iterations and --batch must be at least 1, and --size a multiple of 32")
+        raise UserError("--iterations and --batch must be at least 1, and --size a multiple of 32")
     if arguments.levels < 1 or arguments.size % (arguments.stride * 2 ** (arguments.levels - 1)):
-        raise ValueError("--size must be a multiple of --stride times 2 for each of the --levels but one")
+        raise UserError("--size must be a multiple of --stride times 2 for each of the --levels but one")
     if min(arguments.channels[:2]) < 8 or min(arguments.channels[2:]) < 4:
-        raise ValueError("--channels must be at least 8 8 4 4: the first start needs that many")
+        raise UserError("--channels must be at least 8 8 4 4: the first start needs that many")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
     images, held_images = load_small(ClipStore.open(arguments.data), arguments.size)

@@ -16,11 +16,12 @@ from training.checkpoints import CheckpointError, newest_checkpoint
 from training.discriminator import UNetDiscriminator
 from training.patch_discriminator import PatchDiscriminator
 from training.settings import Settings
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import START_PASSES_KEY, RealBasicVSR
 from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """A run cannot begin or go on; the text says what is wrong and what to do."""
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model.flow import IMAGENET_MEAN, IMAGENET_STD
 from vsrealbasicvsr.weights import read_tensors
 
@@ -24,7 +25,7 @@ _LAST = max(LAYER_WEIGHTS)
 _CONVOLUTION = re.compile(r"(?:features|perceptual_loss\.vgg\.vgg_layers|vgg_layers)\.(\d{1,3}\.(?:weight|bias))")
 
 
-class PerceptualError(ValueError):
+class PerceptualError(UserError):
     """VGG19's weights are not to be had; the text says what was tried and what to do."""
 
 

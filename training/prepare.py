@@ -61,6 +61,7 @@ from training.store import (
     write_clip_file,
     write_index,
 )
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 type Part = Literal["all", "train", "held-out"]
@@ -91,17 +92,15 @@ class CutSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.max_frames:
-            raise ValueError(
-                f"--min-frames must be from 1 to --max-frames, got {self.min_frames} and {self.max_frames}"
-            )
+            raise UserError(f"--min-frames must be from 1 to --max-frames, got {self.min_frames} and {self.max_frames}")
         if self.shrink != 0 and not 1 <= self.shrink <= 16:
-            raise ValueError(f"--shrink must be from 1 to 16, got {self.shrink}")
+            raise UserError(f"--shrink must be from 1 to 16, got {self.shrink}")
         if not 16 <= self.min_px <= self.tile_px:
-            raise ValueError(f"--min-px must be from 16 to --tile-px, got {self.min_px} and {self.tile_px}")
+            raise UserError(f"--min-px must be from 16 to --tile-px, got {self.min_px} and {self.tile_px}")
         if self.gap_frames < 0:
-            raise ValueError(f"--gap-frames must be 0 or more, got {self.gap_frames}")
+            raise UserError(f"--gap-frames must be 0 or more, got {self.gap_frames}")
         if self.held_out_every < 2:
-            raise ValueError(f"--held-out-every must be 2 or more, got {self.held_out_every}")
+            raise UserError(f"--held-out-every must be 2 or more, got {self.held_out_every}")
 
     def to_plain(self) -> dict[str, Scalar]:
         """The settings as the index keeps them."""
@@ -190,12 +189,12 @@ def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int,
     num_workers processes read sources; 0 or 1: this one. Progress goes to stderr. With `remove_missing` clips of
     sources that were not found are deleted.
 
-    Raises ValueError if there is nothing to cut, or if `out` holds clips cut otherwise or from elsewhere; OSError if
+    Raises UserError if there is nothing to cut, or if `out` holds clips cut otherwise or from elsewhere; OSError if
     the disk is full; KeyboardInterrupt on Ctrl-C. In every case what is under a final name is whole.
     """
     sources = part_of(found.sources, settings)
     if not sources and not found.unused:
-        raise ValueError(f"no source is left for --part {settings.part}. Name a folder with at least two of a kind.")
+        raise UserError(f"no source is left for --part {settings.part}. Name a folder with at least two of a kind.")
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(f"*{PARTIAL_SUFFIX}"):
         leftover.unlink(missing_ok=True)
@@ -374,7 +373,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The exit status, 0.
 
-    Raises ValueError, OSError and KeyboardInterrupt as `prepare` does, and ValueError if there is no clip in the end.
+    Raises UserError, OSError and KeyboardInterrupt as `prepare` does, and ValueError if there is no clip in the end.
     """
     settings = CutSettings(
         images=arguments.images,
@@ -393,7 +392,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(summary(index, found, arguments.out))
     if not index.clips:
-        raise ValueError(f"no clip came out of {arguments.folder}, see above. Name a folder with usable footage.")
+        raise UserError(f"no clip came out of {arguments.folder}, see above. Name a folder with usable footage.")
     return 0
 
 
@@ -404,7 +403,7 @@ def _shrink(text: str) -> float:
 def _known_sources(out: Path, settings: CutSettings, fingerprints: dict[str, str], *, remove_missing: bool) -> Index:
     """What of the index in `out` still holds: sources whose fingerprint and clip files are as they were.
 
-    Raises ValueError as `prepare` does.
+    Raises UserError as `prepare` does.
     """
     if not (out / INDEX_NAME).exists():
         return Index(settings.to_plain())
@@ -412,11 +411,11 @@ def _known_sources(out: Path, settings: CutSettings, fingerprints: dict[str, str
     if dict(index.settings) != settings.to_plain():
         plain = settings.to_plain()
         other = ", ".join(f"{key} {value}" for key, value in index.settings.items() if plain.get(key) != value)
-        raise ValueError(f"{out} holds clips that were cut with other settings ({other}). Name another folder.")
+        raise UserError(f"{out} holds clips that were cut with other settings ({other}). Name another folder.")
     made_of = {clip.source for clip in index.clips}
     missing = sorted(made_of - set(fingerprints))
     if missing and not remove_missing:
-        raise ValueError(
+        raise UserError(
             f"{out} holds clips of {len(missing)} sources that are not in this folder, such as {missing[0]}."
             " Name another OUT (training takes several), or pass --remove-missing to delete these clips."
         )
@@ -534,12 +533,12 @@ def _cut_video(source: Source, settings: CutSettings, out: Path, stop: Event | N
             shrink = settings.shrink or auto_shrink(height, width, settings.min_px, is_lossless=is_lossless)
             if min(height, width) / shrink < settings.min_px - 0.5:
                 smaller = f", shrunk by {shrink:g}," if shrink != 1 else ","
-                raise ValueError(f"is {width}x{height}{smaller} smaller than --min-px {settings.min_px}")
+                raise UserError(f"is {width}x{height}{smaller} smaller than --min-px {settings.min_px}")
             cutter = _Cutter(source, settings, out, frames_per_second, shrink)
         cutter.add(item)
         last_seconds = item.pts_seconds
     if cutter is None:
-        raise ValueError("; ".join(reasons[:1]) or "holds no frame that can be decoded")
+        raise UserError("; ".join(reasons[:1]) or "holds no frame that can be decoded")
     cutter.end_clip()
     if not reasons and promised_seconds is not None and last_seconds is not None:
         end_seconds = last_seconds + 1 / frames_per_second

@@ -34,6 +34,7 @@ from training.degradations import (
     unsharp,
 )
 from training.store import ClipError, ClipStore, write_clip_file
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 MAX_DRAWS = 20
@@ -48,7 +49,7 @@ _CHECKSUM_BYTES = 4
 _PIECE, _RECIPE, _POOL_PIECE, _POOL_RECIPE, _POOL_CUT, _HOLD = range(6)
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """A sample could not be degraded; the text names its clip, and its index, with which it can be made again."""
 
 
@@ -85,15 +86,15 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         if self.crop_px < 1 or self.num_frames < 1 or self.pool_clips < 0 or self.seed < 0:
-            raise ValueError(
+            raise UserError(
                 "SampleOptions: crop_px and num_frames must be 1 or more, pool_clips and seed 0 or more, got"
                 f" {self.crop_px}, {self.num_frames}, {self.pool_clips} and {self.seed}."
             )
         for name in ("still_probability", "hold_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"SampleOptions: {name} must be from 0 to 1, got {getattr(self, name)}.")
+                raise UserError(f"SampleOptions: {name} must be from 0 to 1, got {getattr(self, name)}.")
         if self.pool_start_clips < 0 or self.pool_growth < 0:
-            raise ValueError(
+            raise UserError(
                 "SampleOptions: pool_start_clips and pool_growth must be 0 or more, got"
                 f" {self.pool_start_clips} and {self.pool_growth}."
             )
@@ -101,9 +102,9 @@ class SampleOptions:
         if self.pool_clips == 0:
             return
         if self.pool_folder is None:
-            raise ValueError(f"SampleOptions: a pool of {self.pool_clips} clips needs a pool_folder to keep them in.")
+            raise UserError(f"SampleOptions: a pool of {self.pool_clips} clips needs a pool_folder to keep them in.")
         if self.pool_crop_px < self.crop_px or self.pool_num_frames < self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f"SampleOptions: pool clips of {self.pool_num_frames} frames and {self.pool_crop_px} pixels are smaller"
                 f" than samples of {self.num_frames} frames and {self.crop_px} pixels. Enlarge the pool's."
             )

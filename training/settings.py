@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from training.degradations import MODERATE, PUBLISHED, DegradationSettings, mixture
 from training.losses import COLOUR_BLOCK_PX
-from vsrealbasicvsr.model import MAX_START_PASSES, STRIDES, Architecture
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import MAX_BLOCKS, MAX_FLOW_LEVELS, MAX_START_PASSES, STRIDES, Architecture
 
 COMPACT_ARCHITECTURE = Architecture(
     cleaning_channels=32,
@@ -52,7 +53,11 @@ SMOKE_ARCHITECTURE = Architecture(
 )
 
 
-class SettingsError(ValueError):
+MAX_CHANNELS = 1024
+"""Of any layer; the published network has 64."""
+
+
+class SettingsError(UserError):
     """A setting is unknown or out of its range; the text names it and what may stand there."""
 
 
@@ -186,9 +191,12 @@ class Settings:
         ):
             for name in names.split():
                 value = getattr(self, name)
-                if not low <= value <= high:
+                if not low <= value <= high or not math.isfinite(value):
                     rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                    rule += " and finite" if value == math.inf else ""
                     raise SettingsError(f"{name} must be {rule}, got {value}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise SettingsError(f"adam_betas must be from 0 to below 1, got {_written(self.adam_betas)}")
         for name in ("distance", "precision", "discriminator"):
             choices = typing.get_args(typing.get_type_hints(Settings)[name])
             if getattr(self, name) not in choices:
@@ -212,8 +220,9 @@ class Settings:
             )
         try:
             mixture(self.degradation_mix) if self.degradation_mix else None
-        except ValueError as error:
+        except UserError as error:
             raise SettingsError(str(error)) from None
+        _check_architecture(self.architecture)
         if not 0 <= self.architecture.start_passes <= MAX_START_PASSES:
             raise SettingsError(
                 f"architecture.start_passes must be from 0 to {MAX_START_PASSES}, got {self.architecture.start_passes}"
@@ -254,6 +263,22 @@ class Settings:
     def num_loaded_frames(self) -> int:
         """Frames that a sample reads: half of them, rounded up, with the stochastic scheme."""
         return -(-self.num_frames // 2) if self.stochastic else self.num_frames
+
+
+def _check_architecture(architecture: Architecture) -> None:
+    """Raise SettingsError for sizes of which no network can be built, or read again from a file."""
+    numbers = dataclasses.asdict(architecture)
+    widths = {name: numbers[name] for name in numbers if name.endswith("_channels") and name != "flow_channels"}
+    widths |= {f"flow_channels[{place}]": width for place, width in enumerate(architecture.flow_channels)}
+    counts = {name: numbers[name] for name in numbers if name.endswith("_blocks")}
+    for sizes, most in ((widths, MAX_CHANNELS), (counts, MAX_BLOCKS)):
+        for name, size in sizes.items():
+            if not 1 <= size <= most:
+                raise SettingsError(f"architecture.{name} must be from 1 to {most}, got {size}")
+    if not 1 <= architecture.num_flow_levels <= MAX_FLOW_LEVELS:
+        raise SettingsError(
+            f"architecture.num_flow_levels must be from 1 to {MAX_FLOW_LEVELS}, got {architecture.num_flow_levels}"
+        )
 
 
 STAGE_1 = Settings()
@@ -482,7 +507,7 @@ def _from_plain(kind: type, plain: Any, prefix: str) -> Any:
         return kind(**values)
     except SettingsError:
         raise
-    except ValueError as error:
+    except UserError as error:
         raise SettingsError(str(error)) from None
 
 
@@ -506,6 +531,8 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} must be a finite number, got {value}")
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise SettingsError(f"{name} must be of type {kind.__name__}, got {value!r}")
     return value

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.whole_file import whole_file
 
 type Frames = npt.NDArray[np.uint8]
@@ -36,7 +37,7 @@ INDEX_NAME = "index.json"
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class ClipError(ValueError):
+class ClipError(UserError):
     """A clip's file is missing, cut short or not what the index says; the text names it."""
 
 
@@ -88,24 +89,24 @@ class Index:
 def read_index(folder: Path) -> Index:
     """The index of a prepared folder.
 
-    Raises ValueError if there is none, or if it is damaged or of another version.
+    Raises UserError if there is none, or if it is damaged or of another version.
     """
     path = folder / INDEX_NAME
     cure = "Make it with python -m training prepare FOLDER OUT."
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder} holds no prepared clips: it has no {INDEX_NAME}. {cure}") from None
+        raise UserError(f"{folder} holds no prepared clips: it has no {INDEX_NAME}. {cure}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}. {cure}") from error
+        raise UserError(f"cannot read {path}: {error}. {cure}") from error
     if not isinstance(plain, dict) or plain.get("version") != VERSION:
-        raise ValueError(f"{path} is not of version {VERSION}, which this program reads. {cure}")
+        raise UserError(f"{path} is not of version {VERSION}, which this program reads. {cure}")
     try:
         clips = tuple(_clip_from_plain(entry) for entry in plain["clips"])
         sources = {name: SourceRecord(**entry) for name, entry in plain["sources"].items()}
         return Index(plain["settings"], sources, clips)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). {cure}") from error
+        raise UserError(f"{path} is damaged ({error}). {cure}") from error
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -157,18 +158,18 @@ class ClipStore:
     def open(cls, folders: Path | Sequence[Path]) -> ClipStore:
         """The clips that the indexes of these folders list.
 
-        Raises ValueError if a folder is not a prepared one, or if there is no clip in any.
+        Raises UserError if a folder is not a prepared one, or if there is no clip in any.
         """
         folders = [folders] if isinstance(folders, Path) else list(folders)
         store = cls((folder, clip) for folder in folders for clip in read_index(folder).clips)
         if not len(store):
-            raise ValueError(f"no clips in {', '.join(map(str, folders))}. Prepare other footage.")
+            raise UserError(f"no clips in {', '.join(map(str, folders))}. Prepare other footage.")
         return store
 
     def suited(self, *, num_frames: int, side_px: int) -> list[int]:
         """Numbers of the clips that hold `num_frames` frames of `side_px` pixels square; every photograph that large.
 
-        Raises ValueError if there is none.
+        Raises UserError if there is none.
         """
         wanted = (num_frames, side_px)
         if wanted not in self._suited:
@@ -179,7 +180,7 @@ class ClipStore:
                 and (clip.kind == "photograph" or clip.num_frames >= num_frames)
             ]
         if not self._suited[wanted]:
-            raise ValueError(
+            raise UserError(
                 f"none of the {len(self)} clips has {num_frames} frames of {side_px}x{side_px} pixels."
                 f" Prepare them with --min-frames {num_frames} and --min-px {side_px}, or train with smaller crops."
             )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch.backends.cpu import get_cpu_capability
 
 from training.degradations.recipe import CODECS, PRESETS, Codec, VideoCodec
+from vsrealbasicvsr.errors import UserError
 
 type Planes = npt.NDArray[np.uint8]
 type RunCodec = Callable[[VideoCodec, Planes], Planes]
@@ -89,15 +90,15 @@ def run(step: VideoCodec, planes: Planes) -> Planes:
 
 
 def require(codec: Codec) -> None:
-    """Raise ValueError if `codec` is unknown or this build of PyAV cannot encode and decode it."""
+    """Raise UserError if `codec` is unknown or this build of PyAV cannot encode and decode it."""
     if codec not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown video codec {codec!r}. Known are {', '.join(CODECS)}.")
+        raise UserError(f"unknown video codec {codec!r}. Known are {', '.join(CODECS)}.")
     implementation = IMPLEMENTATIONS[codec]
     for name, mode in ((implementation.encoder, "w"), (implementation.decoder, "r")):
         try:
             av.codec.Codec(name, mode)  # type: ignore[arg-type]
         except av.codec.codec.UnknownCodecError as error:
-            raise ValueError(
+            raise UserError(
                 f"video codec {codec} needs FFmpeg's {name}, which this PyAV ({av.__version__}) was built without."
                 " Choose other codecs or install another build of PyAV."
             ) from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.degradations.sampling import MODERATE, PUBLISHED, DegradationSettings
+from vsrealbasicvsr.errors import UserError
 
 CLEAN = replace(
     MODERATE,
@@ -118,7 +119,7 @@ MIXABLE: Mapping[str, DegradationSettings] = {
 def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tuple[float, ...]]:
     """(settings, probabilities) of a mixture written as ("usual:0.5", "clean:0.3", "harsh:0.2").
 
-    Probabilities are shares: they are divided by their sum. Raises ValueError for an unknown name or no number.
+    Probabilities are shares: they are divided by their sum. Raises UserError for an unknown name or no number.
     """
     names, shares = [], []
     for part in parts:
@@ -128,7 +129,7 @@ def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tu
         except ValueError:
             number = -1.0
         if name not in MIXABLE or not number > 0:
-            raise ValueError(
+            raise UserError(
                 f"degradation_mix: write NAME:SHARE with commas between them, NAME one of {', '.join(MIXABLE)} and"
                 f" SHARE above 0, got {part!r}."
             )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from training.degradations.resizing import FILTERS, Filter
+from vsrealbasicvsr.errors import UserError
 
 type Walk = tuple[float, ...]
 type Codec = Literal["h264", "mpeg4", "h265", "vp9", "av1", "mpeg2"]
@@ -186,7 +187,7 @@ class Recipe:
     def __post_init__(self) -> None:
         lengths = {len(walk) for step in self.steps for walk in walks_of(step).values()}
         if len(lengths) > 1:
-            raise ValueError(f"Recipe: the walks of all steps must be equally long, got {sorted(lengths)} frames.")
+            raise UserError(f"Recipe: the walks of all steps must be equally long, got {sorted(lengths)} frames.")
 
     @property
     def num_frames(self) -> int | None:
@@ -205,14 +206,14 @@ class Recipe:
     def from_json(text: str) -> Recipe:
         """The recipe that `to_json` wrote.
 
-        Raises ValueError, saying what is wrong, if it is no JSON, or if a step or a field of it has no name here.
+        Raises UserError, saying what is wrong, if it is no JSON, or if a step or a field of it has no name here.
         """
         try:
             plain = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"Recipe.from_json: this is no JSON: {error}.") from error
+            raise UserError(f"Recipe.from_json: this is no JSON: {error}.") from error
         if not isinstance(plain, list) or not all(isinstance(values, dict) for values in plain):
-            raise ValueError(f"Recipe.from_json: expected a list of steps, got {text[:100]!r}.")
+            raise UserError(f"Recipe.from_json: expected a list of steps, got {text[:100]!r}.")
         return Recipe(tuple(_step_from_plain(values) for values in plain))
 
     def __str__(self) -> str:
@@ -264,16 +265,16 @@ def _step_from_plain(plain: dict[str, Any]) -> Step:
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
     kind = STEPS.get(values.pop("step", ""))
     if kind is None:
-        raise ValueError(f"Recipe.from_json: unknown step {plain.get('step')!r}. Known are {', '.join(STEPS)}.")
+        raise UserError(f"Recipe.from_json: unknown step {plain.get('step')!r}. Known are {', '.join(STEPS)}.")
     try:
         return kind(**values)
     except TypeError as error:  # a field too many or too few
-        raise ValueError(f"Recipe.from_json: step {kind.name}: {error}.") from error
+        raise UserError(f"Recipe.from_json: step {kind.name}: {error}.") from error
 
 
 def _check(fine: bool, step: Step, rule: str) -> None:
     if not fine:
-        raise ValueError(f"{type(step).__name__}: {rule}, got {step}.")
+        raise UserError(f"{type(step).__name__}: {rule}, got {step}.")
 
 
 def _check_walks(step: Step, *walks: Walk) -> None:

@@ -28,6 +28,7 @@ from training.degradations.recipe import (
 )
 from training.degradations.resizing import FILTERS
 from training.degradations.walks import walk
+from vsrealbasicvsr.errors import UserError
 
 type Range = tuple[float, float]
 
@@ -36,7 +37,7 @@ SINC = "sinc"
 
 def _check(fine: bool, name: str, value: object, rule: str) -> None:
     if not fine:
-        raise ValueError(f"DegradationSettings: {name}: {rule}, got {value}.")
+        raise UserError(f"DegradationSettings: {name}: {rule}, got {value}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class DegradationSettings:
     1 and 2 are the first and the second pass: blur 1, resize 1, noise 1, JPEG 1, codec 1, blur 2, resize 2, noise 2,
     JPEG 2, and then, in either order, codec 2 and {the output's size, final sinc}.
 
-    Raises ValueError, naming the field, if a value makes no sense or if this PyAV lacks an encoder.
+    Raises UserError, naming the field, if a value makes no sense or if this PyAV lacks an encoder.
     """
 
     stochastic: bool = True

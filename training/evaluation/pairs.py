@@ -19,6 +19,7 @@ from training import degradations
 from training.clips import moved_photograph
 from training.store import ClipStore
 from vsrealbasicvsr.model import SCALE
+from vsrealbasicvsr.errors import UserError
 
 CHAINS = ("mild", "usual", "harsh", "clean", "evaluation", "moderate", "published")
 """The first five are the same for every clip but for its noise, see training.degradations.chains; moderate and
@@ -66,7 +67,7 @@ def read_footage(
     crop_px: side of the low-resolution picture; smaller clips are taken as large as they are. num_clips: that many,
     evenly spaced. A photograph is moved over as in training. What is drawn depends on the seed and the clip's name.
 
-    Raises ValueError if the folders hold no clips.
+    Raises UserError if the folders hold no clips.
     """
     store = ClipStore.open(folders)
     numbers: Sequence[int] = range(len(store))
@@ -125,4 +126,4 @@ def make_recipe(chain: str, generator: np.random.Generator, *, num_frames: int) 
             return degradations.harsh_recipe(seed, num_frames)
         case "evaluation":
             return degradations.evaluation_recipe(seed, num_frames)
-    raise ValueError(f"unknown chain {chain!r}. Known are {', '.join(CHAINS)}.")
+    raise UserError(f"unknown chain {chain!r}. Known are {', '.join(CHAINS)}.")

