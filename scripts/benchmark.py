@@ -20,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vsrealbasicvsr.errors import UserError
+
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `input`."""
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"benchmark {arguments.part}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

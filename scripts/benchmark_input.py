@@ -46,6 +46,7 @@ from training.degradations import (
 )
 from training.degradations.colour import as_bytes
 from training.samples import Drawn, SampleOptions
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 type Bytes = npt.NDArray[np.uint8]
@@ -490,7 +491,7 @@ def run_input(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, write the JSON. Raises ValueError with one line for what the user can mend."""
     for name in ("num_clips", "repeats", "num_frames", "crop", "batch", "step_seconds"):
         if getattr(arguments, name) <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
     options = SampleOptions(crop_px=arguments.crop, num_frames=arguments.num_frames, seed=arguments.seed)
     num_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

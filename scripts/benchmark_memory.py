@@ -18,6 +18,7 @@ from benchmark_subjects import size_of, smooth_picture, weights_for_upscale
 from benchmark_vspipe import Vspipe
 
 from vsrealbasicvsr.engine.compute import cpu_kernels
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 TRAVEL_PX = 30
@@ -50,11 +51,11 @@ def run_memory(arguments: argparse.Namespace) -> None:
     """Measure, print, write the JSON. Raises ValueError or OSError with one line for what the user can mend."""
     width, height = size_of(arguments.size)
     if width % 2 or height % 2:
-        raise ValueError(f"--size must be even, for YUV420P8 has half as much chroma, got {arguments.size}")
+        raise UserError(f"--size must be even, for YUV420P8 has half as much chroma, got {arguments.size}")
     num_frames = 2 * arguments.length if arguments.frames is None else arguments.frames
     for name, value in (("length", arguments.length), ("frames", num_frames)):
         if value <= 0:
-            raise ValueError(f"--{name} must be above 0, got {value}")
+            raise UserError(f"--{name} must be above 0, got {value}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         picture = smooth_picture(width + TRAVEL_PX, height + TRAVEL_PX, torch.Generator().manual_seed(0))

@@ -44,6 +44,7 @@ from vsrealbasicvsr import load_model
 from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, choose_compute
 from vsrealbasicvsr.engine.compute import cpu_kernels
 from vsrealbasicvsr.engine.network import Network
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
 
 CPU_SIZES = "64x64,128x96,320x180"
@@ -524,10 +525,10 @@ def run_network(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, write the JSON. Raises ValueError with one line for what the user can mend."""
     for name in ("repeats", "frames"):
         if getattr(arguments, name) <= 0:
-            raise ValueError(f"--{name} must be above 0, got {getattr(arguments, name)}")
+            raise UserError(f"--{name} must be above 0, got {getattr(arguments, name)}")
     models = [name.strip() for name in arguments.models.split(",")]
     if unknown := [name for name in models if name not in MODELS]:
-        raise ValueError(f'--models must be of {", ".join(MODELS)}, got "{unknown[0]}"')
+        raise UserError(f'--models must be of {", ".join(MODELS)}, got "{unknown[0]}"')
     compute = choose_compute(arguments.device, arguments.precision)
     on_gpu = compute.device.type == "cuda"
     sizes = [size_of(text) for text in (arguments.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)).split(",")]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsrealbasicvsr import load_model
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import write_weights
 
@@ -20,7 +21,7 @@ def size_of(text: str) -> tuple[int, int]:
     """(width, height) in pixels, from "320x180". Raises ValueError."""
     width, _, height = text.strip().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f'a size is written like 320x180, got "{text}"')
+        raise UserError(f'a size is written like 320x180, got "{text}"')
     return int(width), int(height)
 
 

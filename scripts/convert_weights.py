@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from vsrealbasicvsr.weights import WeightsError, build_network, default_detail, read_network, write_weights
+from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.weights import build_network, default_detail, read_network, write_weights
 
 PUBLISHED_SHA256 = {
     "52f77c2c835aaa3fe675b3959b2f85010a6c6f63f77f7e279394646e55a4e376": (
@@ -42,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def convert(source: Path, target: Path, *, licence: str | None, dtype: torch.dtype) -> dict[str, str]:
     """What the new file `target` says of itself.
 
-    Raises WeightsError for the source, OSError for the target, ValueError for a weight that is too large for `dtype`.
+    Raises WeightsError for the source, OSError for the target, UserError for a weight that is too large for `dtype`.
     """
     stored = read_network(source)
     sha256 = sha256_of(source)
@@ -89,19 +90,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, target = arguments.source, arguments.target.expanduser()
     try:
         if target.is_dir():
-            raise IsADirectoryError(f"{target} is a folder. Name the file to make.")
+            raise IsADirectoryError(f"{shown_path(target)} is a folder. Name the file to make.")
         if target.exists() and source.expanduser().exists() and target.samefile(source.expanduser()):
-            raise FileExistsError(f"{target} is the checkpoint itself. Name another file to make.")
+            raise FileExistsError(f"{shown_path(target)} is the checkpoint itself. Name another file to make.")
         if target.exists() and not arguments.force:
-            raise FileExistsError(f"{target} exists. Name another file, or use --force to replace it.")
+            raise FileExistsError(f"{shown_path(target)} exists. Name another file, or use --force to replace it.")
         dtype = torch.float16 if arguments.half else torch.float32
         metadata = convert(source, target, licence=arguments.licence, dtype=dtype)
     except OSError as error:
         # Those from above bring a sentence; those of the system bring a number and come from writing.
         return refuse(
-            f"{target} cannot be written ({error.strerror}). Check its folder." if error.errno else str(error)
+            f"{shown_path(target)} cannot be written ({error.strerror}). Check its folder."
+            if error.errno
+            else str(error)
         )
-    except (WeightsError, ValueError) as error:
+    except UserError as error:
         return refuse(str(error))
     print(f"{target}: {metadata['network']}, {metadata['precision']}, from {metadata['source_is']}.")
     return 0
@@ -109,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse(text: str) -> int:
     """The exit status of a failure, after its one line."""
-    print(f"convert_weights: {text}", file=sys.stderr)
+    print(f"convert_weights: {printable(text, 1000)}", file=sys.stderr)
     return 1
 
 

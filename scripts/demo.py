@@ -37,14 +37,29 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data
 from tqdm import tqdm
 
+from vsrealbasicvsr.errors import printable, shown_path
+
 SCALE = 4
 SCRIPT = Path(__file__).with_name("upscale.vpy")
-OPTIONS = ("theta", "model", "length", "overlap", "scene_cuts", "device", "precision", "tile", "detail", "cleaning")
-"""Arguments of rbvsr.Upscale that are passed on."""
+OPTIONS: Mapping[str, type] = {
+    "theta": float,
+    "model": str,
+    "length": int,
+    "overlap": int,
+    "scene_cuts": str,
+    "device": str,
+    "precision": str,
+    "tile": int,
+    "detail": float,
+    "cleaning": float,
+}
+"""Arguments of rbvsr.Upscale that are passed on, and of what kind they are."""
 CRF = 16
 MP4_AUDIO_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
 MAX_RATE_DEVIATION = 0.02
 SIDE_MAX_WIDTH_PX, SIDE_MAX_HEIGHT_PX = 800, 640
+
+MAX_ERROR_LENGTH = 1000
 
 SAMPLE_NUM_FRAMES = 32
 SAMPLE_WIDTH_PX, SAMPLE_HEIGHT_PX = 160, 112
@@ -377,10 +392,7 @@ def picture(clip: vs.VideoNode, n: int, *, size: tuple[int, int]) -> Image.Image
 
 def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping[str, str]) -> str:
     """Run the whole of it; a line that says what came out. Raises DemoError."""
-    out.mkdir(parents=True, exist_ok=True)
-    # Everything is made in here, and moved to `out` when it is whole.
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as name:
-        folder = Path(name)
+    with folder_in(out) as folder:  # everything is made in here, and moved to `out` when it is whole
         if source is None:
             source = out / "sample.mp4"
             make_sample(folder / source.name)
@@ -408,6 +420,32 @@ def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping
         f"{num_frames} frames, {clip.width}x{clip.height} to {result.width}x{result.height}, in {seconds:.1f} s "
         f"({num_frames / seconds:.2f} fps): {out / video.name} {out / image.name}"
     )
+
+
+@contextmanager
+def folder_in(out: Path) -> Iterator[Path]:
+    """A folder in `out`, which is made, and gone when the block is left. Raises DemoError if it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DemoError(
+            f"--out {shown_path(out)}: nothing can be written there ({reason}). Name a folder that is yours"
+        ) from None
+    with made as name:
+        yield Path(name)
+
+
+def check_numbers(options: Mapping[str, str]) -> None:
+    """Raise DemoError for a text that should be a number, before anything is started."""
+    for name, text in options.items():
+        try:
+            OPTIONS[name](text)
+        except ValueError:
+            kind = "a whole number" if OPTIONS[name] is int else "a number"
+            option = name.replace("_", "-")
+            raise DemoError(f"--{option} must be {kind}, got {printable(text, 100)!r}") from None
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -438,12 +476,17 @@ def main(arguments: list[str] | None = None) -> int:
         options["model"] = str(Path(options["model"]).resolve())  # vspipe looks for files beside the script
     try:
         if given.input is not None and not given.input.is_file():
-            raise DemoError(f"{given.input} is not a file")
+            raise DemoError(f"{shown_path(given.input)} is not a file")
         if given.frames is not None and given.frames < 1:
             raise DemoError(f"--frames must be at least 1, got {given.frames}")
+        check_numbers(options)
         print(demo(given.input, given.out, frames=given.frames, options=options))
     except DemoError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {printable(str(error), MAX_ERROR_LENGTH)}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a result that is a folder
+        where = shown_path(error.filename2 or error.filename or given.out)
+        print(f"demo: {where} cannot be written ({error.strerror}). Check --out and the disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo: interrupted; nothing half-written was left", file=sys.stderr)

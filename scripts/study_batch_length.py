@@ -23,6 +23,7 @@ from typing import Any
 from training.checkpoints import list_checkpoints, read_log, write_text
 from training.evaluation.scoring import BICUBIC, OURS
 from training.settings import PRESETS
+from vsrealbasicvsr.errors import UserError
 
 SHOWN = (("psnr_db", "PSNR dB", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flicker_255", "flicker", 2))
 """Field of the evaluation's means, heading, decimals."""
@@ -49,11 +50,11 @@ def parse_pairs(text: str) -> list[Pair]:
     try:
         pairs = [Pair(*(int(number) for number in part.split("x"))) for part in text.split(",")]
     except (ValueError, TypeError):
-        raise ValueError(f"--pairs must look like 48x10,24x20,16x30, got {text!r}") from None
+        raise UserError(f"--pairs must look like 48x10,24x20,16x30, got {text!r}") from None
     if min(min(pair.batch, pair.num_frames) for pair in pairs) < 1:
-        raise ValueError(f"--pairs must be numbers from 1 on, got {text}")
+        raise UserError(f"--pairs must be numbers from 1 on, got {text}")
     if len({pair.batch * pair.num_frames for pair in pairs}) != 1:
-        raise ValueError(f"--pairs must all have the same number of frames a step, got {text}")
+        raise UserError(f"--pairs must all have the same number of frames a step, got {text}")
     return pairs
 
 
@@ -61,11 +62,11 @@ def check_settings(settings: Sequence[str]) -> None:
     """Raises ValueError for what would undo the study's own options."""
     for word in settings:
         if word.split("=")[0] in OF_THE_STUDY:
-            raise ValueError(f"{word} cannot stand after --: the study's own options decide it")
+            raise UserError(f"{word} cannot stand after --: the study's own options decide it")
 
 
 def check_is_same_study(out: Path, asked: Mapping[str, Any]) -> None:
-    """Write down what is asked for, or raise ValueError if `out` holds runs of a study of something else."""
+    """Write down what is asked for, or raise UserError if `out` holds runs of a study of something else."""
     path = out / "asked.json"
     if not any(list_checkpoints(folder) for folder in out.glob("*x*")):  # nothing has been trained yet
         write_text(path, json.dumps(asked, indent=1) + "\n")
@@ -73,13 +74,13 @@ def check_is_same_study(out: Path, asked: Mapping[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{out} holds runs, but {path} cannot be read ({error}): name another --out") from None
+        raise UserError(f"{out} holds runs, but {path} cannot be read ({error}): name another --out") from None
     if not isinstance(before, dict):
-        raise ValueError(f"{path} does not say what the runs beside it are of: name another --out")
+        raise UserError(f"{path} does not say what the runs beside it are of: name another --out")
     differing = [name for name in asked if before.get(name) != asked[name]]
     if differing:
         name = differing[0]
-        raise ValueError(
+        raise UserError(
             f"{out} holds a study with {name} {before.get(name)}, now it is {asked[name]}: name another --out"
         )
 
@@ -101,7 +102,7 @@ def run_pair(pair: Pair, arguments: argparse.Namespace) -> dict[str, Any]:
     results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["chains"][CHAIN]
     log = read_log(run)
     if not log:
-        raise ValueError(f"{run} has no log of its steps: remove the folder to train it again")
+        raise UserError(f"{run} has no log of its steps: remove the folder to train it again")
     seconds = log[-1]["seconds_per_step"]  # since the run was last started
     return {"pair": str(pair), "seconds_per_step": seconds, "gain_db": results["mean_gain_db"], **results["means"]}
 
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_is_same_study(arguments.out, asked)
         rows = [run_pair(pair, arguments) for pair in pairs]
         write_text(arguments.out / "study.json", json.dumps(rows, indent=1) + "\n")
-    except ValueError as error:
+    except UserError as error:
         print(f"study_batch_length: {error}", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:

@@ -102,6 +102,12 @@ def test_the_script_says_what_must_be_a_number(script):
             script(**{name: text})
 
 
+def test_the_script_says_how_many_frames_can_be_asked_for(script):
+    for text in ("many", "0", "-1", "1.5"):
+        with pytest.raises(vs.Error, match=rf"^upscale\.vpy: frames must be a whole number from 1 on, got '{text}'\.$"):
+            script(frames=text)
+
+
 def pixels(clip: vs.VideoNode) -> bytes:
     return b"".join(np.asarray(plane).tobytes() for frame in clip.frames(close=True) for plane in frame)
 
@@ -115,9 +121,25 @@ def test_the_demo_passes_every_argument_on(native, monkeypatch, tmp_path):
     given: dict[str, str] = {}
     monkeypatch.setattr(demo, "demo", lambda source, out, *, frames, options: given.update(options) or "")
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    words = [word for name in names for word in (f"--{name.replace('_', '-')}", f"a {name}")]
+    texts = {name: "7" if kind.split(":")[0] in ("float", "int") else f"a {name}" for name, kind in native.items()}
+    words = [word for name in names for word in (f"--{name.replace('_', '-')}", texts[name])]
     assert demo.main(["--out", str(tmp_path), *words]) == 0
-    assert given == {name: f"a {name}" for name in names} | {"model": str(Path("a model").resolve())}
+    assert given == {name: texts[name] for name in names} | {"model": str(Path("a model").resolve())}
+
+
+def test_the_demo_knows_which_arguments_are_numbers(native, monkeypatch, capsys, tmp_path):
+    kinds = {"float": float, "int": int, "data": str}
+    assert dict(demo.OPTIONS) == {name: kinds[kind.split(":")[0]] for name, kind in list(native.items())[1:]}
+    monkeypatch.setattr(demo, "demo", lambda *_, **__: pytest.fail("something was started"))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for option, text, said in (
+        ("theta", "abc", "--theta must be a number, got 'abc'"),
+        ("length", "1.5", "--length must be a whole number, got '1.5'"),
+        ("cleaning", "\x1b[31m", "--cleaning must be a number, got '?[31m'"),
+    ):
+        assert demo.main(["--out", str(tmp_path / "out"), f"--{option}", text]) == 1
+        assert capsys.readouterr().err == f"demo: {said}\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_make_demo_passes_on_what_it_says_that_it_takes(tmp_path):

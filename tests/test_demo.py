@@ -302,3 +302,27 @@ def test_the_interpreter_for_the_environment_is_new_enough() -> None:
     bad = subprocess.run(script, env=os.environ | {"PYTHON": "no-such"}, capture_output=True, text=True, check=False)
     assert bad.returncode == 1
     assert "PYTHON=no-such cannot be used: Python 3.12" in bad.stderr
+
+
+@pytest.mark.parametrize("kind", ["a file", "under a file", "no path", "too long"])
+def test_a_place_where_nothing_can_be_written_is_one_line(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    (tmp_path / "file").write_text("mine")
+    out = {"a file": "file", "under a file": "file/out", "no path": "a\0b", "too long": "x" * 300}[kind]
+    assert demo.main(["--out", str(tmp_path / out)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("demo: --out ")
+    assert "nothing can be written there" in printed
+    assert "Name a folder" in printed
+    assert printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_result_that_cannot_be_put_in_its_place_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    (tmp_path / "sample.mp4").mkdir()  # where the sample would go
+    (tmp_path / "sample.mp4" / "x").touch()
+    assert demo.main(["--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"demo: {tmp_path / 'sample.mp4'} cannot be written (")
+    assert printed.count("\n") == 1

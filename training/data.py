@@ -284,7 +284,7 @@ class _Failure:
     @classmethod
     def of(cls, error: Exception, index: int | None = None) -> _Failure:
         """What is under way to the user: of our own errors the text, of others the kind too."""
-        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if index is not None and not isinstance(error, SampleError):
             text = f"sample {index}: {text}"
         return cls(" ".join(text.split()), "".join(traceback.format_exception(error)))
