@@ -63,9 +63,9 @@ INLINE vec splat(float x) { return x - (vec){0}; }
 
 /* x, below zero slope * x: 1 is the identity, 0 a ReLU, 0.1 a LeakyReLU. What is no number stays none. */
 INLINE vec activate(vec x, float slope) {
-    const vec below = slope == 0 ? splat(0) : x * slope; /* not a product: an infinite value times 0 is not a number */
+    const mask leaks = splat(slope) != splat(0); /* an infinite value times 0 is no number: it is masked out */
     const mask negative = x < splat(0);
-    return (vec)((negative & (mask)below) | (~negative & (mask)x));
+    return (vec)((negative & leaks & (mask)(x * slope)) | (~negative & (mask)x));
 }
 
 /* ---- what is to be done ------------------------------------------------------------------------------------------ */
