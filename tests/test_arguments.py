@@ -156,3 +156,13 @@ def test_make_demo_passes_on_what_it_says_that_it_takes(tmp_path):
     program, *words = done.stdout.splitlines()
     assert program == "scripts/demo.py"
     assert dict(zip(words[::2], words[1::2], strict=True)) == {f"--{n.lower()}": value for n, value in values.items()}
+
+
+def test_what_the_readme_installs_has_the_plugins_that_its_scripts_use():
+    text = README.read_text(encoding="utf-8")
+    scripts = "".join(re.findall(r"```python\n(.+?)```", text, re.DOTALL)) + SCRIPT.read_text()
+    used = set(re.findall(r"\bcore\.(\w+)\.\w+\(", scripts)) - {"rbvsr"}
+    packages = {"bs": "vapoursynth-bestsource"}
+    installed = text.split("## Install\n")[1].split("\n## ")[0]
+    assert used == set(packages)
+    assert all(re.search(rf"^pip install .*\b{package}\b", installed, re.MULTILINE) for package in packages.values())

@@ -31,9 +31,9 @@ from training.evaluation.reports import report, write_results
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, Record, Scorer, load_measures
 from training.evaluation.sheets import write_frames, write_sheet
 from training.metrics import Absent, to_bytes
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 from vsrealbasicvsr.weights import load_model
-from vsrealbasicvsr.errors import UserError
 
 MIN_CROP_PX = 16
 DEFAULT_CHAINS = CHAINS[:4]

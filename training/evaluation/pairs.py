@@ -18,8 +18,8 @@ from torch import Tensor
 from training import degradations
 from training.clips import moved_photograph
 from training.store import ClipStore
-from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import SCALE
 
 CHAINS = ("mild", "usual", "harsh", "clean", "evaluation", "moderate", "published")
 """The first five are the same for every clip but for its noise, see training.degradations.chains; moderate and

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from training.evaluation.pairs import Pair
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, TRUTH
-from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import SCALE
 
 type Peer = Callable[[Pair], Tensor]
 """The clip of a pair, enlarged: (T, 3, S*H, S*W) in [0, 1] with overshoot."""
