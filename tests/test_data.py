@@ -29,6 +29,7 @@ from training.data import (
     InputCost,
     Loader,
     SampleOptions,
+    _Failure,
     make_feeder,
     make_loader,
     make_sample,
@@ -37,8 +38,8 @@ from training.data import (
 )
 from training.degradations import MODERATE, apply, unsharp
 from training.resident_pool import ResidentPool, cuts_of
-from training.samples import Sample, degrade, draw, draw_piece, pool_clip, pool_clip_path
-from training.store import Clip, ClipStore, Index, write_clip_file, write_index
+from training.samples import Sample, SampleError, degrade, draw, draw_piece, pool_clip, pool_clip_path
+from training.store import Clip, ClipError, ClipStore, Index, write_clip_file, write_index
 
 Bytes = npt.NDArray[np.uint8]
 CPU = torch.device("cpu")
@@ -467,3 +468,12 @@ def test_a_held_sample_shows_one_frame_all_the_time(store: ClipStore) -> None:
         assert (made.gt == made.gt[:1]).all()
         moving = make_sample(store, replace(options, stochastic=stochastic, hold_probability=0.0), 3)
         assert any(torch.equal(made.lr[0], frame) for frame in moving.lr), "it is one of the frames that there were"
+
+
+def test_of_what_goes_wrong_in_a_worker_a_bug_keeps_its_traceback(store: ClipStore) -> None:
+    sample = draw(store, OPTIONS, 0)
+    with pytest.raises(SampleError) as caught:
+        degrade(replace(sample, gt=sample.gt.float()), OPTIONS)  # no clip of bytes: a bug of ours
+    note = _Failure.of(caught.value, 0).error().__notes__
+    assert "Traceback" in note[0]
+    assert not hasattr(_Failure.of(ClipError("x.npy is cut short. Prepare it again."), 0).error(), "__notes__")

@@ -332,6 +332,7 @@ def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
         (("--num-clips", 0), "--num-clips must be at least 1"),
         (("--crop", 4), "--crop must be at least 16"),
         (("--device", "gpu"), "--device must be auto"),
+        (("--device", "mps"), "--device mps cannot be used"),
         (("--detail", 0.5), "holds one set of weights"),
         (("--chains", "usual,foul"), "--chains: unknown 'foul'. Known are mild, usual"),
         (("--peers", "esrgan"), "--peers: unknown peer 'esrgan'. Known are realesrgan-x4plus"),

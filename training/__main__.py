@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(module.run(arguments))
     except (UserError, OSError) as error:
+        for note in getattr(error, "__notes__", ()):  # the traceback of a bug in a worker process
+            print(note, file=sys.stderr)
         text = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             text = f"{shown_path(error.filename)}: {error.strerror}. Check the path, its permissions and the disk."

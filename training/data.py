@@ -276,7 +276,7 @@ def measure_input(store: ClipStore, options: SampleOptions, *, num_samples: int 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What a worker could not make: one line, and the traceback for those who look for the cause."""
+    """What a worker could not make: one line, and of a bug the traceback."""
 
     text: str
     traceback: str
@@ -287,11 +287,14 @@ class _Failure:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if index is not None and not isinstance(error, SampleError):
             text = f"sample {index}: {text}"
-        return cls(" ".join(text.split()), "".join(traceback.format_exception(error)))
+        cause = error.__cause__ if isinstance(error, SampleError) else error
+        is_bug = cause is not None and not isinstance(cause, UserError | OSError)
+        return cls(" ".join(text.split()), "".join(traceback.format_exception(error)) if is_bug else "")
 
     def error(self) -> DataError:
         error = DataError(self.text)
-        error.add_note(self.traceback)
+        if self.traceback:
+            error.add_note(self.traceback)
         return error
 
 

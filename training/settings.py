@@ -172,29 +172,7 @@ class Settings:
     images_every: int = 1000
 
     def __post_init__(self) -> None:
-        at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
-        at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
-        at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
-        at_least_1 += " colour_block_px"
-        at_least_0 += (
-            " flow_rest_weight feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
-            " target_sharpening"
-        )
-        at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
-        at_least_0 += (
-            " final_learning_rate discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
-        )
-        for names, low, high in (
-            (at_least_1, 1, math.inf),
-            (at_least_0, 0, math.inf),
-            ("still_probability hold_probability flow_from_share ema_decay", 0, 1),
-        ):
-            for name in names.split():
-                value = getattr(self, name)
-                if not low <= value <= high or not math.isfinite(value):
-                    rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                    rule += " and finite" if value == math.inf else ""
-                    raise SettingsError(f"{name} must be {rule}, got {value}")
+        _check_numbers(self)
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise SettingsError(f"adam_betas must be from 0 to below 1, got {_written(self.adam_betas)}")
         for name in ("distance", "precision", "discriminator"):
@@ -263,6 +241,33 @@ class Settings:
     def num_loaded_frames(self) -> int:
         """Frames that a sample reads: half of them, rounded up, with the stochastic scheme."""
         return -(-self.num_frames // 2) if self.stochastic else self.num_frames
+
+
+def _check_numbers(settings: Settings) -> None:
+    """Raise SettingsError for a number out of its range."""
+    at_least_1 = "iterations batch num_frames crop_px pool_crop_px pool_num_frames max_skipped_steps"
+    at_least_1 += " checkpoint_every keep_checkpoints log_every images_every"
+    at_least_0 = "seed pool_clips output_weight cleaning_weight perceptual_weight adversarial_weight"
+    at_least_1 += " colour_block_px"
+    at_least_0 += (
+        " flow_rest_weight feature_matching_weight adversarial_warm_up_iterations pool_start_clips pool_growth"
+        " target_sharpening"
+    )
+    at_least_0 += " squared_error_weight psnr_weight colour_weight flicker_weight rest_weight learning_rate"
+    at_least_0 += (
+        " final_learning_rate discriminator_learning_rate flow_learning_rate warm_up_iterations max_gradient_norm"
+    )
+    for names, low, high in (
+        (at_least_1, 1, math.inf),
+        (at_least_0, 0, math.inf),
+        ("still_probability hold_probability flow_from_share ema_decay", 0, 1),
+    ):
+        for name in names.split():
+            value = getattr(settings, name)
+            if not low <= value <= high or not math.isfinite(value):
+                rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                rule += " and finite" if value == math.inf else ""
+                raise SettingsError(f"{name} must be {rule}, got {value}")
 
 
 def _check_architecture(architecture: Architecture) -> None:
