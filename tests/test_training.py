@@ -462,7 +462,7 @@ def test_a_bug_keeps_its_traceback_and_what_the_user_can_mend_is_one_line(tmp_pa
     ("words", "said"),
     [
         (["export", "missing", "out.safetensors"], "there is no missing. Name a run's folder"),
-        (["export", ".", "out.safetensors"], "no checkpoint"),
+        (["export", ".", "out.safetensors"], "Name a run's folder"),
         (["degrade", "missing.mp4"], "there is no file missing.mp4. Name a video file."),
         (["degrade", "README.md"], "Name another video file"),
         (["degrade", "README.md", "--recipe", "missing.json"], "Name another video file"),

@@ -127,7 +127,9 @@ def newest_checkpoint(run: Path) -> tuple[State, list[str]]:
         except CheckpointError as error:
             warnings.append(f"{error} Going on from the one before it.")
     found = f"none of its {len(warnings)} checkpoints is whole" if warnings else f"there is none in {run / FOLDER}"
-    raise CheckpointError(f"no checkpoint to go on from: {found}. Start the run again with another --out.")
+    raise CheckpointError(
+        f"no checkpoint to go on from: {found}. Name a run's folder, or start the run again with another --out."
+    )
 
 
 class Log:
