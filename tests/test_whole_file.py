@@ -1,12 +1,14 @@
 """Files that are there whole or not at all: the one way in which all of ours are written."""
 
-import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from training import checkpoints, store
 from training.settings import SMOKE_ARCHITECTURE
@@ -104,17 +106,21 @@ def test_what_was_there_stays_when_writing_ends_early(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that ends in the middle")
+KILLED = """
+import os, sys
+from pathlib import Path
+from vsrealbasicvsr.whole_file import whole_file
+with whole_file(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os._exit(0)
+"""
+
+
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    child = os.fork()
-    if child == 0:
-        with whole_file(path) as file:
-            file.write(b"half")
-            file.flush()
-            os._exit(0)
-    os.waitpid(child, 0)
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=True)
     assert path.read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {path}
     assert left.suffix == ".partial"
