@@ -26,7 +26,7 @@ from .memory import (
     unpacked,
 )
 from .network import Network, Propagation
-from .scenes import is_scene_cut, thumbnail
+from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .windows import Grid, Window
 
 SceneCuts = Literal["auto", "props", "off"]
@@ -63,7 +63,7 @@ class SourceFrame:
     ends_scene: bool | None = None
     host: object = None
     cleaned: Tensor | None = None
-    thumbnail: Tensor | None = None
+    thumbnail: Thumbnail | None = None
     flow_to_next: Tensor | None = None
     flow_from_next: Tensor | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -467,7 +467,7 @@ class WindowUpscaler:
             return any(told)
         return is_scene_cut(self._look_at(before), self._look_at(after))
 
-    def _look_at(self, source: SourceFrame) -> Tensor:
+    def _look_at(self, source: SourceFrame) -> Thumbnail:
         with source.lock:
             if source.thumbnail is None:
                 source.thumbnail = thumbnail(_picture(source))
