@@ -132,11 +132,13 @@ def _eight_bits(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else (image / image.max() * 255).astype(np.uint8)
 
 
-def view(picture: Tensor, size: tuple[int, int], move: Move | None = None) -> Tensor:
-    """The picture's middle as a camera sees it, filling a view of this size; 0.72 of it, so that there is room."""
+def view(picture: Tensor, size: tuple[int, int], move: Move | None = None, *, share: float = 0.72) -> Tensor:
+    """The picture's middle as a camera sees it, filling a view of this size. share: of the picture that fits; less than
+    all of it leaves room to move.
+    """
     move = move or Move()
     height, width = size
-    scale = min(picture.shape[0] / height, picture.shape[1] / width) * 0.72
+    scale = min(picture.shape[0] / height, picture.shape[1] / width) * share
     smaller = tuple(max(round(length / max(scale, 1)), 1) for length in picture.shape)
     seen = F.interpolate(picture[None, None], size=smaller, mode="bilinear", antialias=True)
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -207,12 +209,13 @@ def measure_videos(paths: Sequence[Path]) -> None:
     """Print how many neighbouring frames of videos are parted, if each shows one scene."""
     print("\n| neighbouring frames of | frames apart | pairs | taken for cuts |\n|---|---|---|---|")
     for path in paths:
-        views = [view(frame, (180, 320)) for frame in read_frames(path)]
+        frames = read_frames(path)
         for apart in (1, 3):
             found = num = 0
             for name in ("16:9", "2.39 in 4:3", "4:3 in 16:9", "9:16 in 16:9"):
                 framing = FRAMINGS[name]
-                seen = [thumbnail(framed(view(one, framing.picture), framing, LOOKS["dim, 0.4"])) for one in views]
+                views = [view(frame, framing.picture, share=1.0) for frame in frames]
+                seen = [thumbnail(framed(one, framing, LOOKS["dim, 0.4"])) for one in views]
                 pairs = list(zip(seen, seen[apart:], strict=False))
                 found, num = found + sum(is_scene_cut(*pair) for pair in pairs), num + len(pairs)
             print(f"| {path.name} | {apart} | {num} | {found / num:.1%} |", flush=True)
