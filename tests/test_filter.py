@@ -388,7 +388,8 @@ def test_a_clip_that_cannot_be_upscaled_gets_one_line(core, arguments, words):
     check_message(str(caught.value), words)
 
 
-def test_an_error_in_the_source_arrives_and_the_clip_goes_on(core, tiny_model):
+@pytest.mark.parametrize("first_asked", [5, 7, 9])
+def test_a_source_frame_that_fails_costs_one_frame_and_the_request_that_found_it(core, tiny_model, first_asked):
     clip = as_format(core, vs.YUV420P8, num_frames=20)
 
     def fail(n, f):
@@ -396,12 +397,45 @@ def test_an_error_in_the_source_arrives_and_the_clip_goes_on(core, tiny_model):
             raise vs.Error("frame 7 is damaged")
         return f
 
-    out = core.std.ModifyFrame(clip, clip, fail).rbvsr.Upscale(model=tiny_model, length=5, overlap=1)
-    with pytest.raises(vs.Error, match="frame 7 is damaged"):
-        out.get_frame(5)
-    good = clip.rbvsr.Upscale(model=tiny_model, length=5, overlap=1)
-    for n in (0, 12, 19):
-        assert digest(out.get_frame(n)) == digest(good.get_frame(n))
+    arguments = {"model": tiny_model, "length": 10, "overlap": 2}
+    lines: list[str] = []
+    handle = core.add_log_handler(lambda kind, text: lines.append(text))
+    try:
+        out = core.std.ModifyFrame(clip, clip, fail).rbvsr.Upscale(**arguments)
+        with pytest.raises(vs.Error, match="frame 7 is damaged"):
+            out.get_frame(first_asked)
+        # A cut where it fails, and the windows where they were: so the sequence is told to be.
+        cut = core.std.Splice([clip[:7], clip[7].std.SetFrameProps(_SceneChangePrev=1, _SceneChangeNext=1), clip[8:]])
+        expected = digests(cut.rbvsr.Upscale(**arguments))
+        assert [n for n in range(20) if n != 7 and digest(out.get_frame(n)) != expected[n]] == []
+    finally:
+        core.remove_log_handler(handle)
+    with pytest.raises(vs.Error) as caught:
+        out.get_frame(7)
+    check_message(str(caught.value), ["source frame 7 cannot be had", "frame 7 is damaged"])
+    assert sum("source frame 7 cannot be had" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 50.0])
+def test_an_absurd_sample_damages_its_own_frame_only(core, value):
+    clip = as_format(core, vs.RGBS, num_frames=7)
+
+    def spoil(n, f):
+        frame = f.copy()
+        if n == 3:
+            np.asarray(frame[1])[20, 30] = value
+        return frame
+
+    good, bad = (one.rbvsr.Upscale() for one in (clip, core.std.ModifyFrame(clip, clip, spoil)))
+    for n in range(7):
+        one, other = (np.stack([np.asarray(plane) for plane in out.get_frame(n)]) for out in (good, bad))
+        assert np.isfinite(other).all()
+        changed = np.abs(one - other).max(0)
+        if n == 3:
+            changed[4 * 20 - 24 : 4 * 20 + 28, 4 * 30 - 24 : 4 * 30 + 28] = 0  # about the pixel
+        # A white dot of a pixel shows where its neighbours in time look for it.
+        assert (changed > 0.05).mean() < 0.001, n
+        assert changed.max() < 0.2, n
 
 
 def test_nothing_is_written_to_standard_output(core, tiny_model, capfd):

@@ -43,6 +43,7 @@ ROOMS = {
         "training/degradations/codecs.py",
         "scripts/benchmark_input.py",
         "scripts/demo.py",
+        "scripts/measure_scenes.py",
         "scripts/measure_windows.py",
     ],
     "cv2": ["training/", "scripts/benchmark_input.py"],
@@ -53,7 +54,12 @@ ROOMS = {
     "pycvvdp": ["training/evaluation/visible.py"],
     "ncnn": ["training/evaluation/peers.py"],
     "scipy": ["training/metrics.py", "training/evaluation/detail.py", "scripts/benchmark_input.py"],
-    "skimage": ["training/metrics.py", "scripts/benchmark_input.py", "scripts/demo.py"],
+    "skimage": [
+        "training/metrics.py",
+        "scripts/benchmark_input.py",
+        "scripts/demo.py",
+        "scripts/measure_scenes.py",
+    ],
     "torchvision": [
         "training/perceptual.py",
         "training/metrics.py",

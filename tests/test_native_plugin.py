@@ -379,12 +379,16 @@ def test_a_source_that_fails_is_told_to_the_step_once_and_to_the_user(core: vs.C
 
     def step(n: int, **arguments: object) -> object:
         calls.append((n, sorted(arguments)))
+        if "failed" in arguments:
+            told.append((arguments["lost"], arguments["frames"][0][0, 0]))
         return arguments["frames"][0] if "frames" in arguments else [0, n, 0, 0]
 
+    told: list[object] = []
     served = core.rbvsr.Serve(core.std.FrameEval(clip, broken), clip, step)
     with pytest.raises(vs.Error, match="cannot read frame 5"):
         served.get_frame(5)
-    assert calls == [(5, []), (5, ["failed"])]
+    assert calls == [(5, []), (5, ["failed", "frames", "lost"])]
+    assert told == [(0, 0)]  # the first that was asked for is lost; the second, frame 0, came
     assert served.get_frame(6)[0][0, 0] == 6
 
 

@@ -8,8 +8,11 @@ import textwrap
 import pytest
 
 
-def run_python(script: str, *arguments: object) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run_python(script: str, *arguments: object, threads: str | None = "1") -> str:
+    """What the script prints. threads: of OpenMP; None: as many as it finds cores."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = threads
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         capture_output=True,
@@ -96,3 +99,45 @@ PLAY = """
 def test_a_clip_five_times_as_long_takes_no_more_memory(tiny_model):
     short, long = (float(run_python(PLAY, tiny_model, num_frames)) for num_frames in (300, 1500))
     assert long < 1.05 * short
+
+
+DIGESTS = """
+    import hashlib, os, sys
+    if sys.argv[2] == "one core":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import numpy as np
+    import skimage.data
+    import vapoursynth as vs
+
+    photograph = np.tile(skimage.data.astronaut(), (1, 2, 1)) / np.float32(255)
+
+    def clip(width, height, num_frames):
+        blank = vs.core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=num_frames)
+
+        def fill(n, f):
+            frame = f.copy()
+            for plane in range(3):
+                np.copyto(np.asarray(frame[plane]), photograph[n : n + height, 2 * n : 2 * n + width, plane])
+            return frame
+
+        return vs.core.std.ModifyFrame(blank, blank, fill)
+
+    jobs = [(180, 120, 3, "default")]
+    jobs += [(*size, sys.argv[1]) for size in ((180, 120, 3), (160, 112, 3), (853, 480, 2), (1, 97, 3))]
+    for kernels in ("", "off"):
+        os.environ["RBVSR_KERNELS"] = kernels
+        for width, height, num_frames, model in jobs:
+            made = hashlib.md5()
+            for frame in clip(width, height, num_frames).rbvsr.Upscale(model=model, device="cpu").frames(close=True):
+                for plane in frame:
+                    made.update(np.ascontiguousarray(plane))
+            print(width, height, os.path.basename(model), kernels or "ours", made.hexdigest(), sep=",")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="chooses the cores")
+def test_the_number_of_threads_and_of_cores_changes_no_byte_of_a_process(tiny_model):
+    expected = run_python(DIGESTS, tiny_model, "all cores", threads="1").split()
+    assert len(set(expected)) == 10
+    for threads, cores in (("2", "all cores"), ("3", "all cores"), ("64", "all cores"), (None, "one core")):
+        assert run_python(DIGESTS, tiny_model, cores, threads=threads).split() == expected, (threads, cores)

@@ -191,6 +191,36 @@ def test_the_mean_of_a_half_precision_frame_does_not_overflow():
     assert num_passes.item() == 1
 
 
+@pytest.fixture
+def number_of_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_does_not_decide_how_often_a_frame_is_cleaned(number_of_threads):
+    network, lr = network_that_halves(), torch.rand(1, 1, 3, 480, 853, generator=torch.Generator().manual_seed(2))
+    residue = network.cleaning_residue(lr[0])
+    means = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        means.append(residue.abs().mean().item())
+    theta = 255 * sum(means) / 2  # between the means that torch finds with one and with two threads
+    passes = set()
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        passes.add(refine(network, lr, theta=theta)[1].item())
+    assert len(passes) == 1
+
+
+def test_the_change_of_a_frame_is_its_mean_whatever_its_values():
+    for values, mean in (([0.25, -0.5], 0.375), ([1e9, 0.0], 32.0), ([float("-inf"), float("nan")], 32.0)):
+        network = network_that_adds(0.0)
+        network.cleaning_residue = lambda frames, values=values: torch.tensor(values).expand(1, 3, 1, 2)
+        for theta, num_expected in ((mean, 3), (mean + 1e-6, 1)):
+            assert refine(network, torch.zeros(1, 1, 3, 1, 2), theta=theta * 255)[1].item() == num_expected
+
+
 def test_gradients_pass_through_refinement():
     with torch.inference_mode(False):
         network = formula_network(SMALL).requires_grad_(True)

@@ -582,6 +582,64 @@ def test_props_rule_over_the_detector_only_where_there_are_any():
     assert segments("auto", begins={5: True}) == [*both[:1], range(3, 5), range(5, 6)]
 
 
+@pytest.mark.parametrize("first_asked", [0, 5, 9])
+def test_without_a_source_frame_the_others_are_what_they_are_beside_a_cut(first_asked):
+    frames = clip(10)
+    left, right = upscaler(4, length=20), upscaler(5, length=20)
+    alone = [get(left, frames[:4], n) for n in range(4)] + [None] + [get(right, frames[5:], n) for n in range(5)]
+    engine = upscaler(10, length=20)
+    engine.lose(4)
+    for n in (first_asked, *range(10)):
+        if n != 4:
+            assert torch.equal(get(engine, frames, n), alone[n]), n
+    with pytest.raises(LookupError, match="source frame 4 is lost"):
+        get(engine, frames, 4)
+    assert engine.take_warnings() == []
+    engine.lose(4, "the disk is full")
+    engine.lose(4, "another reason")
+    assert engine.why_lost(4) == "the disk is full"
+    assert engine.take_warnings() == [
+        "source frame 4 cannot be had (the disk is full): those around it are made without it"
+    ]
+
+
+@pytest.mark.parametrize("scene_cuts", ["auto", "off"])
+@pytest.mark.parametrize(("value", "taken_for"), [
+    (float("nan"), 0.0), (float("inf"), 3.0), (float("-inf"), -2.0), (50.0, 3.0), (-1e30, -2.0),
+])  # fmt: skip
+def test_a_sample_that_is_no_number_or_absurd_is_replaced_and_its_frame_named_once(value, taken_for, scene_cuts):
+    bad, replaced = clip(9), clip(9)
+    bad[5, 1, 7, 9], replaced[5, 1, 7, 9] = value, taken_for
+    engine, expected = (upscaler(9, scene_cuts=scene_cuts) for _ in range(2))
+    for n in (8, *range(9)):
+        assert torch.equal(get(engine, bad, n), get(expected, replaced, n)), n
+    assert expected.take_warnings() == []
+    assert engine.take_warnings() == [
+        "source frame 5 has 1 pixels that are no number or beyond -2 to 3: "
+        "NaN is taken for 0, the others for the limits"
+    ]
+
+
+def test_a_clip_of_bad_frames_does_not_fill_the_log():
+    frames = clip(30)
+    frames[:, 0, 0, 0] = float("nan")
+    engine = upscaler(30)
+    for n in range(30):
+        assert torch.isfinite(get(engine, frames, n)).all()
+    warnings = engine.take_warnings()
+    assert len(warnings) == 20
+    assert warnings[-1].endswith("; further frames are not named")
+
+
+def test_super_white_and_saturated_colours_are_left_alone():
+    frames = clip(3) * 3.5 - 1.25  # from -1.25 to 2.25
+    unlimited, engine = upscaler(3), upscaler(3)
+    unlimited._picture = lambda source: source.rgb
+    for n in range(3):
+        assert torch.equal(get(engine, frames, n), get(unlimited, frames, n))
+    assert engine.take_warnings() == []
+
+
 def test_no_torch_setting_of_the_process_changes():
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
     get(upscaler(3), clip(3), 0)

@@ -7,7 +7,7 @@ order of the requests, on the number of threads or on what is still held.
 from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
 from .memory import is_out_of_memory
 from .planes import MATRICES, PlaneFormat, to_planes
-from .scenes import is_scene_cut, thumbnail
+from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler
 from .windows import Grid, Window
 
@@ -21,6 +21,7 @@ __all__ = [
     "SceneCuts",
     "SourceFrame",
     "Statistics",
+    "Thumbnail",
     "Window",
     "WindowUpscaler",
     "choose_compute",

@@ -17,7 +17,7 @@ from vsrealbasicvsr.model import RealBasicVSR
 
 from .cuda import CudaNetwork, place_of, to_device, to_host
 from .memory import return_freed_memory
-from .network import Network, TorchNetwork
+from .network import Network, TorchNetwork, as_3x3
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -47,6 +47,8 @@ class Compute:
             return network
         with place_of(self.device):
             model = copy.deepcopy(model).to(self.device, self.dtype)
+            if self.device.type == "cpu":
+                model.basicvsr.fusion = as_3x3(model.basicvsr.fusion)
             model = model.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":
             return CudaNetwork(model, max_rows=max_rows)

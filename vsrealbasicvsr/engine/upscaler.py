@@ -26,7 +26,7 @@ from .memory import (
     unpacked,
 )
 from .network import Network, Propagation
-from .scenes import is_scene_cut, thumbnail
+from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .windows import Grid, Window
 
 SceneCuts = Literal["auto", "props", "off"]
@@ -49,6 +49,14 @@ MIN_ROWS = 16
 """Of a band, when memory is short: below, there is nothing left to save."""
 
 
+LOWEST, HIGHEST = -2.0, 3.0
+"""What samples are limited to. Every integer format lies within, super-white and the most saturated colours that YUV
+can say included (-1.3 to 2.3), and what a resizer's overshoot adds."""
+
+MAX_NAMED = 20
+"""Frames with samples beyond that are named in the log."""
+
+
 @dataclass(slots=True, weakref_slot=True)
 class SourceFrame:
     """A frame of the clip, as the host hands it over, and later what was computed from it alone.
@@ -63,10 +71,12 @@ class SourceFrame:
     ends_scene: bool | None = None
     host: object = None
     cleaned: Tensor | None = None
-    thumbnail: Tensor | None = None
+    thumbnail: Thumbnail | None = None
     flow_to_next: Tensor | None = None
     flow_from_next: Tensor | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+    number: int = -1
+    """In the clip, known once it is supplied."""
 
 
 @dataclass(slots=True)
@@ -150,7 +160,8 @@ class WindowUpscaler:
 
     The host calls, for a frame n that it wants: `expect(n)`; `missing(window)` and `supply(...)` until nothing is
     missing; `upscale(n)`; and, whatever happened, `release(n)` once for each `expect(n)`. All of it from any thread.
-    A window that somebody waits for is never dropped; a few others are kept.
+    A window that somebody waits for is never dropped; a few others are kept. A source frame that cannot be had is
+    `lose`d: the others are made without it, as if a scene ended before it and one began after it.
 
     Several devices share the work: windows are dealt to them in turn. When memory runs out, what is held is dropped and
     computed again, then frames are worked on in ever smaller bands.
@@ -182,6 +193,8 @@ class WindowUpscaler:
         self._sources: WeakValueDictionary[int, SourceFrame] = WeakValueDictionary()
         self._warnings: list[str] = []
         self._noted: set[str] = set()
+        self._lost: dict[int, str] = {}
+        self._limited: set[int] = set()
         self._height: int | None = None  # of the clip, known from the first frame on
         self._handed_on: dict[int, SourceFrame] = {}
         self._handed_to = -1
@@ -213,7 +226,19 @@ class WindowUpscaler:
                     live.sources[i] = source
             if number == self._handed_to:
                 self._handed_on = {}
-            return [i for i in frames if i not in live.sources]
+            return [i for i in frames if i not in live.sources and i not in self._lost]
+
+    def lose(self, n: int, reason: str = "") -> None:
+        """Source frame n cannot be had: from now on, windows that lack it do without. reason: once it is known."""
+        with self._lock:
+            if reason and not self._lost.get(n):
+                self._warnings.append(f"source frame {n} cannot be had ({reason}): those around it are made without it")
+            self._lost[n] = self._lost.get(n) or reason
+
+    def why_lost(self, n: int) -> str | None:
+        """The reason that was given for frame n, None if it is not lost."""
+        with self._lock:
+            return self._lost.get(n)
 
     def supply(self, number: int, frames: Mapping[int, SourceFrame]) -> None:
         """Hand source frames to a window. A frame that is there already stays the one it was."""
@@ -221,6 +246,7 @@ class WindowUpscaler:
             live = self._window(number)
             for i, frame in frames.items():
                 if i not in live.sources:
+                    frame.number = i
                     live.sources[i] = self._sources.setdefault(i, frame)
                     self.statistics.frames_supplied += live.sources[i] is frame
 
@@ -262,7 +288,10 @@ class WindowUpscaler:
         if lacking := self.missing(number):
             raise LookupError(f"frame {n} needs source frames {lacking}")
         with self._lock:
-            return self._workers[number % len(self._workers)], self._window(number)
+            live = self._window(number)
+            if n not in live.sources:
+                raise LookupError(f"source frame {n} is lost")
+            return self._workers[number % len(self._workers)], live
 
     def take_warnings(self) -> list[str]:
         """What the user should hear of, each once."""
@@ -339,7 +368,8 @@ class WindowUpscaler:
         if live.segments is None:
             live.segments = [
                 _Segment.over(frames, range(max(frames.start, live.window.first), min(frames.stop, live.window.stop)))
-                for frames in live.window.segments(lambda i: self._is_cut(live.sources[i - 1], live.sources[i]))
+                for frames in live.window.segments(lambda i: self._is_cut(live.sources.get(i - 1), live.sources.get(i)))
+                if frames.start in live.sources
             ]
             self._count(windows_computed=1)
         segment = next(segment for segment in live.segments if n in segment.kept)
@@ -445,7 +475,7 @@ class WindowUpscaler:
 
     def _clean(self, worker: _Worker, sources: Sequence[SourceFrame]) -> None:
         """Clean frames of one size, whose locks are held."""
-        pictures = [_picture(source) for source in sources]
+        pictures = [self._picture(source) for source in sources]
         self._height = pictures[0].shape[-2]
         if self._scene_cuts == "auto":
             for source, picture in zip(sources, pictures, strict=True):
@@ -459,7 +489,9 @@ class WindowUpscaler:
             source.rgb = None
         self._count(frames_cleaned=len(sources), cleaning_passes=int(num_passes.sum().item()))
 
-    def _is_cut(self, before: SourceFrame, after: SourceFrame) -> bool:
+    def _is_cut(self, before: SourceFrame | None, after: SourceFrame | None) -> bool:
+        if before is None or after is None:  # lost
+            return True
         if self._scene_cuts == "off":
             return False
         told = [cut for cut in (before.ends_scene, after.begins_scene) if cut is not None]
@@ -467,11 +499,31 @@ class WindowUpscaler:
             return any(told)
         return is_scene_cut(self._look_at(before), self._look_at(after))
 
-    def _look_at(self, source: SourceFrame) -> Tensor:
+    def _look_at(self, source: SourceFrame) -> Thumbnail:
         with source.lock:
             if source.thumbnail is None:
-                source.thumbnail = thumbnail(_picture(source))
+                source.thumbnail = thumbnail(self._picture(source))
             return source.thumbnail
+
+    def _picture(self, source: SourceFrame) -> Tensor:
+        """The frame (3, H, W) as it came, NaN as 0 and all else from LOWEST to HIGHEST: one sample beyond would spoil
+        all frames of its scene.
+        """
+        assert source.rgb is not None
+        picture = source.rgb if isinstance(source.rgb, Tensor) else source.rgb()
+        lowest, highest = picture.aminmax()
+        if lowest >= LOWEST and highest <= HIGHEST:  # neither is true of NaN
+            return picture
+        num = int((~((picture >= LOWEST) & (picture <= HIGHEST))).any(0).sum())
+        with self._lock:
+            if source.number not in self._limited and len(self._limited) < MAX_NAMED:
+                more = "; further frames are not named" if len(self._limited) == MAX_NAMED - 1 else ""
+                self._limited.add(source.number)
+                self._warnings.append(
+                    f"source frame {source.number} has {num} pixels that are no number or beyond {LOWEST:g} to "
+                    f"{HIGHEST:g}: NaN is taken for 0, the others for the limits{more}"
+                )
+        return picture.nan_to_num(nan=0.0, posinf=HIGHEST, neginf=LOWEST).clamp_(LOWEST, HIGHEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -629,9 +681,3 @@ class _Run:
     def _flow(self, *, ref: int, supp: int) -> Tensor:
         self.upscaler._count(flows=1)
         return self.worker.network.flow(self.cleaned(ref), self.cleaned(supp))
-
-
-def _picture(source: SourceFrame) -> Tensor:
-    """The frame as it came, (3, H, W)."""
-    assert source.rgb is not None
-    return source.rgb if isinstance(source.rgb, Tensor) else source.rgb()

@@ -8,6 +8,7 @@ would else have it computed twice, or all frames held for it. Nobody ever waits 
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     pixel = core.std.BlankClip(rgbs, format=vs.GRAY8, width=1, height=1, keep=True)
     tokens = core.std.BlankClip(pixel, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True)
     windows = core.rbvsr.Serve(
-        clips=[rgbs], format=tokens, step=window_step(upscaler), name="rbvsr.Upscale (windows)", cache=0
+        clips=[rgbs], format=tokens, step=window_step(upscaler, rgbs), name="rbvsr.Upscale (windows)", cache=0
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
 
@@ -98,21 +99,30 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     )
 
 
-def window_step(upscaler: WindowUpscaler) -> Step:
-    """For window n: its missing source frames, then an empty frame. clips = [source]."""
+def window_step(upscaler: WindowUpscaler, source: vs.VideoNode) -> Step:
+    """For window n: its missing source frames, then an empty frame. clips = [source].
+
+    Where some of them cannot be had, the request fails, for so the core wants it; but the others are kept, and the next
+    request does without those.
+    """
     asked: dict[int, list[int]] = {}
 
-    def step(n: int, frames: Any = None, failed: int = 0) -> Answer:
+    def supply(n: int, numbers: list[int], frames: Any) -> None:
+        upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
+
+    def step(n: int, frames: Any = None, failed: int = 0, lost: Any = ()) -> Answer:
+        numbers = asked.pop(n, [])
+        places = set(_as_list(lost))
+        for place in places:
+            _lose(upscaler, source, numbers[place])
+        try:
+            if frames is not None:
+                supply(n, [number for place, number in enumerate(numbers) if place not in places], frames)
+        except (RuntimeError, MemoryError) as error:
+            return {"error": _out_of_luck(numbers[0], error)}
         if failed:
-            asked.pop(n, None)
             return []
-        if frames is not None:
-            numbers = asked.pop(n)
-            try:
-                upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
-            except (RuntimeError, MemoryError) as error:
-                return {"error": _out_of_luck(numbers[0], error)}
-        elif missing := upscaler.missing(n):
+        if frames is None and (missing := upscaler.missing(n)):
             asked[n] = missing
             return [value for i in missing for value in (0, i)]
         return vs.core.create_video_frame(vs.GRAY8, 1, 1)
@@ -120,19 +130,41 @@ def window_step(upscaler: WindowUpscaler) -> Step:
     return step
 
 
+def _lose(upscaler: WindowUpscaler, source: vs.VideoNode, n: int) -> None:
+    """Note that source frame n failed, and ask for it once more by itself: why it failed is told only so."""
+    upscaler.lose(n)
+
+    def note(frame: Future[vs.VideoFrame]) -> None:
+        error = frame.exception()
+        if error is not None:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            # Of an exception in somebody's Python the core tells the traceback too; its last line is what was raised.
+            reason = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+            upscaler.lose(n, reason[:300])
+        else:
+            frame.result().close()
+
+    source.get_frame_async(n).add_done_callback(note)
+
+
 def frame_step(upscaler: WindowUpscaler, make: Callable[[int], Answer]) -> Step:
     """For frame n: the token of its window, until nothing is missing, then make(n). clips = [windows]."""
 
-    def step(n: int, frames: Any = None, failed: int = 0) -> Answer:
+    def step(n: int, frames: Any = None, failed: int = 0, lost: Any = ()) -> Answer:
         if failed:
             upscaler.release(n)
             return []
         if frames is None:
+            if (reason := upscaler.why_lost(n)) is not None:
+                return {"error": _lost(n, reason)}
             return [0, upscaler.expect(n)]
         try:
             number = upscaler.grid.number_of(n)
             if upscaler.missing(number):  # another token of this window was answered before it was dropped
                 return [0, number]
+            if (reason := upscaler.why_lost(n)) is not None:
+                upscaler.release(n)
+                return {"error": _lost(n, reason)}
             frame = make(n)
             is_memory_short = _is_memory_short()
         except BaseException as error:
@@ -157,8 +189,8 @@ def _as_tensor(plane: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(plane.view(np.int16) if plane.dtype == np.uint16 else plane)
 
 
-def _as_list(frames: Any) -> list[vs.VideoFrame]:
-    return list(frames) if isinstance(frames, (list, tuple)) else [frames]
+def _as_list(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
 def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
@@ -170,6 +202,11 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
         ends_scene=None if ends is None else bool(ends),
         host=props,
     )
+
+
+def _lost(n: int, reason: str) -> str:
+    why = f" ({reason})" if reason else ""
+    return f"rbvsr.Upscale: source frame {n} cannot be had{why}. The frames around it are made without it."
 
 
 def _out_of_luck(n: int, error: BaseException) -> str:

@@ -41,6 +41,35 @@ def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"]
     return sampled.to(x.dtype)
 
 
+def resize(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
+    """The maps at another size, bilinear: (N, C, H, W) to (N, C, height, width).
+
+    align_corners: whether the outermost pixels' centres lie on each other (else the outermost pixels' borders). What
+    `F.interpolate` gives, but on a CPU the same bits for any number of threads: F.interpolate has one kernel for a
+    single thread and another for several. Here every operation is one of a value or two, which none can round
+    otherwise; where F.interpolate takes its general kernel (two threads or more, more than 128 rows and columns made)
+    the bits are its own.
+    """
+    if x.device.type != "cpu":
+        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
+    for dim, made in ((3, width), (2, height)):
+        if x.shape[dim] != made:
+            x = _resize_along(x, dim, made, align_corners)
+    return x
+
+
+def _resize_along(x: Tensor, dim: int, made: int, align_corners: bool) -> Tensor:
+    size, kind = x.shape[dim], torch.promote_types(x.dtype, torch.float32)
+    step, half = ((size - 1) / max(made - 1, 1), 0.0) if align_corners else (size / made, 0.5)
+    step = torch.tensor(step, dtype=kind, device=x.device).item()
+    # A product of two float32 is exact in float64: a product and a sum are rounded once, as torch's fused ones are.
+    at = ((torch.arange(made, dtype=torch.float64, device=x.device) + half) * step - half).to(kind).clamp_(min=0)
+    first = at.long().clamp_(max=size - 1)
+    share = (at - first).view(-1, *[1] * (3 - dim))  # of the second of two samples
+    before, after = x.index_select(dim, first), x.index_select(dim, (first + 1).clamp_(max=size - 1))
+    return (before.double() * (1 - share).double() + after * share).to(x.dtype)
+
+
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """While this lasts, operations on this kind of device compute in the type of what they are given."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
@@ -124,7 +153,7 @@ class SPyNet(nn.Module):
         height_up, width_up = flow.shape[-2:]
         if (height_up, width_up) == (height, width):
             return flow
-        flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+        flow = resize(flow, height, width)
         # Not a product with a tensor of two numbers: making one on a GPU waits for all that the GPU has to do.
         return torch.stack((flow[:, 0] * (width / width_up), flow[:, 1] * (height / height_up)), dim=1)
 
@@ -134,7 +163,7 @@ class SPyNet(nn.Module):
         height, width = (-(-size // multiple) * multiple for size in frames.shape[-2:])
         if (height, width) == frames.shape[-2:]:
             return frames.float()
-        return F.interpolate(frames.float(), size=(height, width), mode="bilinear", align_corners=False)
+        return resize(frames.float(), height, width)
 
     def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
         """The flow that each level arrives at, the coarsest first; the last has 1 / stride of the frames' size.
@@ -148,7 +177,7 @@ class SPyNet(nn.Module):
             flows: list[Tensor] = []
             for module, level_ref, level_supp in zip(self.basic_module, levels_ref, levels_supp, strict=True):
                 if flows:
-                    flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
+                    flow = resize(flow, *level_ref.shape[-2:], align_corners=True) * 2.0
                 aligned = flow_warp(level_supp, flow, padding="border")
                 flow = flow + module(torch.cat((level_ref, aligned, flow), dim=1))
                 flows.append(flow)

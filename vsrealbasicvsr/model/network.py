@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Architecture, StateDictError
-from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp
+from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
 
 SCALE = 4
 
@@ -106,7 +106,7 @@ class BasicVSR(nn.Module):
         x = self.activation(self.upsample1(x))
         x = self.activation(self.upsample2(x))
         x = self.activation(self.conv_hr(x))
-        base = F.interpolate(cleaned, scale_factor=SCALE, mode="bilinear", align_corners=False)
+        base = resize(cleaned, *(SCALE * size for size in cleaned.shape[-2:]))
         return self.conv_last(x).to(base.dtype) + base  # type: ignore[no-any-return]
 
 

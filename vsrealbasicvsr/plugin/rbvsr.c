@@ -216,15 +216,18 @@ static void VS_CC free_serve(void *instance_data, VSCore *core, const VSAPI *vsa
     free_server(instance_data, vsapi);
 }
 
-/* Puts the requested frames into `arguments`, in the order of the requests. The core need not hold them any longer:
- * the callable keeps what it wants to keep. */
+/* Puts the requested frames into `arguments`, in the order of the requests, and the places in that order of those that
+ * could not be had. The core need not hold them any longer: the callable keeps what it wants to keep. */
 static void hand_over_frames(const Server *server, const Round *round, VSMap *arguments, VSFrameContext *context,
                              const VSAPI *vsapi)
 {
     for (int i = 0; i < round->num_requests; i++) {
         FrameRequest request = round->requests[i];
         const VSFrame *frame = vsapi->getFrameFilter(request.frame, server->clips[request.clip], context);
-        vsapi->mapConsumeFrame(arguments, "frames", frame, maAppend);
+        if (frame)
+            vsapi->mapConsumeFrame(arguments, "frames", frame, maAppend);
+        else
+            vsapi->mapSetInt(arguments, "lost", i, maAppend);
     }
     for (int i = 0; i < round->num_requests; i++) /* only now: a frame may have been asked for twice */
         vsapi->releaseFrameEarly(server->clips[round->requests[i].clip], round->requests[i].frame, context);
@@ -290,7 +293,9 @@ static void request_frames(const Server *server, int n, const VSMap *answer, voi
  *         [clip, frame, ...]    pairs of numbers: the frames to fetch before it is called again, or
  *         a frame               the output frame n;
  *     n, frames         when they are there, in the order asked; one frame comes bare, several as a list;
- *     n, failed=1       instead, if one of them could not be had: the end of frame n, the answer is not looked at.
+ *     n, failed=1       instead, if some of them could not be had: the end of frame n. With `frames`, those that came,
+ *                       and `lost`, the places of the others in the order asked. Of the answer only an error is looked
+ *                       at: it takes the place of what the core has to say.
  */
 static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, void **frame_data,
                                         VSFrameContext *context, VSCore *core, const VSAPI *vsapi)
@@ -305,15 +310,18 @@ static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, 
     vsapi->mapSetInt(arguments, "n", n, maReplace);
     if (reason == arError)
         vsapi->mapSetInt(arguments, "failed", 1, maReplace);
-    else if (round)
+    if (round)
         hand_over_frames(server, round, arguments, context, vsapi);
     free(round);
     vsapi->callFunction(server->step, arguments, answer);
     vsapi->freeMap(arguments);
 
     const VSFrame *frame = NULL;
-    if (reason != arError) {
-        const char *error = error_of(answer, vsapi);
+    const char *error = error_of(answer, vsapi);
+    if (reason == arError) {
+        if (error)
+            vsapi->setFilterError(error, context);
+    } else {
         int type = vsapi->mapGetType(answer, "val");
         int num_values = vsapi->mapNumElements(answer, "val"); /* -1: no such key */
         if (error)
