@@ -32,7 +32,7 @@ COMPACT_ARCHITECTURE = Architecture(
     num_flow_levels=5,
     flow_channels=(16, 32, 16, 8),
     flow_stride=2,
-    start_passes=2,
+    start_passes=1,
 )
 """The default weights' sizes: 1,349,865 parameters."""
 
