@@ -29,6 +29,7 @@ from training.benchmarking.tables import table, write_results
 from training.clips import Source
 from training.evaluate import choose_device, find_weights
 from training.evaluation.sheets import write_frames
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.weights import load_model
 
 PROTOCOL = 1
@@ -73,12 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, leave results.json, table.txt and what is needed to go on.
 
-    Raises ValueError with one line for what the user can mend.
+    Raises UserError with one line for what the user can mend.
     """
     for name in ("num_sequences", "num_frames"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     sequences = find_sequences(arguments.folder, arguments.num_sequences)
     device = choose_device(arguments.device)
     methods = find_methods(arguments, device)
@@ -96,16 +97,16 @@ def run(arguments: argparse.Namespace) -> int:
 def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Method]:
     """The rows in the order of the table: bicubic, other people's frames, models by spandrel, networks.
 
-    Raises ValueError for what cannot be had, and for two rows of one name.
+    Raises UserError for what cannot be had, and for two rows of one name.
     """
     ways = list(find_ways(arguments))
     texts = arguments.weights or ([] if arguments.results or arguments.model else ["default"])
     if ways[0][0] and not texts:
-        raise ValueError("--sweep, --fixed-passes and --length are of networks. Give one by --weights")
+        raise UserError("--sweep, --fixed-passes and --length are of networks. Give one by --weights")
     methods: list[Method] = [Bicubic()]
     for text in arguments.results:
         if "=" not in text:
-            raise ValueError(f"--results {text}: give it a name. Write --results NAME={text}")
+            raise UserError(f"--results {text}: give it a name. Write --results NAME={text}")
         name, _, folder = text.partition("=")
         methods.append(Results(name, Path(folder)))
     methods += [SingleImage(name, Path(path), device) for name, path in named(arguments.model)]
@@ -117,7 +118,7 @@ def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Me
         methods += [Network(name + label, models[detail], digests[detail], way) for label, way, detail in ways]
     names = [file_name(method.name) for method in methods]
     if repeated := [method.name for method in methods if names.count(file_name(method.name)) > 1]:
-        raise ValueError(f"two rows are called {repeated[0]!r}. Give each a name of its own, as NAME=PATH")
+        raise UserError(f"two rows are called {repeated[0]!r}. Give each a name of its own, as NAME=PATH")
     return methods
 
 
@@ -128,7 +129,7 @@ def find_ways(arguments: argparse.Namespace) -> Iterator[tuple[str, Way, float |
         yield "", base, arguments.detail
     for name, text in arguments.sweep:
         if name not in SWEPT:
-            raise ValueError(
+            raise UserError(
                 f"--sweep: unknown {name!r}. Known are {', '.join(SWEPT)}; see also --fixed-passes, --length"
             )
         for value in _numbers(f"--sweep {name}", text, float):
@@ -147,7 +148,7 @@ def _numbers[N: (int, float)](option: str, text: str, kind: type[N]) -> list[N]:
     try:
         return list(dict.fromkeys(kind(part) for part in text.split(",") if text))
     except ValueError:
-        raise ValueError(f"{option}: expected numbers between commas, got {text!r}") from None
+        raise UserError(f"{option}: expected numbers between commas, got {text!r}") from None
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------

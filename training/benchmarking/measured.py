@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.benchmarking.sequences import Clip, pieces
 from training.metrics import to_bytes
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR, refine
 
 MAX_ROWS = 64
@@ -35,13 +36,13 @@ class Way:
 
     def __post_init__(self) -> None:
         if not self.theta >= 0:
-            raise ValueError(f"theta must be at least 0, got {self.theta:g}")
+            raise UserError(f"theta must be at least 0, got {self.theta:g}")
         if not 0 <= self.cleaning <= 1:
-            raise ValueError(f"cleaning must be between 0 and 1, got {self.cleaning:g}")
+            raise UserError(f"cleaning must be between 0 and 1, got {self.cleaning:g}")
         if self.num_passes is not None and self.num_passes < 0:
-            raise ValueError(f"--fixed-passes must be at least 0, got {self.num_passes}")
+            raise UserError(f"--fixed-passes must be at least 0, got {self.num_passes}")
         if self.length is not None and self.length < 1:
-            raise ValueError(f"--length must be at least 1, got {self.length}")
+            raise UserError(f"--length must be at least 1, got {self.length}")
 
 
 def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:

@@ -17,6 +17,7 @@ from training.benchmarking.naturalness import INSTALL
 from training.benchmarking.sequences import Clip, stamp
 from training.clips import read_photograph
 from training.metrics import to_bytes
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
 
 
@@ -86,31 +87,31 @@ class Results:
 
     def __init__(self, name: str, folder: Path) -> None:
         if not folder.is_dir():
-            raise ValueError(f"--results {name}: there is no folder {folder}. It holds SEQUENCE/FRAME.png")
+            raise UserError(f"--results {name}: there is no folder {folder}. It holds SEQUENCE/FRAME.png")
         self.name, self._folder = name, folder
 
     def identity(self, sequence: str) -> Mapping[str, Any]:
-        """Raises ValueError if the sequence is missing."""
+        """Raises UserError if the sequence is missing."""
         folder = self._folder / sequence
         if not folder.is_dir():
-            raise ValueError(f"--results {self.name}: {self._folder} holds no folder {sequence}. Name it as the input")
+            raise UserError(f"--results {self.name}: {self._folder} holds no folder {sequence}. Name it as the input")
         return {"method": "results", "files": stamp(folder.glob("*.png"))}
 
     def enlarge(self, clip: Clip) -> Tensor:
-        """Raises ValueError, naming the file, if a measured frame is missing or not 4 times as large as the input."""
+        """Raises UserError, naming the file, if a measured frame is missing or not 4 times as large as the input."""
         height, width = (SCALE * side for side in clip.frames.shape[1:3])
         pictures = []
         for number in clip.measured:
             path = self._folder / clip.name / f"{clip.stems[number]}.png"
             if not path.is_file():
-                raise ValueError(
+                raise UserError(
                     f"--results {self.name}: there is no {path}. Its frames have the input's names, as PNG; the first,"
                     " the middle and the last of each sequence are needed"
                 )
             picture = read_photograph(path)
             if picture.shape[:2] != (height, width):
                 found = f"{picture.shape[1]}x{picture.shape[0]}"
-                raise ValueError(f"--results {self.name}: {path} is {found}, four times the input is {width}x{height}")
+                raise UserError(f"--results {self.name}: {path} is {found}, four times the input is {width}x{height}")
             pictures.append(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
         return torch.stack(pictures)
 
@@ -119,7 +120,7 @@ class SingleImage:
     """A model x4 of single RGB pictures that spandrel knows (ESRGAN, Real-ESRGAN, BSRGAN, SwinIR and others)."""
 
     def __init__(self, name: str, path: Path, device: torch.device) -> None:
-        """Raises ValueError, naming the cure, if spandrel is missing or cannot use the file."""
+        """Raises UserError, naming the cure, if spandrel is missing or cannot use the file."""
         self.name, self._device = name, device
         self._model = _load_by_spandrel(path, device)
         self._digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -139,22 +140,22 @@ def _load_by_spandrel(path: Path, device: torch.device) -> Any:
     try:
         import spandrel  # only who asks for it needs it
     except ImportError as error:
-        raise ValueError(f"--model {path} needs {error.name or 'spandrel'}: {INSTALL}") from None
+        raise UserError(f"--model {path} needs {error.name or 'spandrel'}: {INSTALL}") from None
     if not path.is_file():
-        raise ValueError(f"--model {path}: there is no such file. Name a .pth or .safetensors file")
+        raise UserError(f"--model {path}: there is no such file. Name a .pth or .safetensors file")
     try:
         model = spandrel.ModelLoader(device).load_from_file(path)
     except spandrel.UnsupportedModelError:
-        raise ValueError(
+        raise UserError(
             f"--model {path}: spandrel knows no model with such tensors."
             " Give a network of RealBasicVSR by --weights, frames that another program made by --results"
         ) from None
     except Exception as error:  # a damaged file can raise anything
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--model {path} cannot be read ({cause[:160]}). Name a .pth or .safetensors file") from None
+        raise UserError(f"--model {path} cannot be read ({cause[:160]}). Name a .pth or .safetensors file") from None
     if not isinstance(model, spandrel.ImageModelDescriptor) or model.scale != SCALE or model.input_channels != 3:
         found = f"{model.architecture.name}, x{model.scale}, {model.input_channels} channels"
-        raise ValueError(f"--model {path} is {found}. Name a model x{SCALE} of single RGB pictures")
+        raise UserError(f"--model {path} is {found}. Name a model x{SCALE} of single RGB pictures")
     return model.eval()
 
 
@@ -176,6 +177,6 @@ def named(texts: Sequence[str]) -> list[tuple[str, str]]:
             name, path = Path(text).name, text
             name = name if Path(text).is_dir() else Path(name).stem
         if not name or not path:
-            raise ValueError(f"{text!r} is neither a path nor NAME=PATH. Give both a name and a path")
+            raise UserError(f"{text!r} is neither a path nor NAME=PATH. Give both a name and a path")
         pairs.append((name, path))
     return pairs

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from training.clips import Frames, Gap, Source, find_sources, read_numbered_frames, read_video
+from vsrealbasicvsr.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def measured_frames(num_frames: int) -> tuple[int, ...]:
 def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, Source]:
     """The folder's sequences by name, sorted: folders of numbered pictures by their path in it, videos without suffix.
 
-    num_sequences: so many of them, evenly spaced. Raises ValueError if there are none, or two of one name.
+    num_sequences: so many of them, evenly spaced. Raises UserError if there are none, or two of one name.
     """
     found = find_sources(folder, images="frames")
     sequences: dict[str, Source] = {}
@@ -45,14 +46,14 @@ def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, 
         name = place.relative_to(folder).as_posix()
         name = folder.resolve().name if name == "." else name
         if name in sequences:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds two sequences {name}: {sequences[name].name} and {source.name}."
                 " Number the frames of a sequence without gaps, and put each into a folder of its own"
             )
         sequences[name] = source
     if not sequences:
         reason = found.unused[0] if found.unused else None
-        raise ValueError(
+        raise UserError(
             f"{folder} holds no sequences{f' ({reason.name}: {reason.reason})' if reason else ''}."
             " Name a folder of folders of numbered PNG frames, as VideoLQ is, or of videos"
         )
@@ -66,7 +67,7 @@ def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, 
 def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
     """The sequence, or its first num_frames frames.
 
-    Raises ValueError, naming the file, if a frame cannot be read or is of another size than the first.
+    Raises UserError, naming the file, if a frame cannot be read or is of another size than the first.
     """
     paths = source.paths[:num_frames]
     frames: list[Frames] = []
@@ -74,15 +75,15 @@ def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
         if isinstance(item, Gap):
             if item.reason is None:
                 continue  # a pause of the video's: its frames follow each other all the same
-            raise ValueError(f"{source.name}: {item.reason}. Repair the sequence, or take it out of the folder")
+            raise UserError(f"{source.name}: {item.reason}. Repair the sequence, or take it out of the folder")
         if frames and item.picture.shape != frames[0].shape:
             sizes = ["{1}x{0}".format(*picture.shape) for picture in (frames[0], item.picture)]
-            raise ValueError(f"{source.name}: frame {len(frames)} is {sizes[1]}, the first {sizes[0]}. Give one size")
+            raise UserError(f"{source.name}: frame {len(frames)} is {sizes[1]}, the first {sizes[0]}. Give one size")
         frames.append(item.picture)
         if len(frames) == num_frames:
             break
     if not frames:
-        raise ValueError(f"{source.name} holds no frames. Take it out of the folder")
+        raise UserError(f"{source.name} holds no frames. Take it out of the folder")
     stems = [path.stem for path in paths] if source.kind == "frames" else [f"{n:08d}" for n in range(len(frames))]
     return Clip(name=name, frames=np.stack(frames), stems=tuple(stems), measured=measured_frames(len(frames)))
 
