@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from training.losses import (
     hinge_generator_loss,
     luma,
 )
-from training.networks import Networks, Processes
+from training.networks import Networks, Processes, faithful_weights
 from training.patch_discriminator import PatchDiscriminator
 from training.settings import PRESETS, SMOKE_ARCHITECTURE, Settings, SettingsError
 from training.steps import Steps, weights_at
+from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import RealBasicVSR
 
 SIZES = replace(
@@ -231,3 +233,10 @@ def test_the_discriminator_s_losses_rise_while_it_is_new():
 def test_settings_that_do_not_go_together_are_refused(change, text):
     with pytest.raises(SettingsError, match=text):
         dataclasses.replace(PRESETS["compact-gan"], **change)
+
+
+def test_a_run_from_a_file_of_two_sets_begins_with_the_faithful_one():
+    faithful, mixed = load_model("default", detail=0).state_dict(), load_model("default").state_dict()
+    begun = faithful_weights(Path("default"))
+    assert all(torch.equal(begun[name], tensor) for name, tensor in faithful.items())
+    assert not all(torch.equal(begun[name], tensor) for name, tensor in mixed.items())

@@ -263,7 +263,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), help="settings to begin with (default stage1)")
     parser.add_argument("--data", type=Path, nargs="+", metavar="CLIPS", help="folders of python -m training prepare")
     parser.add_argument("--out", type=Path, help="the run's folder, to be made")
-    parser.add_argument("--from", dest="start", type=Path, help="weights to begin from: a run's folder or a file")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        help="weights to begin from: a run's folder, a file (of two sets the faithful one) or default",
+    )
     parser.add_argument("--spynet", type=Path, help="flow weights to begin from: of training flow, or published ones")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run from its newest whole checkpoint")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda, cuda:1")

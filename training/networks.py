@@ -18,7 +18,8 @@ from training.patch_discriminator import PatchDiscriminator
 from training.settings import Settings
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import START_PASSES_KEY, RealBasicVSR
-from vsrealbasicvsr.weights import WeightsError, load_model, read_discriminator, read_tensors
+from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, read_discriminator, read_tensors
+from vsrealbasicvsr.weights.reading import build_network, read_network
 
 
 class TrainingError(UserError):
@@ -80,7 +81,7 @@ class Networks:
             if self.discriminator is not None and state.get("discriminator") is not None:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
-            tensors = load_model(start if str(start) != "default" else "default").state_dict()
+            tensors = faithful_weights(start)
             if self.settings.architecture.start_passes:  # the weights may be those of a network without
                 tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
             self._load(self.model, tensors, start)
@@ -212,6 +213,16 @@ class Networks:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
+
+
+def faithful_weights(start: Path) -> dict[str, Tensor]:
+    """The tensors to begin from of a file, or of "default": of two sets the faithful one.
+
+    Raises WeightsError if it holds no network.
+    """
+    path = DEFAULT_WEIGHTS if str(start) == "default" else start
+    stored = read_network(path)
+    return build_network(path, stored, detail=0 if stored.sharp else None).state_dict()
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
