@@ -1,0 +1,6 @@
+"""`python -m vsrealbasicvsr`: the same as the command rbvsr."""
+
+from vsrealbasicvsr.app.cli import main
+
+if __name__ == "__main__":
+    main()

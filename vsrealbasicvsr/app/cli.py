@@ -1,0 +1,263 @@
+"""The command `rbvsr`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from cyclopts.exceptions import CycloptsError
+from rich.console import Console
+
+from vsrealbasicvsr import __version__
+from vsrealbasicvsr.errors import UserError, printable
+
+MAX_ERROR_LENGTH = 1000
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = App(
+    name="rbvsr",
+    version=__version__,
+    help="Upscale videos by four with RealBasicVSR.",
+    help_format="markdown",
+    console=Console(stderr=False),
+)
+
+NETWORK, PICTURE, ENCODING, RUN = (
+    Group(name) for name in ("The network (see rbvsr.Upscale in README)", "Picture", "Encoding", "The run")
+)
+
+
+def _network(text: str) -> Parameter:
+    return Parameter(help=text, group=NETWORK)
+
+
+def _parsed_chunk(text: str | None) -> tuple[int, int] | None:
+    """Return (i, n) from i/n. Raises UserError."""
+    if text is None:
+        return None
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 1 <= index <= count:
+        raise UserError(f"--chunk takes i/n with 1 <= i <= n, such as 3/20, got {printable(text, 50)!r}")
+    return index, count
+
+
+def _parsed_options(pairs: list[str]) -> dict[str, str]:
+    """Return a dictionary from name=value texts. Raises UserError."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--encoder-option takes name=value, such as tune=grain, got {printable(pair, 100)!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@app.command
+def upscale(
+    source: Path,
+    output: Path,
+    *,
+    theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
+    detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
+    cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
+    model: Annotated[str | None, _network("default, or a file of weights.")] = None,
+    length: Annotated[int | None, _network("Frames that a window keeps.")] = None,
+    overlap: Annotated[int | None, _network("Frames that a window sees besides, on each side.")] = None,
+    scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
+    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1, cuda:0,cuda:1.")] = None,
+    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    tile: Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")] = None,
+    scale: Annotated[
+        float | None,
+        Parameter(
+            help="Size of the output, of the source's. Above or below 4, the network's output is resized by Lanczos.",
+            group=PICTURE,
+        ),
+    ] = None,
+    width: Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)] = None,
+    height: Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)] = None,
+    start: Annotated[str | None, Parameter(help="Begin here: seconds or h:mm:ss.", group=PICTURE)] = None,
+    stop: Annotated[str | None, Parameter(help="End before this time.", group=PICTURE)] = None,
+    deinterlace: Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)] = None,
+    force: Annotated[
+        bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
+    ] = False,
+    codec: Annotated[
+        str | None,
+        Parameter(
+            help="Encoder, by ffmpeg's name: libx264 (default for 8 bits), libx265 (for more), libsvtav1, ffv1 ...",
+            group=ENCODING,
+        ),
+    ] = None,
+    crf: Annotated[
+        float | None,
+        Parameter(help="Quality; lower is better. Default: 17 for libx264, 18 for libx265.", group=ENCODING),
+    ] = None,
+    preset: Annotated[str | None, Parameter(help="Speed of the encoder.", group=ENCODING)] = None,
+    encoder_option: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="name=value, passed to the encoder. May be repeated.", group=ENCODING),
+    ] = None,
+    segment_frames: Annotated[
+        int, Parameter(help="Frames of a segment: what an interruption costs at most.", group=RUN)
+    ] = 240,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace an output that exists.", group=RUN)] = False,
+    restart: Annotated[bool, Parameter(negative="", help="Discard what an interrupted run left.", group=RUN)] = False,
+    chunk: Annotated[
+        str | None, Parameter(help="i/n: render share i of n and stop; for arrays of jobs.", group=RUN)
+    ] = None,
+    join: Annotated[bool, Parameter(negative="", help="Join what the chunks rendered.", group=RUN)] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+    ] = False,
+) -> None:
+    """Upscale a video file, or every video of a folder.
+
+    Audio, subtitles, chapters, attachments, tags, time stamps, colours and the shape of pixels are kept. A run that was
+    interrupted, in whatever way, goes on where it was when the same command is given again: finished parts lie in
+    OUTPUT.rbvsr beside the output until it is complete.
+
+    Args:
+        source: A video file, or a folder of them.
+        output: The video to write (.mkv, .mp4, .mov, .webm), or a folder.
+    """
+    from .folders import upscale_folder
+    from .job import Choices
+    from .progress import reporting
+    from .upscaling import upscale_file
+
+    arguments = {
+        "theta": theta,
+        "detail": detail,
+        "cleaning": cleaning,
+        "model": _absolute(model),
+        "length": length,
+        "overlap": overlap,
+        "scene_cuts": scene_cuts,
+        "device": device,
+        "precision": precision,
+        "tile": tile,
+    }
+    choices = Choices(
+        upscale={name: value for name, value in arguments.items() if value is not None},
+        width=width,
+        height=height,
+        scale=scale,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        encoder_options=_parsed_options(encoder_option or []),
+        start=start,
+        stop=stop,
+        deinterlace=deinterlace,
+        force=force,
+        segment_frames=segment_frames,
+    )
+    _check(choices)
+    run: Callable[..., Any] = upscale_folder if source.is_dir() else upscale_file
+    with reporting(as_json=json) as reporter, _log_to(reporter):
+        run(
+            source,
+            output,
+            choices,
+            reporter,
+            overwrite=overwrite,
+            restart=restart,
+            chunk=_parsed_chunk(chunk),
+            join_only=join,
+        )
+
+
+def _absolute(model: str | None) -> str | None:
+    return model if model in (None, "default") else str(Path(model).resolve())
+
+
+def _check(choices: Any) -> None:
+    """Raise UserError for numbers out of their range."""
+    for name in ("width", "height", "scale", "segment_frames"):
+        value = getattr(choices, name)
+        if value is not None and not 0 < value < 1 << 16:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0 and below 65536, got {value:g}")
+    if choices.scale is not None and (choices.width or choices.height):
+        raise UserError("--scale and --width or --height exclude each other: give one of them")
+
+
+class _log_to:  # noqa: N801
+    """Pass what VapourSynth, the filter and joining log to the reporter, each text once."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+        self._said: set[str] = set()
+
+    def __enter__(self) -> None:
+        import vapoursynth as vs
+
+        logging.getLogger("vapoursynth").setLevel(logging.ERROR)
+        self._core = vs.core
+        self._handle = vs.core.add_log_handler(self._from_core)
+        self._handler = logging.Handler(logging.WARNING)
+        self._handler.emit = lambda record: self._say(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("vsrealbasicvsr").addHandler(self._handler)
+
+    def __exit__(self, *exception: object) -> None:
+        self._core.remove_log_handler(self._handle)
+        logging.getLogger("vsrealbasicvsr").removeHandler(self._handler)
+
+    def _from_core(self, message_type: Any, text: str) -> None:
+        if int(message_type) >= 2 and "no return value" not in text:  # a warning, and not of BestSource's extra values
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._reporter.note(printable(text, MAX_ERROR_LENGTH))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and end the process with its status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    status = _status(given, debug=debug)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # frames that are still computed are not waited for
+
+
+def _status(given: list[str], *, debug: bool) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(given, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(str(error), WRONG_USAGE, debug)
+    except UserError as error:
+        return _fail(str(error), FAILED, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", INTERRUPTED, debug=False)
+    except BrokenPipeError:
+        return FAILED
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else FAILED
+    except Exception as error:
+        if not debug:
+            text = f"{type(error).__name__}: {error} (this is a bug of rbvsr: run it again with --debug and report it)"
+            return _fail(text, FAILED, debug=False)
+        traceback.print_exc()
+        return FAILED
+    return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(text: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"rbvsr: {printable(text, MAX_ERROR_LENGTH)}", file=sys.stderr)
+    return status

@@ -1,0 +1,195 @@
+"""Joins finished segments to one video, with everything else that the source holds. Packets are copied, not encoded."""
+
+import heapq
+import logging
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vsrealbasicvsr.errors import UserError, printable, shown_path
+
+from .encoding import packets_of
+from .timeline import Timeline
+
+LOG = logging.getLogger(__name__)
+MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
+COPIED = ("audio", "subtitle", "attachment")
+
+
+def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path, *, suffix: str, whole: bool) -> None:
+    """Write `path`: the segments' frames at the source's times, and its audio, subtitles, chapters, attachments, tags.
+
+    Args:
+        segments: Files of encoded frames, in order.
+        source: Where the rest comes from.
+        timeline: When each of the frames is shown.
+        path: The file to write.
+        suffix: The container, by the suffix of the final name.
+        whole: The whole source; else only what begins while the frames are shown, with times from 0.
+
+    Raises:
+        UserError: The container does not take the video.
+    """
+    shift = Fraction(0) if whole else timeline.start_seconds
+    options = {"movie_timescale": str(_movie_timescale(timeline))} if suffix in MP4_SUFFIXES else {}
+    with (
+        av.open(str(segments[0])) as first,
+        av.open(str(source)) as original,
+        av.open(str(path), "w", format=_muxer(suffix), options=options) as out,
+    ):
+        video = out.add_stream_from_template(first.streams.video[0])
+        video.time_base = timeline.time_base
+        _describe(original, video, out)
+        copied = _copied_streams(original, out, suffix)
+        chapters = _chapters(original, timeline, shift, whole=whole)
+        if chapters:
+            out.set_chapters(chapters)
+        packets = _video_packets(segments, timeline, video, shift)
+        others = _other_packets(original, copied, timeline, shift, whole=whole)
+        for packet in heapq.merge(packets, others, key=_begin):
+            out.mux(packet)
+
+
+def _muxer(suffix: str) -> str:
+    """Return ffmpeg's name of a container. Raises UserError for one that cannot be written."""
+    names = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
+    if suffix.lower() not in names:
+        raise UserError(f"outputs are {', '.join(names)}, got {printable(suffix, 50)!r}: choose one of these")
+    return names[suffix.lower()]
+
+
+def _movie_timescale(timeline: Timeline) -> int:
+    return max(1000, timeline.time_base.denominator)
+
+
+def _main_video(original: Any) -> Any:
+    cover = av.stream.Disposition.attached_pic
+    return next(stream for stream in original.streams.video if not stream.disposition & cover)
+
+
+def _describe(original: Any, video: Any, out: Any) -> None:
+    """Copy the title and tags of the file and of its video; what described the old encoding is left out."""
+    dropped = {"encoder", "handler_name", "vendor_id", "duration", "bps", "number_of_frames", "number_of_bytes"}
+
+    def kept(tags: Any) -> dict[str, str]:
+        names = {name: name.lower().removesuffix("-eng") for name in tags}
+        return {name: tags[name] for name in tags if names[name] not in dropped and not name.startswith("_STATISTICS")}
+
+    out.metadata.update({name: text for name, text in kept(original.metadata).items() if not name.endswith("_brand")})
+    main = _main_video(original)
+    video.metadata.update(kept(main.metadata))
+    video.disposition = main.disposition
+
+
+def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
+    """Add a stream to `out` for each of the source's that goes with it; say which do not fit into the container."""
+    copied = {}
+    main = _main_video(original)
+    for stream in original.streams:
+        kind = stream.type
+        if stream is main or kind not in (*COPIED, "video"):
+            continue
+        name = getattr(stream.codec_context, "name", None) if kind != "attachment" else stream.name
+        try:
+            if kind == "attachment":
+                out.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
+                continue
+            if name not in out.supported_codecs:
+                raise ValueError(f"{name} is not for this container")
+            added = out.add_stream_from_template(stream)
+        except (ValueError, av.FFmpegError, AttributeError, TypeError):
+            LOG.warning(
+                "%s stream %d (%s) does not fit into %s and is left out: write .mkv to keep it",
+                kind,
+                stream.index,
+                name,
+                suffix,
+            )
+            continue
+        added.metadata.update(stream.metadata)
+        added.disposition = stream.disposition
+        copied[stream.index] = added
+    return copied
+
+
+def _chapters(original: Any, timeline: Timeline, shift: Fraction, *, whole: bool) -> list[dict[str, Any]]:
+    """Return the source's chapters; of a part, those that it meets, at their new times."""
+    chapters = []
+    for chapter in original.chapters():
+        base = Fraction(chapter["time_base"])
+        start, end = chapter["start"] * base, chapter["end"] * base
+        if not whole:
+            if end <= timeline.start_seconds or start >= timeline.end_seconds:
+                continue
+            start, end = max(start - shift, Fraction(0)), min(end, timeline.end_seconds) - shift
+        chapters.append({**chapter, "start": int(start / base), "end": int(end / base)})
+    return chapters
+
+
+def _video_packets(segments: Sequence[Path], timeline: Timeline, stream: Any, shift: Fraction) -> Iterator[Any]:
+    """Yield the segments' packets at the times of the timeline.
+
+    Frames are encoded in another order than they are shown (B-frames): the decoding time of packet k is the time of
+    frame k - delay, which comes no later than any frame that is encoded at k or after.
+    """
+    offset = round(shift / timeline.time_base)
+    durations = timeline.durations()
+    first, delay = 0, max(_reordering(segment) for segment in segments)
+    for path in segments:
+        packets = list(packets_of(path))
+        shown = sorted(range(len(packets)), key=lambda k: packets[k].pts)
+        place = {k: first + rank for rank, k in enumerate(shown)}
+        if first + len(packets) > len(timeline.pts):
+            raise UserError(f"{shown_path(path)} has too many frames: delete it and run the command again")
+        for k, packet in enumerate(packets):
+            n, behind = place[k], first + k - delay
+            packet.stream, packet.time_base = stream, timeline.time_base
+            packet.pts, packet.duration = timeline.pts[n] - offset, durations[n]
+            early = timeline.pts[0] + behind * durations[0]
+            packet.dts = (timeline.pts[behind] if behind >= 0 else early) - offset
+            yield packet
+        first += len(packets)
+
+
+def _reordering(path: Path) -> int:
+    """Return by how many frames a segment's packets come before they are shown, at most."""
+    times = [packet.pts for packet in packets_of(path)]
+    rank = {pts: n for n, pts in enumerate(sorted(times))}
+    return max((k - rank[pts] for k, pts in enumerate(times)), default=0)
+
+
+def _other_packets(
+    original: Any, copied: dict[int, Any], timeline: Timeline, shift: Fraction, *, whole: bool
+) -> Iterator[Any]:
+    """Yield the packets of audio and subtitles; of a part, those that begin while it is shown."""
+    if not copied:
+        return
+    for packet in original.demux([stream for stream in original.streams if stream.index in copied]):
+        if not packet.size:
+            continue
+        if not whole:
+            begin = _begin(packet)
+            if not timeline.start_seconds <= begin < timeline.end_seconds:
+                continue
+            ticks = round(shift / Fraction(packet.time_base))
+            packet.pts = None if packet.pts is None else packet.pts - ticks
+            packet.dts = None if packet.dts is None else packet.dts - ticks
+        packet.stream = copied[packet.stream_index]
+        yield packet
+
+
+def _begin(packet: Any) -> Fraction:
+    """Return when a packet is decoded or begins, in seconds."""
+    ticks = packet.dts if packet.dts is not None else packet.pts
+    return (ticks or 0) * Fraction(packet.time_base)
+
+
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a segment; -1 if it cannot be read."""
+    try:
+        return sum(1 for _ in packets_of(path))
+    except (av.FFmpegError, OSError, IndexError):
+        return -1

@@ -1,0 +1,179 @@
+"""Renders a job's segments: source, deinterlacing, rbvsr.Upscale, size and format, encoder."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import vapoursynth as vs
+
+from vsrealbasicvsr.errors import UserError, printable
+
+from .encoding import Encoder, SegmentWriter, Tags
+from .job import Choices, Job
+from .plan import Segment, runs
+from .source import Source
+
+SD_MAX_HEIGHT_PX = 576
+PARTIAL_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The clip as it will be encoded, and how. `clip` has the frames that the job keeps, and no others."""
+
+    clip: vs.VideoNode
+    encoder: Encoder
+    tags: Tags
+
+
+def upscaled(source: Source, choices: Choices, frames: tuple[int, int]) -> vs.VideoNode:
+    """Return the frames [first, stop) of the source, upscaled and resized as chosen.
+
+    Raises:
+        UserError: rbvsr.Upscale or the deinterlacer refuses the clip or the arguments.
+    """
+    clip = source.clip[frames[0] : frames[1]]
+    if choices.deinterlace:
+        clip = _deinterlaced(clip, choices.deinterlace)
+    if not hasattr(vs.core, "rbvsr"):
+        raise UserError("the plugin core.rbvsr is not there: run rbvsr doctor")
+    arguments = {name: value for name, value in choices.upscale.items() if value is not None}
+    try:
+        clip = vs.core.rbvsr.Upscale(clip, **arguments)
+    except vs.Error as error:
+        raise UserError(printable(str(error).removeprefix("rbvsr.Upscale: "), 1000)) from None
+    width, height = output_size(source.clip, choices)
+    if (width, height) != (clip.width, clip.height):
+        clip = clip.resize.Lanczos(width, height, **_matrix_arguments(source))
+    return clip
+
+
+def _matrix_arguments(source: Source) -> dict[str, Any]:
+    """Return what core.resize must be told of a clip that names no matrix: the one that was assumed for it."""
+    return {} if source.clip.format.color_family != vs.YUV else {"matrix_in": matrix_of(source)}
+
+
+def matrix_of(source: Source) -> int:
+    """Return the frames' matrix; where they name none, what rbvsr.Upscale assumes by the source's height."""
+    if source.clip.format.color_family == vs.RGB:
+        return int(vs.MATRIX_BT709)
+    matrix = int(source.props.get("_Matrix", vs.MATRIX_UNSPECIFIED))
+    if matrix in (vs.MATRIX_RGB, vs.MATRIX_UNSPECIFIED):
+        return int(vs.MATRIX_ST170_M if source.clip.height <= SD_MAX_HEIGHT_PX else vs.MATRIX_BT709)
+    return matrix
+
+
+def output_size(clip: vs.VideoNode, choices: Choices) -> tuple[int, int]:
+    """Return (width, height) of the output: four times the source's, or as chosen, the other side in proportion."""
+    width, height = 4 * clip.width, 4 * clip.height
+    if choices.scale is not None:
+        width, height = _even(clip.width * choices.scale), _even(clip.height * choices.scale)
+    if choices.height is not None:
+        width, height = _even(clip.width * choices.height / clip.height), choices.height
+    if choices.width is not None:
+        height = height if choices.height is not None else _even(clip.height * choices.width / clip.width)
+        width = choices.width
+    return width, height
+
+
+def _even(length: float) -> int:
+    return max(2, 2 * round(length / 2))
+
+
+def _deinterlaced(clip: vs.VideoNode, name: str) -> vs.VideoNode:
+    """Return the clip without interlacing, at the same number of frames."""
+    if name != "bwdif":
+        raise UserError(f"--deinterlace takes bwdif, got {printable(name, 100)!r}")
+    if not hasattr(vs.core, "bwdif"):
+        raise UserError("the plugin bwdif is not installed: pip install vapoursynth-bwdif")
+    return vs.core.bwdif.Bwdif(clip, field=-1)
+
+
+def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode) -> Tags:
+    """Return what the output's stream says of its frames: what the source's frames say, in the output's size."""
+    props = source.props
+    is_rgb = clip.format is not None and clip.format.color_family == vs.RGB
+    full = int(props.get("_Range", props.get("_ColorRange", vs.RANGE_FULL if is_rgb else vs.RANGE_LIMITED)))
+    if source.clip.format.color_family == vs.RGB and not is_rgb:
+        full = int(vs.RANGE_LIMITED)
+    sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
+    # The frame keeps its shape: what was stretched by a size of the user's own is taken out again.
+    stretch = Fraction(clip.width, source.clip.width) / Fraction(clip.height, source.clip.height)
+    return Tags(
+        rate=rate,
+        sample_aspect_ratio=(sar / stretch).limit_denominator(4096),
+        color_range=2 if full == int(vs.RANGE_FULL) else 1,
+        colorspace=0 if is_rgb else matrix_of(source),
+        color_primaries=int(props.get("_Primaries", 2)),
+        color_trc=int(props.get("_Transfer", 2)),
+        chroma_location=props.get("_ChromaLocation"),
+        hdr=_hdr(props),
+    )
+
+
+def _hdr(props: Mapping[str, Any]) -> dict[str, str]:
+    """Return mastering display and content light in x265's words, where the frames carry them."""
+    words = {}
+    names = ("MasteringDisplayPrimariesX", "MasteringDisplayPrimariesY")
+    if all(name in props for name in names):
+        x, y = (props[name] for name in names)
+        points = [*zip(x, y, strict=True)]  # red, green, blue
+        white = (props["MasteringDisplayWhitePointX"], props["MasteringDisplayWhitePointY"])
+        light = (props["MasteringDisplayMaxLuminance"], props["MasteringDisplayMinLuminance"])
+        order = (("G", points[1]), ("B", points[2]), ("R", points[0]), ("WP", white))
+        text = "".join(f"{name}({round(px * 50000)},{round(py * 50000)})" for name, (px, py) in order)
+        words["master-display"] = f"{text}L({round(light[0] * 10000)},{round(light[1] * 10000)})"
+    if "ContentLightLevelMax" in props:
+        words["max-cll"] = f"{props['ContentLightLevelMax']},{props.get('ContentLightLevelAverage', 0)}"
+    return words
+
+
+def render(
+    job: Job, pipeline: Pipeline, segments: list[Segment], on_frame: Callable[[int], None] = lambda n: None
+) -> Iterator[Segment]:
+    """Render segments, those that follow one another without a pause; yield each when its file is complete.
+
+    A segment is written under a name of its own and renamed at its end, so that a file under a segment's name is whole.
+
+    Args:
+        job: Where the segments belong.
+        pipeline: The clip and the encoder.
+        segments: What to render.
+        on_frame: Called with each frame's number when it is encoded.
+
+    Raises:
+        UserError: A frame cannot be had, or the encoder refuses its options.
+        OSError: The disk is full.
+    """
+    for run in runs(segments):
+        frames = pipeline.clip[run[0].first : run[-1].stop].frames(close=True)
+        try:
+            for segment in run:
+                yield _render_one(job, pipeline, segment, frames, on_frame)
+        except vs.Error as error:
+            raise UserError(printable(str(error), 1000)) from None
+        finally:
+            frames.close()
+
+
+def _render_one(
+    job: Job, pipeline: Pipeline, segment: Segment, frames: Iterator[vs.VideoFrame], on_frame: Callable[[int], None]
+) -> Segment:
+    """Render one segment from the frames that come next."""
+    final = job.path_of(segment)
+    partial = final.with_name(f"{final.stem}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    writer = SegmentWriter(partial, pipeline.clip, pipeline.encoder, pipeline.tags)
+    try:
+        for n in range(segment.first, segment.stop):
+            frame = next(frames)
+            writer.write(frame)
+            on_frame(n)
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    partial.replace(final)
+    return segment

@@ -1,0 +1,117 @@
+"""The video to upscale: its frames by BestSource, and when each is shown."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import vapoursynth as vs
+
+from vsrealbasicvsr.errors import UserError, printable, shown_path
+
+from .timeline import Timeline
+
+TRANSFER_PQ, TRANSFER_HLG = 16, 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A video file that was opened: `clip` has as many frames as `timeline` has times."""
+
+    path: Path
+    clip: vs.VideoNode
+    timeline: Timeline
+    props: dict[str, Any]
+    """Frame properties of the first frame."""
+
+
+def open_source(path: Path, index_folder: Path) -> Source:
+    """Open a video file by BestSource, rotated as it is to be shown.
+
+    Args:
+        path: The file.
+        index_folder: Where BestSource keeps its index, so that the next call need not read the file again.
+
+    Raises:
+        UserError: There is no such file, it has no video that can be read, or its size or format changes.
+    """
+    check_readable(path)
+    if not hasattr(vs.core, "bs"):
+        raise UserError("the source plugin BestSource is not installed: pip install vapoursynth-bestsource")
+    source = partial(
+        vs.core.bs.VideoSource,
+        str(path),
+        cachepath=str(index_folder / "index"),
+        showprogress=False,
+        apply_rotation=True,
+    )
+    try:
+        opened: Any = source(exporttimestamps=True)
+    except vs.Error as error:
+        raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(str(error), 300)})") from None
+    clip: vs.VideoNode = opened["clip"]
+    if not clip.width or clip.format is None:
+        raise UserError(
+            f"{shown_path(path)} changes its size or format on the way: convert it to one size and format first"
+        )
+    pts = opened["timestamps"]
+    pts = [pts] if isinstance(pts, int) else list(pts)
+    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
+    if len(pts) != clip.num_frames or any(before >= after for before, after in pairwise(pts)):
+        time_base = 1 / Fraction(clip.fps)  # no usable time stamps in the file: the frame rate must do
+        pts = list(range(clip.num_frames))
+    fallback = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (Fraction(clip.fps or 25) * time_base)))
+    end = pts[-1] + (_last_duration(path, pts[-1], time_base) or fallback)
+    timeline = Timeline(pts=tuple(pts), end=end, time_base=time_base)
+    try:
+        with clip.get_frame(0) as frame:
+            props = dict(frame.props)
+    except vs.Error as error:
+        raise UserError(
+            f"the first frame of {shown_path(path)} cannot be read ({printable(str(error), 300)})"
+        ) from None
+    return Source(path=path, clip=clip, timeline=timeline, props=props)
+
+
+def check_readable(path: Path) -> None:
+    """Raise UserError unless the file is there, can be read, and has a video stream."""
+    if not path.exists():
+        raise UserError(f"there is no file {shown_path(path)}")
+    try:
+        with av.open(str(path)) as file:
+            videos = [stream for stream in file.streams.video if not _is_cover(stream)]
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(reason, 300)})") from None
+    if not videos:
+        raise UserError(f"{shown_path(path)} has no video")
+
+
+def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
+    """Raise UserError for what would come out wrong: interlaced frames and Dolby Vision, unless forced."""
+    path = shown_path(source.path)
+    if int(source.props.get("_FieldBased", 0)) > 0 and not (force or deinterlaced):
+        raise UserError(
+            f"{path} is interlaced: add --deinterlace bwdif, or --force to upscale it as if it were progressive"
+        )
+    if "DolbyVisionRPU" in source.props and not force:
+        raise UserError(
+            f"{path} is Dolby Vision, whose metadata would not fit the upscaled picture: add --force to upscale the"
+            " base layer without it"
+        )
+
+
+def _is_cover(stream: Any) -> bool:
+    """Return whether a video stream is a picture of an album or film, not a video."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
+    """Return how long the last frame is shown, in units of time_base, where the file says so."""
+    with av.open(str(path)) as file:
+        stream = next(stream for stream in file.streams.video if not _is_cover(stream))
+        durations = {packet.pts: packet.duration for packet in file.demux(stream) if packet.time_base == time_base}
+    return durations.get(last_pts) or None
