@@ -23,12 +23,15 @@ LAYERS = [
     f"{PACKAGE}.kernel",
     f"{PACKAGE}.engine",
     f"{PACKAGE}.filter",
+    f"{PACKAGE}.app",
+    f"{PACKAGE}.__main__",
 ]
 PLUGIN = f"{PACKAGE}.plugin"
 
 ROOMS = {
     # The programs in scripts/ are hosts: they read clips as a user's script does.
     "vapoursynth": [
+        "vsrealbasicvsr/app/",
         "vsrealbasicvsr/filter/",
         "vsrealbasicvsr/plugin/build_hook.py",
         "vsrealbasicvsr/plugin/rbvsr.pyi",
@@ -38,7 +41,11 @@ ROOMS = {
     "triton": ["vsrealbasicvsr/engine/epilogue_triton.py"],
     "vsutil": ["vsrealbasicvsr/filter/"],
     "safetensors": ["vsrealbasicvsr/weights/"],
+    "cyclopts": ["vsrealbasicvsr/app/"],
+    "rich": ["vsrealbasicvsr/app/"],
+    "filelock": ["vsrealbasicvsr/app/"],
     "av": [
+        "vsrealbasicvsr/app/",
         "training/clips.py",
         "training/degradations/codecs.py",
         "scripts/benchmark_input.py",
@@ -190,7 +197,7 @@ def run(program: str) -> object:
 def test_importing_the_package_imports_no_host_no_codec_and_no_training():
     loaded = run(f"import json, sys, {PACKAGE}; print(json.dumps(sorted(sys.modules)))")
     unwanted = ["vapoursynth", "vsutil", "cv2", "av", "skimage", "training", "scripts"]
-    unwanted += [f"{PACKAGE}.engine", f"{PACKAGE}.filter", PLUGIN]
+    unwanted += [f"{PACKAGE}.engine", f"{PACKAGE}.filter", f"{PACKAGE}.app", PLUGIN]
     assert [name for name in loaded if any(is_in(name, module) for module in unwanted)] == []
 
 

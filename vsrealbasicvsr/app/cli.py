@@ -25,6 +25,7 @@ app = App(
     help="Upscale videos by four with RealBasicVSR.",
     help_format="markdown",
     console=Console(stderr=False),
+    suppress_keyboard_interrupt=False,
 )
 
 NETWORK, PICTURE, ENCODING, RUN = (

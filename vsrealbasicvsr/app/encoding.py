@@ -142,6 +142,7 @@ class SegmentWriter:
             options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), hdr, "hdr10=1")))
         if encoder.codec == "libx265":
             options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), "log-level=error")))
+        os.environ.setdefault("SVT_LOG", "1")  # errors only: it has no option for this
         stream = self._file.add_stream(encoder.codec, rate=tags.rate, options=options)
         context: Any = stream.codec_context
         context.width, context.height, context.pix_fmt = clip.width, clip.height, encoder.pix_fmt

@@ -40,7 +40,8 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         av.open(str(source)) as original,
         av.open(str(path), "w", format=_muxer(suffix), options=options) as out,
     ):
-        video = out.add_stream_from_template(first.streams.video[0])
+        # opaque: by the stream's parameters alone; else PyAV looks for an encoder by the decoder's name (AV1: libdav1d).
+        video = out.add_stream_from_template(first.streams.video[0], opaque=True)
         video.time_base = timeline.time_base
         _describe(original, video, out)
         copied = _copied_streams(original, out, suffix)
@@ -115,7 +116,7 @@ def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
     return copied
 
 
-def _chapters(original: Any, timeline: Timeline, shift: Fraction, *, whole: bool) -> list[dict[str, Any]]:
+def _chapters(original: Any, timeline: Timeline, shift: Fraction, *, whole: bool) -> list[Any]:
     """Return the source's chapters; of a part, those that it meets, at their new times."""
     chapters = []
     for chapter in original.chapters():

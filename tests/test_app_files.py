@@ -1,0 +1,273 @@
+"""`rbvsr upscale` on a zoo of real files: what is in the file besides its pixels comes out as it went in."""
+
+import subprocess
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from vsrealbasicvsr.app.job import Choices
+from vsrealbasicvsr.app.progress import PlainReporter
+from vsrealbasicvsr.app.upscaling import upscale_file
+from vsrealbasicvsr.errors import UserError
+
+VIDEO = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1"]
+AUDIO = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1"]
+H264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]
+HDR = (
+    "log-level=error:hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    ":max-cll=1000,400"
+)
+
+
+@pytest.fixture(scope="session")
+def upscale(tiny_model: Path) -> Any:
+    """Upscale a file with a tiny network: upscale(source, output, **choices)."""
+
+    def run(source: Path, output: Path, **choices: Any) -> dict[str, Any]:
+        arguments = {"model": str(tiny_model), "device": "cpu"}
+        return upscale_file(source, output, Choices(upscale=arguments, **choices), PlainReporter(as_json=True))
+
+    return run
+
+
+@pytest.fixture
+def make(ffmpeg: Path, tmp_path: Path) -> Any:
+    """Make a file by ffmpeg: make(name, *arguments)."""
+
+    def run(name: str, *arguments: str) -> Path:
+        command = [str(ffmpeg), "-y", "-nostdin", "-v", "error", *arguments, str(tmp_path / name)]
+        subprocess.run(command, check=True, timeout=60)
+        return tmp_path / name
+
+    return run
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What the video stream says of itself, and when its frames are shown."""
+    with av.open(str(path)) as file:
+        context: Any = file.streams.video[0].codec_context
+        said = {
+            name: int(getattr(context, name)) for name in ("color_range", "colorspace", "color_primaries", "color_trc")
+        }
+        said |= {"size": (context.width, context.height), "pix_fmt": context.pix_fmt}
+        said["sar"] = Fraction(context.sample_aspect_ratio)
+    with av.open(str(path)) as file:
+        frames = list(file.decode(video=0))
+    said["seconds"] = [frame.pts * Fraction(frame.time_base) for frame in frames]
+    said["rotation"] = frames[0].rotation
+    said["side_data"] = sorted(kind.name for kind in frames[0].side_data.keys() if kind.name != "SEI_UNREGISTERED")  # noqa: SIM118
+    return said
+
+
+def packets(path: Path, kind: str) -> list[list[tuple[Fraction, bytes]]]:
+    """The packets of each stream of a kind: when they begin, and their bytes."""
+    with av.open(str(path)) as file:
+        found: dict[int, list[tuple[Fraction, bytes]]] = {s.index: [] for s in file.streams if s.type == kind}
+        streams = [stream for stream in file.streams if stream.index in found]
+        for packet in file.demux(streams) if streams else ():
+            if packet.size:
+                found[packet.stream_index].append((packet.pts * Fraction(packet.time_base), bytes(packet)))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        (
+            "full range",
+            ["-vf", "scale=out_range=pc,setparams=range=pc", *H264, "-color_range", "pc"],
+            {"color_range": 2},
+        ),
+        (
+            "BT.601 at 8:9",
+            ["-vf", "setparams=colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m,setsar=8/9", *H264],
+            {"colorspace": 6, "color_primaries": 6, "color_trc": 6, "sar": Fraction(8, 9)},
+        ),
+        (
+            "PQ of 10 bits",
+            [
+                "-vf",
+                "format=yuv420p10le,setparams=range=tv:colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084",
+                *("-c:v", "libx265", "-x265-params", HDR),
+            ],
+            {
+                "colorspace": 9,
+                "color_primaries": 9,
+                "color_trc": 16,
+                "pix_fmt": "yuv420p10le",
+                "side_data": ["CONTENT_LIGHT_LEVEL", "MASTERING_DISPLAY_METADATA"],
+            },
+        ),
+        ("SAR 16:11", ["-vf", "setsar=16/11", *H264], {"sar": Fraction(16, 11)}),
+        ("4:2:2 of 10 bits", ["-c:v", "ffv1", "-pix_fmt", "yuv422p10le"], {"pix_fmt": "yuv422p10le"}),
+        (
+            "BT.709",
+            ["-vf", "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709", *H264],
+            {"colorspace": 1},
+        ),
+    ],
+)
+def test_colours_and_the_shape_of_pixels_are_kept(
+    make: Any, upscale: Any, tmp_path: Path, name: str, arguments: list[str], expected: dict[str, Any]
+) -> None:
+    source = make("in.mkv", *VIDEO, *arguments)
+    upscale(source, tmp_path / "out.mkv", stop="0.2")
+    was, came = described(source), described(tmp_path / "out.mkv")
+    assert came["size"] == (384, 256)
+    assert {key: came[key] for key in expected} == expected
+    assert {key: was[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_variable_rate_keeps_its_times_and_the_audio_its_packets(
+    make: Any, upscale: Any, tmp_path: Path, suffix: str
+) -> None:
+    varied = ["-vf", "select='not(mod(n,3))+lt(n,7)'", "-fps_mode", "vfr", *H264, "-c:a", "aac"]
+    source = make(f"in{suffix}", *VIDEO, *AUDIO, *varied)
+    upscale(source, tmp_path / f"out{suffix}", segment_frames=1, encoder_options={"bf": "3"})
+    was, came = described(source), described(tmp_path / f"out{suffix}")
+    assert came["seconds"] == was["seconds"]
+    assert len({after - before for before, after in pairwise(was["seconds"])}) > 1
+    assert packets(tmp_path / f"out{suffix}", "audio") == packets(source, "audio")
+
+
+def test_an_audio_offset_is_kept(make: Any, upscale: Any, tmp_path: Path) -> None:
+    source = make("in.mkv", *VIDEO, "-itsoffset", "0.35", *AUDIO, *H264, "-c:a", "flac")
+    upscale(source, tmp_path / "out.mkv")
+    came = packets(tmp_path / "out.mkv", "audio")
+    assert came == packets(source, "audio")
+    assert abs(came[0][0][0] - Fraction(35, 100)) < Fraction(1, 100)
+
+
+def test_tracks_chapters_attachments_and_tags_are_kept(make: Any, upscale: Any, tmp_path: Path) -> None:
+    (tmp_path / "s.srt").write_text("1\n00:00:00,500 --> 00:00:00,900\nHello\n")
+    (tmp_path / "a.ttf").write_bytes(b"a font")
+    (tmp_path / "meta.txt").write_text(
+        ";FFMETADATA1\ntitle=A title\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=One\n"
+        "[CHAPTER]\nTIMEBASE=1/1000\nSTART=500\nEND=1000\ntitle=Two\n"
+    )
+    inputs = [*VIDEO, *AUDIO, *AUDIO, "-i", str(tmp_path / "s.srt"), "-i", str(tmp_path / "meta.txt")]
+    maps = ["-map", "0", "-map", "1", "-map", "2", "-map", "3", "-map_metadata", "4", "-map_chapters", "4"]
+    tags = ["-metadata:s:a:1", "language=fre", "-disposition:s:0", "forced", "-metadata:s:s:0", "language=ger"]
+    attached = ["-attach", str(tmp_path / "a.ttf"), "-metadata:s:t", "mimetype=application/x-truetype-font"]
+    source = make("in.mkv", *inputs, *maps, *H264, "-c:a", "aac", "-c:s", "srt", *tags, *attached)
+    upscale(source, tmp_path / "out.mkv")
+    kept: list[Any] = []
+    for path in (source, tmp_path / "out.mkv"):
+        with av.open(str(path)) as file:
+            kinds: list[Any] = [stream.type for stream in file.streams]
+            languages = [stream.metadata.get("language") for stream in file.streams]
+            dispositions = [int(stream.disposition) for stream in file.streams]
+            chapters = [
+                (c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]) for c in file.chapters()
+            ]
+            fonts = [(s.name, s.mimetype, bytes(s.data)) for s in file.streams if s.type == "attachment"]
+            kept.append((kinds, languages, dispositions, chapters, fonts, file.metadata["title"]))
+    assert kept[0] == kept[1]
+    assert kept[0][0] == ["video", "audio", "audio", "subtitle", "attachment"]
+    assert packets(tmp_path / "out.mkv", "subtitle") == packets(source, "subtitle")
+    assert packets(tmp_path / "out.mkv", "audio") == packets(source, "audio")
+
+
+def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:
+    plain = make("plain.mp4", *VIDEO, *H264)
+    source = make("in.mp4", "-display_rotation", "90", "-i", str(plain), "-c", "copy")
+    assert described(source)["rotation"] == 90
+    upscale(source, tmp_path / "out.mp4", stop="0.2")
+    came = described(tmp_path / "out.mp4")
+    assert (came["size"], came["rotation"]) == ((256, 384), 0)
+
+
+def test_one_frame_and_odd_sizes_are_upscaled(make: Any, upscale: Any, tmp_path: Path) -> None:
+    one = make("one.mp4", *VIDEO, "-frames:v", "1", *H264)
+    assert upscale(one, tmp_path / "out.mp4")["frames"] == 1
+    odd = make(
+        "odd.mkv",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=red:size=47x33:rate=24:duration=0.2",
+        "-c:v",
+        "ffv1",
+        "-pix_fmt",
+        "yuv444p",
+    )
+    assert upscale(odd, tmp_path / "odd_out.mkv")["width"] == 188
+
+
+def test_a_part_begins_at_zero_with_its_part_of_the_audio(make: Any, upscale: Any, tmp_path: Path) -> None:
+    source = make("in.mkv", *VIDEO, *AUDIO, *H264, "-c:a", "pcm_s16le")
+    upscale(source, tmp_path / "out.mkv", start="0.5", stop="0:00:00.75")
+    came = described(tmp_path / "out.mkv")
+    assert (came["seconds"][0], len(came["seconds"])) == (0, 6)
+    audio = packets(tmp_path / "out.mkv", "audio")[0]
+    wanted = [data for begin, data in packets(source, "audio")[0] if Fraction(1, 2) <= begin < Fraction(3, 4)]
+    assert [data for _, data in audio] == wanted
+    assert 0 <= audio[0][0] < Fraction(3, 100)
+
+
+def test_the_output_has_the_size_that_was_asked_for_and_its_pixels_the_right_shape(
+    make: Any, upscale: Any, tmp_path: Path
+) -> None:
+    source = make("in.mkv", *VIDEO, "-vf", "setsar=4/3", *H264)
+    for choices, size in (({"scale": 2.0}, (192, 128)), ({"height": 100}, (150, 100)), ({"width": 120}, (120, 80))):
+        upscale(source, tmp_path / f"{size}.mkv", stop="0.1", **choices)
+        came = described(tmp_path / f"{size}.mkv")
+        assert (came["size"], came["sar"]) == (size, Fraction(4, 3))
+    upscale(source, tmp_path / "square.mkv", stop="0.1", width=96, height=96)
+    assert described(tmp_path / "square.mkv")["sar"] == 2
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "ffv1", "prores_ks"])
+def test_every_usual_encoder_can_be_chosen(make: Any, upscale: Any, tmp_path: Path, codec: str) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    upscale(source, tmp_path / "out.mkv", codec=codec, stop="0.3", segment_frames=1)
+    came = described(tmp_path / "out.mkv")
+    assert (came["size"], len(came["seconds"])) == ((384, 256), 8)
+
+
+@pytest.mark.parametrize(
+    ("make_source", "name", "said"),
+    [
+        (None, "out.mkv", "there is no file"),
+        ([*AUDIO, "-c:a", "aac"], "out.mkv", "has no video"),
+        ([*VIDEO, *H264], "out.xyz", "outputs are .mkv"),
+        ([*VIDEO, *H264], "nowhere/out.mkv", "there is no folder"),
+        ([*VIDEO, *H264], "in.mkv", "is the source itself"),
+        ([*VIDEO, "-vf", "interlace,fieldorder=tff", *H264, "-flags", "+ilme+ildct"], "out.mkv", "is interlaced"),
+    ],
+)
+def test_what_cannot_be_upscaled_ends_in_one_line(
+    make: Any, upscale: Any, tmp_path: Path, make_source: list[str] | None, name: str, said: str
+) -> None:
+    source = make("in.mkv", *make_source) if make_source else tmp_path / "in.mkv"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=said) as caught:
+        upscale(source, tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert [path for path in sorted(tmp_path.iterdir()) if path not in before and path.suffix != ".rbvsr"] == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"codec": "libnothing"}, "there is no encoder 'libnothing'"),
+        ({"codec": "aac"}, "not video"),
+        ({"preset": "sluggish"}, "does not take preset=sluggish|does not take .*sluggish"),
+        ({"start": "1:2:3:4"}, "--start takes seconds"),
+        ({"start": "5"}, "no frame lies between"),
+        ({"deinterlace": "yadif"}, "--deinterlace takes bwdif"),
+    ],
+)
+def test_wrong_choices_end_in_one_line(
+    make: Any, upscale: Any, tmp_path: Path, choices: dict[str, str], said: str
+) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    with pytest.raises(UserError, match=said) as caught:
+        upscale(source, tmp_path / "out.mkv", **choices)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.mkv").exists()
