@@ -40,7 +40,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         av.open(str(source)) as original,
         av.open(str(path), "w", format=_muxer(suffix), options=options) as out,
     ):
-        # opaque: by the stream's parameters alone; else PyAV looks for an encoder by the decoder's name (AV1: libdav1d).
+        # opaque: by the parameters alone; else PyAV looks for an encoder of the name of the decoder (libdav1d).
         video = out.add_stream_from_template(first.streams.video[0], opaque=True)
         video.time_base = timeline.time_base
         _describe(original, video, out)
