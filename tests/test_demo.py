@@ -14,7 +14,10 @@ import pytest
 from conftest import ROOT, TIMEOUT_SECONDS, MakeClip
 from PIL import Image
 
-from scripts import demo
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import demo
+import encode
 
 DEMO = ROOT / "scripts" / "demo.py"
 MAX_SECONDS_TO_END = 20
@@ -262,12 +265,12 @@ def processes_that_name(folder: Path) -> list[str]:
     ],
 )
 def test_the_first_to_fail_is_blamed(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str, words: str) -> None:
-    with pytest.raises(demo.DemoError, match=words):
-        demo.check(codes, vspipe_said, ffmpeg_said)
+    with pytest.raises(encode.EncodeError, match=words):
+        encode.check(codes, vspipe_said, ffmpeg_said)
 
 
 def test_nobody_is_blamed_for_success() -> None:
-    demo.check((0, 0), "Output 3 frames in 0.1 seconds", "")
+    encode.check((0, 0), "Output 3 frames in 0.1 seconds", "")
 
 
 def test_a_shortened_timeline_ends_where_the_next_frame_began() -> None:
