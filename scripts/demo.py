@@ -3,9 +3,9 @@
     python scripts/demo.py                                          a low-quality clip is made first
     python scripts/demo.py --input in.mp4 --frames 48 --out demo
 
-Leaves OUT/NAME_x4.mp4 (or .mkv) with the input's number of frames, time stamps, colours and audio, and OUT/NAME_x4.png:
-a frame enlarged by bicubic interpolation beside the same frame upscaled. Nothing half-written stays behind. What the
-pipe cannot carry is encode.py's affair.
+Leaves OUT/NAME_x4.mp4 (or .mkv) with the input's frames, times, colours, audio and the rest, and OUT/NAME_x4.png:
+a frame enlarged by bicubic interpolation beside the same frame upscaled. Nothing half-written stays behind. With
+--frames the times begin at 0. What the pipe cannot carry is encode.py's affair.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -28,18 +27,18 @@ from encode import (
     ENCODER,
     MAX_ERROR_LENGTH,
     EncodeError,
-    Timeline,
     configured_environment,
     interrupt_once,
-    mux,
-    nominal_rate,
     pipe,
     print_warning,
 )
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data
 
-from vsrealbasicvsr.errors import printable, shown_path
+from vsrealbasicvsr.app.joining import join
+from vsrealbasicvsr.app.source import Source, open_source
+from vsrealbasicvsr.app.timeline import Timeline
+from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 SCALE = 4
 SCRIPT = Path(__file__).with_name("upscale.vpy")
@@ -91,45 +90,10 @@ def make_sample(path: Path) -> None:
         file.mux(stream.encode())
 
 
-def open_clip(path: Path, index_folder: Path) -> tuple[vs.VideoNode, Timeline]:
-    """The frames of a video file and their time stamps, as the script will see them. Raises EncodeError."""
-    logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # it warns of the return values that are asked for here
-    source = partial(vs.core.bs.VideoSource, str(path), cachepath=str(index_folder), showprogress=False)
-    try:
-        opened = source(exporttimestamps=True)
-    except vs.Error as error:
-        raise EncodeError(f"{path} is not a video that can be read ({error})") from None
-    clip, pts = opened["clip"], opened["timestamps"]
-    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
-    if not clip.width or clip.format is None:
-        raise EncodeError(f"{path} changes its size or format on the way. Convert it to one size first.")
-    pts = [pts] if isinstance(pts, int) else list(pts)
-    if len(pts) != clip.num_frames or any(before >= after for before, after in pairwise(pts)):
-        time_base = 1 / clip.fps  # no usable time stamps in the file: the frame rate must do
-        pts = list(range(clip.num_frames))
-    frame_duration = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (clip.fps * time_base)))
-    end = pts[-1] + (last_duration(path, pts[-1], time_base) or frame_duration)
-    return clip, Timeline(pts=tuple(pts), end=end, time_base=time_base)
-
-
-def last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
-    """How long the last frame is shown, in units of time_base, where the file says so."""
-    with av.open(str(path)) as file:
-        durations = {packet.pts: packet.duration for packet in file.demux(video=0) if packet.time_base == time_base}
-    return durations.get(last_pts) or None
-
-
-def shortened(timeline: Timeline, num_frames: int) -> Timeline:
-    """The first `num_frames` frames."""
-    if num_frames >= len(timeline.pts):
-        return timeline
-    return Timeline(pts=timeline.pts[:num_frames], end=timeline.pts[num_frames], time_base=timeline.time_base)
-
-
 # ---- vspipe | ffmpeg -------------------------------------------------------------------------------------------------
 
 
-def upscale(source: Path, clip: vs.VideoNode, timeline: Timeline, options: Mapping[str, str], folder: Path) -> Path:
+def upscale(source: Path, timeline: Timeline, options: Mapping[str, str], folder: Path) -> Path:
     """Pipe the frames through vspipe and ffmpeg; they come out encoded, in a file in `folder`. Raises EncodeError."""
     encoded = folder / "encoded.mkv"
     environment = configured_environment(folder) | {"XDG_CACHE_HOME": str(folder)}  # nothing is written outside of it
@@ -137,7 +101,7 @@ def upscale(source: Path, clip: vs.VideoNode, timeline: Timeline, options: Mappi
         SCRIPT,
         {"source": str(source.resolve()), "frames": str(len(timeline.pts)), **options},
         encoded,
-        rate=lambda output: nominal_rate(output.rate, timeline.mean_rate()),
+        rate=lambda output: timeline.nominal_rate(output.rate),
         encoder_options=ENCODER,
         environment=environment,
         warn=partial(print_warning, "demo"),
@@ -161,12 +125,16 @@ def result_suffix(source: Path) -> str:
     return ".mp4" if codecs <= MP4_AUDIO_CODECS else ".mkv"
 
 
-def check_result(clip: vs.VideoNode, found: Timeline, wanted: Timeline, suffix: str) -> None:
-    """Raise EncodeError unless the result has the wanted frames at the wanted times (Matroska counts milliseconds)."""
-    if clip.num_frames != len(wanted.pts):
-        raise EncodeError(f"the result has {clip.num_frames} frames, the source has {len(wanted.pts)}")
-    tolerance_seconds = Fraction(1, 1000) if suffix == ".mkv" else 0
-    for n, (has, should) in enumerate(zip(found.seconds(), wanted.seconds(), strict=True)):
+def check_result(made: Source, wanted: Timeline, *, shift: Fraction) -> None:
+    """Raise EncodeError unless the result has the wanted frames, `shift` seconds before the wanted times (Matroska
+    counts milliseconds).
+    """
+    found = made.timeline
+    if len(found.pts) != len(wanted.pts):
+        raise EncodeError(f"the result has {len(found.pts)} frames, the source has {len(wanted.pts)}")
+    tolerance_seconds = Fraction(1, 1000) if made.path.suffix == ".mkv" else 0
+    for n, (found_pts, wanted_pts) in enumerate(zip(found.pts, wanted.pts, strict=True)):
+        has, should = found_pts * found.time_base, wanted_pts * wanted.time_base - shift
         if abs(has - should) > tolerance_seconds:
             raise EncodeError(f"frame {n} of the result is shown at {float(has):.6f} s, not at {float(should):.6f} s")
 
@@ -200,27 +168,30 @@ def picture(clip: vs.VideoNode, n: int, *, size: tuple[int, int]) -> Image.Image
 
 
 def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping[str, str]) -> str:
-    """Run the whole of it; a line that says what came out. Raises EncodeError."""
+    """Run the whole of it; a line that says what came out. Raises UserError."""
     with folder_in(out) as folder:  # everything is made in here, and moved to `out` when it is whole
         if source is None:
             source = out / "sample.mp4"
             make_sample(folder / source.name)
             (folder / source.name).replace(source)
-        clip, timeline = open_clip(source, folder / "bsindex")
+        opened = open_source(source, folder / "bsindex")
+        clip = opened.clip
         num_frames = min(frames or clip.num_frames, clip.num_frames)
-        wanted = shortened(timeline, num_frames)
+        wanted = opened.timeline.cut(0, num_frames)
 
         start = time.perf_counter()
-        encoded = upscale(source, clip, wanted, options, folder)
+        encoded = upscale(source, wanted, options, folder)
         seconds = time.perf_counter() - start
 
         video = folder / f"{source.stem}_x4{result_suffix(source)}"
         try:
-            mux(encoded, source, wanted, video, whole=num_frames == clip.num_frames)
+            whole = num_frames == clip.num_frames
+            join([encoded], source, wanted, video, suffix=video.suffix, whole=whole)
         except av.FFmpegError as error:
             raise EncodeError(f"{video.name} could not be written with the audio of {source.name} ({error})") from error
-        result, found = open_clip(video, folder / "result")
-        check_result(result, found, wanted, video.suffix)
+        made = open_source(video, folder / "result")
+        check_result(made, wanted, shift=Fraction(0) if whole else wanted.start_seconds)
+        result = made.clip
         image = folder / f"{source.stem}_x4.png"
         side_by_side(clip, result, num_frames // 2).save(image)
         for file in (video, image):
@@ -273,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse_arguments(arguments)
     signal.signal(signal.SIGINT, interrupt_once)
     signal.signal(signal.SIGTERM, interrupt_once)
+    logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # it warns of what BestSource is asked to return
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
     if "model" in options and options["model"] != "default":
         options["model"] = str(Path(options["model"]).resolve())  # vspipe looks for files beside the script
@@ -283,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise EncodeError(f"--frames must be at least 1, got {given.frames}")
         check_numbers(options)
         print(demo(given.input, given.out, frames=given.frames, options=options))
-    except EncodeError as error:
+    except UserError as error:
         print(f"demo: {printable(str(error), MAX_ERROR_LENGTH)}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a result that is a folder

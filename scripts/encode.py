@@ -3,13 +3,12 @@
     python scripts/encode.py upscale.vpy in.mkv out.mkv [--arg name=value ...] [-- FFMPEG OPTIONS]
 
 Runs `vspipe -c y4m upscale.vpy - | ffmpeg`, tells ffmpeg what the first frame says of itself, for y4m carries none of
-that, and then gives each encoded frame its time and adds the audio of in.mkv. The script finds in.mkv in the variable
-`source`, the others by their names. The result is progressive; rbvsr.Upscale warns of interlaced frames. Nothing
-half-written stays behind.
+that, and then gives each encoded frame its time and adds what else is in in.mkv: audio, subtitles, chapters. The script
+finds in.mkv in the variable `source`, the others by their names. The result is progressive; rbvsr.Upscale warns of
+interlaced frames. Nothing half-written stays behind. For a file without a script of your own: `rbvsr upscale`.
 """
 
 import argparse
-import heapq
 import importlib.util
 import json
 import math
@@ -28,12 +27,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Self
 
 import av
 
+from vsrealbasicvsr.app.joining import count_frames, join
+from vsrealbasicvsr.app.rendering import hdr_words
+from vsrealbasicvsr.app.source import check_readable
+from vsrealbasicvsr.app.timeline import MAX_RATE_DEVIATION, Timeline
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 try:
@@ -47,7 +49,6 @@ OWN_OPTIONS = frozenset({"-vf", "-filter:v", "-filter_complex", "-lavfi", "-i", 
 """Options of ffmpeg that would undo what is done here."""
 SUFFIXES = frozenset({".mkv", ".mp4", ".m4v", ".mov"})
 MAX_ERROR_LENGTH = 1000
-MAX_RATE_DEVIATION = 0.02
 MAX_DRIFT_SECONDS = Fraction(1, 10)
 """By how much the last frame may begin earlier or later than the source's before a warning is given."""
 MAX_TICKS_PER_SECOND = 1_000_000
@@ -57,11 +58,11 @@ PROGRESS = re.compile(rb"Frame: (\d+)/\d+")
 SUMMARY = re.compile(r"Output \d+ frames? in ")
 REASON = re.compile(r"^(?:Python exception|Error): (.+)$", re.MULTILINE)
 
-HDR_PARAMETERS = {
-    "libx264": ("-x264-params", "mastering-display", "cll"),
-    "libx265": ("-x265-params", "master-display", "max-cll"),
+HDR_PARAMETERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "libx264": ("-x264-params", {"master-display": "mastering-display", "max-cll": "cll"}),
+    "libx265": ("-x265-params", {}),
 }
-"""The encoders that can be told, by which option, and what they call the mastering display and the light level."""
+"""The encoders that can be told of HDR, by which option, and what they call otherwise than x265 does."""
 NO_HDR_METADATA = (
     "the mastering display and the light level of this HDR video are left out: only libx264 and libx265 can be told"
 )
@@ -74,31 +75,6 @@ class EncodeError(UserError):
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
-    """When each frame is shown: `pts` and the end of the last frame, in units of `time_base` seconds."""
-
-    pts: tuple[int, ...]
-    end: int
-    time_base: Fraction
-
-    def seconds(self) -> list[Fraction]:
-        """When each frame begins to be shown."""
-        return [pts * self.time_base for pts in self.pts]
-
-    def durations(self) -> list[int]:
-        """How long each frame is shown, in units of `time_base`."""
-        return [after - pts for pts, after in pairwise((*self.pts, self.end))]
-
-    def length_seconds(self) -> Fraction:
-        """From the first frame's beginning to the last one's end."""
-        return (self.end - self.pts[0]) * self.time_base
-
-    def mean_rate(self) -> Fraction:
-        """Frames per second."""
-        return len(self.pts) / self.length_seconds()
 
 
 def timeline_of(
@@ -135,18 +111,16 @@ class SourceTimes:
 
 
 def source_times(path: Path) -> SourceTimes:
-    """The times of a file's video. Raises EncodeError if it has none that can be read."""
-    try:
-        with av.open(str(path)) as file:
-            if not file.streams.video:
-                raise EncodeError(f"{shown_path(path)} has no video")
-            times = [
-                (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
-                for packet in file.demux(video=0)
-                if packet.pts is not None and packet.time_base is not None
-            ]
-    except (av.FFmpegError, OSError) as error:
-        raise EncodeError(f"{shown_path(path)} is not a video that can be read ({error.strerror})") from None
+    """The times of a file's video. Raises UserError if it has none that can be read."""
+    check_readable(path)
+    with av.open(str(path)) as file:
+        cover = av.stream.Disposition.attached_pic
+        stream = next(stream for stream in file.streams.video if not stream.disposition & cover)
+        times = [
+            (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+            for packet in file.demux(stream)
+            if packet.pts is not None and packet.time_base is not None
+        ]
     if not times:  # as in .avi files: the frames' durations must do
         return SourceTimes(first=Fraction(0), last=Fraction(0), last_duration=None)
     last, duration = max(times)
@@ -197,53 +171,25 @@ def frame_options(props: Mapping[str, Any], encoder_options: Sequence[str]) -> l
     location = props.get("_ChromaLocation")
     if isinstance(location, int) and 0 <= location < len(_CHROMA_LOCATIONS):
         options += ["-chroma_sample_location", _CHROMA_LOCATIONS[location]]
-    return options + with_hdr_metadata(encoder_options, *hdr_metadata(props))
+    return options + with_hdr_metadata(encoder_options, hdr_words(props))
 
 
-def hdr_metadata(props: Mapping[str, Any]) -> tuple[str, str]:
-    """The mastering display (SMPTE ST 2086) and the content's light level (CTA-861.3) as x264 and x265 write them.
+def with_hdr_metadata(encoder_options: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """The options with mastering display and light level among the encoder's own parameters, unless named there.
 
-    By the properties that BestSource sets; empty where there are none.
+    words: as x265 has them, see `hdr_words`.
     """
-    points = {
-        name: (_number_at(props, "MasteringDisplayPrimariesX", n), _number_at(props, "MasteringDisplayPrimariesY", n))
-        for n, name in enumerate("RGB")
-    }
-    points["WP"] = _number_at(props, "MasteringDisplayWhitePointX"), _number_at(props, "MasteringDisplayWhitePointY")
-    luminance = [_number_at(props, f"MasteringDisplay{end}Luminance") for end in ("Max", "Min")]
-    display = ""
-    if not any(map(math.isnan, [*luminance, *(number for point in points.values() for number in point)])):
-        # Green first; chromaticities in steps of 0.00002, luminance in steps of 0.0001 cd/m².
-        for name in ("G", "B", "R", "WP"):
-            x, y = points[name]
-            display += f"{name}({x * 50_000:.0f},{y * 50_000:.0f})"
-        display += f"L({luminance[0] * 10_000:.0f},{luminance[1] * 10_000:.0f})"
-    light = [_number_at(props, f"ContentLightLevel{kind}") for kind in ("Max", "Average")]
-    return display, "" if any(map(math.isnan, light)) else f"{light[0]:.0f},{light[1]:.0f}"
-
-
-def with_hdr_metadata(encoder_options: Sequence[str], display: str, light: str) -> list[str]:
-    """The options with what `hdr_metadata` found among the encoder's own parameters, unless those name it already."""
     options = list(encoder_options)
-    for encoder, (option, display_name, light_name) in HDR_PARAMETERS.items():
-        if encoder not in options:
+    for encoder, (option, names) in HDR_PARAMETERS.items():
+        if encoder not in options or not words:
             continue
         if option not in options[:-1]:
             options += [option, ""]
         at = options.index(option) + 1
-        found = {display_name: display, light_name: light}
-        more = [f"{name}={text}" for name, text in found.items() if text and f"{name}=" not in options[at]]
+        found = {names.get(name, name): text for name, text in words.items()}
+        more = [f"{name}={text}" for name, text in found.items() if f"{name}=" not in options[at]]
         options[at] = ":".join([*filter(None, [options[at]]), *more])
-        if not options[at]:
-            del options[at - 1 : at + 1]
     return options
-
-
-def _number_at(props: Mapping[str, Any], name: str, n: int = 0) -> float:
-    """The n-th number of a property, NaN if there is none."""
-    values = props.get(name, [])
-    values = values if isinstance(values, list) else [values]
-    return float(values[n]) if n < len(values) else math.nan
 
 
 # ---- vspipe | ffmpeg -------------------------------------------------------------------------------------------------
@@ -321,7 +267,7 @@ def pipe(
         if output is None:
             check((producer.wait(), 0), said.join(), "")
             raise EncodeError(f"vspipe ended without a frame: {reason(said.join())}")
-        if any(hdr_metadata(output.props)) and not HDR_PARAMETERS.keys() & set(encoder_options):
+        if hdr_words(output.props) and not HDR_PARAMETERS.keys() & set(encoder_options):
             warn(NO_HDR_METADATA)
         ffmpeg = [str(find_ffmpeg()), "-nostdin", "-v", "error"]
         ffmpeg += ["-f", "yuv4mpegpipe", "-r", str(rate(output)), "-i", "-"]
@@ -450,75 +396,6 @@ def reason(said: str) -> str:
     return " | ".join(lines[-1 if "Traceback" in said else -3 :]) or "it said nothing"
 
 
-# ---- the file --------------------------------------------------------------------------------------------------------
-
-
-def mux(encoded: Path, source: Path, timeline: Timeline, path: Path, *, whole: bool = True) -> None:
-    """Write `path`: the encoded frames at the times of `timeline`, and the audio of `source` as it is.
-
-    encoded: its frames at any times, in order. whole: all of the audio; else only what begins before the last frame
-    ends. Raises av.FFmpegError if the container does not take the audio or the video, and EncodeError if the
-    timeline has not as many frames.
-    """
-    options = {} if path.suffix == ".mkv" else {"movie_timescale": str(timeline.time_base.denominator)}
-    end = timeline.end * timeline.time_base
-    stamps = decoding_order(encoded, timeline)
-    with (
-        av.open(str(encoded)) as video,
-        av.open(str(source)) as original,
-        av.open(str(path), "w", options=options) as out,
-    ):
-        video_stream = out.add_stream_from_template(video.streams.video[0])
-        video_stream.time_base = timeline.time_base
-        audio_streams = {}
-        for stream in original.streams.audio:
-            audio_streams[stream.index] = out.add_stream_from_template(stream)
-            audio_streams[stream.index].metadata.update(stream.metadata)
-
-        def video_packets() -> Iterator[Any]:
-            packets = (packet for packet in video.demux(video=0) if packet.size)
-            for packet, (pts, dts, duration) in zip(packets, stamps, strict=True):
-                packet.stream, packet.time_base = video_stream, timeline.time_base
-                packet.pts, packet.dts, packet.duration = pts, dts, duration
-                yield packet
-
-        def audio_packets() -> Iterator[Any]:
-            for packet in original.demux(list(original.streams.audio)) if audio_streams else ():
-                if packet.size and (whole or begin(packet) < end):
-                    packet.stream = audio_streams[packet.stream_index]
-                    yield packet
-
-        for packet in heapq.merge(video_packets(), audio_packets(), key=begin):
-            out.mux(packet)
-
-
-def decoding_order(encoded: Path, timeline: Timeline) -> list[tuple[int, int, int]]:
-    """(pts, dts, duration) of each packet of `encoded`, as they come, so that its frames are shown at these times.
-
-    Packets come in the order of decoding. Where that is not the order of the frames, decoding begins as many frames
-    earlier as the one that has to wait longest.
-    """
-    with av.open(str(encoded)) as video:
-        shown = [packet.pts or 0 for packet in video.demux(video=0) if packet.size]
-    if len(shown) != len(timeline.pts):
-        raise EncodeError(
-            f"ffmpeg wrote {len(shown)} packets for {len(timeline.pts)} frames. Leave out the option that drops some"
-        )
-    rank = {pts: n for n, pts in enumerate(sorted(shown))}
-    frames = [rank[pts] for pts in shown]
-    delay = max((k - frame for k, frame in enumerate(frames)), default=0)
-    durations = timeline.durations()
-    before = [timeline.pts[0] - (delay - k) * durations[0] for k in range(delay)]
-    decoded = [*before, *timeline.pts]
-    return [(timeline.pts[frame], decoded[k], durations[frame]) for k, frame in enumerate(frames)]
-
-
-def begin(packet: Any) -> Fraction:
-    """When a packet is due, in seconds."""
-    ticks = packet.dts if packet.dts is not None else packet.pts
-    return (ticks or 0) * Fraction(packet.time_base)
-
-
 # ---- all together ----------------------------------------------------------------------------------------------------
 
 
@@ -533,7 +410,7 @@ def encode(
 ) -> str:
     """Encode what the script makes of the source into `path`, which is whole or not there. Returns a line about it.
 
-    Raises EncodeError.
+    Raises UserError.
     """
     times = source_times(source)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as name:
@@ -556,18 +433,22 @@ def encode(
         timeline = timeline_of(
             durations, rate=rate(output), start_seconds=times.first, last_seconds=times.last_duration
         )
-        last = timeline.seconds()[-1]
+        last = timeline.pts[-1] * timeline.time_base
         if times.last and abs(last - times.last) > MAX_DRIFT_SECONDS:
             warn(
                 f"the last frame begins at {float(last):.2f} s, that of {shown_path(source)} at "
                 f"{float(times.last):.2f} s: the audio may not fit"
             )
+        if (count := count_frames(encoded)) != output.num_frames:
+            raise EncodeError(
+                f"ffmpeg wrote {count} packets for {output.num_frames} frames. Leave out the option that drops some"
+            )
         try:
-            mux(encoded, source, timeline, made)
+            join([encoded], source, timeline, made, suffix=path.suffix, whole=True)
         except av.FFmpegError as error:
             raise EncodeError(
-                f"{shown_path(path)} could not be written with the audio of {shown_path(source)} ({error}). "
-                "A file that ends in .mkv takes any"
+                f"{shown_path(path)} could not be written with what belongs to {shown_path(source)} ({error}). "
+                "A file that ends in .mkv takes more"
             ) from error
         made.replace(path)
     return f"{output.num_frames} frames of {output.width}x{output.height}: {shown_path(path)}"
@@ -640,7 +521,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warn=partial(print_warning, "encode"),
             )
         )
-    except EncodeError as error:
+    except UserError as error:
         print(f"encode: {printable(str(error), MAX_ERROR_LENGTH)}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder that is not the user's

@@ -244,15 +244,14 @@ def test_what_a_frame_leaves_open_stays_open() -> None:
 
 
 def test_hdr_metadata_goes_among_the_parameters_that_the_user_gave() -> None:
-    add = encode.with_hdr_metadata
-    assert add(["-c:v", "libx265"], "G(1,2)", "9,8") == [
-        "-c:v", "libx265", "-x265-params", "master-display=G(1,2):max-cll=9,8",
-    ]  # fmt: skip
+    add, words = encode.with_hdr_metadata, {"master-display": "G(1,2)", "max-cll": "9,8"}
+    assert add(["-c:v", "libx265"], words)[2:] == ["-x265-params", "master-display=G(1,2):max-cll=9,8"]
+    assert add(["-c:v", "libx264"], words)[2:] == ["-x264-params", "mastering-display=G(1,2):cll=9,8"]
     given = ["-c:v", "libx265", "-x265-params", "aq-mode=3:max-cll=7,7", "-crf", "18"]
-    assert add(given, "G(1,2)", "9,8")[3] == "aq-mode=3:max-cll=7,7:master-display=G(1,2)"
+    assert add(given, words)[3] == "aq-mode=3:max-cll=7,7:master-display=G(1,2)"
     for untouched in (["-c:v", "libx265"], ["-c:v", "libx264", "-x264-params", "me=dia"]):
-        assert add(untouched, "", "") == untouched
-    assert add(["-c:v", "ffv1"], "G(1,2)", "9,8") == ["-c:v", "ffv1"]
+        assert add(untouched, {}) == untouched
+    assert add(["-c:v", "ffv1"], words) == ["-c:v", "ffv1"]
 
 
 def test_frames_are_shown_as_long_as_they_say_and_the_others_as_long_as_is_likely() -> None:
@@ -262,7 +261,7 @@ def test_frames_are_shown_as_long_as_they_say_and_the_others_as_long_as_is_likel
     open_end = [Fraction(1, 25), Fraction(2, 25), None]
     for last_seconds, end in ((None, Fraction(5, 25)), (Fraction(1, 25), Fraction(4, 25))):
         made = encode.timeline_of(open_end, rate=Fraction(25), start_seconds=Fraction(1), last_seconds=last_seconds)
-        assert made.seconds() == [1, 1 + Fraction(1, 25), 1 + Fraction(3, 25)]
+        assert [pts * made.time_base for pts in made.pts] == [1, 1 + Fraction(1, 25), 1 + Fraction(3, 25)]
         assert made.end * made.time_base == 1 + end
     odd = encode.timeline_of([Fraction(1, 999_983), Fraction(1, 10_007)], rate=Fraction(25), start_seconds=Fraction(0))
     assert odd.time_base == Fraction(1, encode.MAX_TICKS_PER_SECOND)
