@@ -5,6 +5,7 @@ import inspect
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 import vapoursynth as vs
 from conftest import ROOT, TIMEOUT_SECONDS
 
-from scripts import demo
 from vsrealbasicvsr.filter import entry
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import demo
 
 SCRIPT = ROOT / "scripts" / "upscale.vpy"
 STUB = ROOT / "vsrealbasicvsr" / "plugin" / "rbvsr.pyi"

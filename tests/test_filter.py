@@ -89,10 +89,89 @@ def test_every_frame_property_comes_out_as_it_went_in(core, tiny_model, format_i
         assert dict(frame.props) == dict(clip.get_frame(n).props)
 
 
-@pytest.mark.parametrize("format_id", [vs.GRAY8, vs.RGB24, vs.YUV420P8])
-def test_a_frame_without_properties_gets_none(core, tiny_model, format_id):
+@pytest.mark.parametrize(("format_id", "assumed"), [
+    (vs.GRAY8, {"_Matrix": 6, "_Range": 0}),
+    (vs.RGB24, {}),
+    (vs.YUV444P8, {"_Matrix": 6, "_Range": 0}),
+    (vs.YUV420P8, {"_Matrix": 6, "_Range": 0, "_ChromaLocation": 0}),
+])  # fmt: skip
+def test_a_frame_without_properties_gets_none_but_the_colours_that_were_assumed(core, tiny_model, format_id, assumed):
     clip = as_format(core, format_id, num_frames=1).std.RemoveFrameProps()
-    assert dict(clip.rbvsr.Upscale(model=tiny_model).get_frame(0).props) == {}
+    assert dict(clip.rbvsr.Upscale(model=tiny_model).get_frame(0).props) == assumed
+
+
+@pytest.mark.parametrize("props", [{}, {"_Matrix": 2}])
+@pytest.mark.parametrize(("height", "matrix"), [(144, vs.MATRIX_ST170_M), (578, vs.MATRIX_BT709)])
+def test_the_matrix_that_was_assumed_is_the_one_that_is_shown(core, tiny_model, height, matrix, props):
+    clip = photograph(core, width=16, height=288, num_frames=1).resize.Point(16, height)
+    clip = clip.resize.Bicubic(format=vs.YUV444P16, matrix=matrix)
+    unnamed = clip.std.RemoveFrameProps("_Matrix").std.SetFrameProps(_Primaries=1, _Transfer=6, **props)
+    arguments = {"model": tiny_model, "length": 1, "overlap": 0}
+    out = unnamed.rbvsr.Upscale(**arguments)
+    named = dict(out.get_frame(0).props)
+    assert (named["_Matrix"], named["_Primaries"], named["_Transfer"]) == (matrix, 1, 6)
+    shown = [one.resize.Bicubic(format=vs.RGB48) for one in (out, clip.rbvsr.Upscale(**arguments))]
+    assert digests(shown[0].std.RemoveFrameProps()) == digests(shown[1].std.RemoveFrameProps())
+
+
+def log_of(core, clip) -> list[str]:
+    """What is said while a clip that `clip()` makes is computed."""
+    lines: list[str] = []
+    handle = core.add_log_handler(lambda kind, text: lines.append(text))
+    try:
+        list(clip().frames())
+    finally:
+        core.remove_log_handler(handle)
+    return lines
+
+
+def test_the_log_says_once_what_was_assumed_of_the_colours(core, tiny_model):
+    unnamed = as_format(core, vs.YUV420P8).std.RemoveFrameProps()
+    mixed = unnamed[:2] + unnamed[2:].std.SetFrameProps(_Matrix=2)
+    said = [line for line in log_of(core, lambda: mixed.rbvsr.Upscale(model=tiny_model)) if "ssumed" in line]
+    assert said == [
+        "rbvsr.Upscale: frame 0 does not name all of its colours. Assumed and written to the upscaled frames: "
+        "_Matrix=6 (BT.601, by its height of 576 at most), _Range=0 (limited), _ChromaLocation=0 (left). "
+        "If that is wrong, name them before: std.SetFrameProps."
+    ]
+    named = unnamed.std.SetFrameProps(_Matrix=6, _Range=1, _ChromaLocation=1)
+    rgb = photograph(core).std.RemoveFrameProps()
+    for clip in (named, rgb):
+        assert not [line for line in log_of(core, lambda: clip.rbvsr.Upscale(model=tiny_model)) if "ssumed" in line]  # noqa: B023
+
+
+@pytest.mark.parametrize(("format_id", "alpha_id"), [
+    (vs.YUV420P8, vs.GRAY8), (vs.YUV444P10, vs.GRAY10), (vs.RGB48, vs.GRAY16), (vs.RGBS, vs.GRAYS), (vs.RGBH, vs.GRAYH),
+])  # fmt: skip
+def test_an_alpha_plane_is_enlarged_with_its_frame(core, tiny_model, format_id, alpha_id):
+    clip = as_format(core, format_id)
+    alpha = photograph(core, name="astronaut").std.ShufflePlanes(1, vs.GRAY).std.SetFrameProps(_Matrix=6, _Range=1)
+    alpha = alpha.resize.Bicubic(format=alpha_id)
+    out = clip.std.ClipToProp(alpha).rbvsr.Upscale(model=tiny_model, length=4, overlap=1)
+    planes = out.std.PropToClip()
+    out.set_output(7, alpha=planes)
+    vs.clear_output(7)
+    assert (planes.format.id, planes.width, planes.height) == (alpha_id, 256, 192)
+    expected = alpha.resize.Lanczos(256, 192)
+    if expected.format.sample_type == vs.FLOAT:
+        expected = expected.std.Limiter(0, 1)
+    frames = [out.get_frame(n).props["_Alpha"] for n in (5, 0, 1, 3, 2, 4, 5)]
+    assert [digest(frame) for frame in frames] == [digests(expected)[n] for n in (5, 0, 1, 3, 2, 4, 5)]
+    assert frames[0].props["_Range"] == vs.RANGE_FULL
+    assert digests(out) == digests(clip.rbvsr.Upscale(model=tiny_model, length=4, overlap=1))
+
+
+def test_alpha_planes_may_come_and_go_change_their_kind_and_be_interlaced_by_name(core, tiny_model):
+    clip = as_format(core, vs.YUV420P8)
+    small = core.std.BlankClip(clip, format=vs.GRAY8, width=20, height=30, color=[200])
+    deep = core.std.BlankClip(clip, format=vs.GRAY16, color=[50_000]).std.SetFrameProps(_FieldBased=2, _Matrix=0)
+    mixed = clip[:2] + clip[2:4].std.ClipToProp(small[:2]) + clip[4:].std.ClipToProp(deep[:2])
+    frames = list(mixed.rbvsr.Upscale(model=tiny_model, scene_cuts="off").frames())
+    assert all("_Alpha" not in frame.props for frame in frames[:2])
+    for frame, value in zip(frames[2:], (200, 200, 50_000, 50_000), strict=True):
+        plane = np.asarray(frame.props["_Alpha"][0])
+        assert plane.shape == (192, 256)
+        assert (plane == value).all()
 
 
 def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
@@ -117,8 +196,10 @@ def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
 def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kept(core, tiny_model, format_id, props):
     clip = as_format(core, format_id, num_frames=1).std.RemoveFrameProps()
     out = clip.std.SetFrameProps(**props).rbvsr.Upscale(model=tiny_model).get_frame(0)
-    assert dict(out.props) == props
-    assert digest(out) == digest(clip.rbvsr.Upscale(model=tiny_model).get_frame(0))
+    usual = clip.rbvsr.Upscale(model=tiny_model).get_frame(0)
+    is_assumed = props == {"_Matrix": 2} and format_id != vs.RGB24
+    assert dict(out.props) == dict(usual.props) | ({} if is_assumed else props)
+    assert digest(out) == digest(usual)
 
 
 def test_the_luma_of_an_rgb_clip_can_be_upscaled(core, tiny_model):

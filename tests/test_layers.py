@@ -50,6 +50,7 @@ ROOMS = {
         "training/degradations/codecs.py",
         "scripts/benchmark_input.py",
         "scripts/demo.py",
+        "scripts/encode.py",
         "scripts/measure_scenes.py",
         "scripts/measure_windows.py",
     ],

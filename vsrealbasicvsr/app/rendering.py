@@ -110,11 +110,11 @@ def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode) -> Tags:
         color_primaries=int(props.get("_Primaries", 2)),
         color_trc=int(props.get("_Transfer", 2)),
         chroma_location=props.get("_ChromaLocation"),
-        hdr=_hdr(props),
+        hdr=hdr_words(props),
     )
 
 
-def _hdr(props: Mapping[str, Any]) -> dict[str, str]:
+def hdr_words(props: Mapping[str, Any]) -> dict[str, str]:
     """Return mastering display and content light in x265's words, where the frames carry them."""
     words = {}
     names = ("MasteringDisplayPrimariesX", "MasteringDisplayPrimariesY")

@@ -42,6 +42,8 @@ def upscale(
 ) -> vs.VideoNode:
     """The clip at four times the width and height, in the same format, with the same frame properties.
 
+    Added are the colours that had to be assumed; the plane in `_Alpha` is enlarged too.
+
     theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a
     path. length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto",
     "props" or "off". device: "auto", or torch devices with commas between them; precision: "auto", "fp32", "fp16" or
