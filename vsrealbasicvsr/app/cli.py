@@ -113,6 +113,16 @@ def upscale(
         str | None, Parameter(help="i/n: render share i of n and stop; for arrays of jobs.", group=RUN)
     ] = None,
     join: Annotated[bool, Parameter(negative="", help="Join what the chunks rendered.", group=RUN)] = False,
+    cluster: Annotated[
+        str | None,
+        Parameter(
+            help="Render by Ray: auto (the cluster that runs here, or this machine's own workers), or an address.",
+            group=RUN,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, Parameter(help="Workers of the cluster. Default: one for each GPU, or each machine.", group=RUN)
+    ] = None,
     json: Annotated[
         bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
     ] = False,
@@ -171,6 +181,8 @@ def upscale(
             restart=restart,
             chunk=_parsed_chunk(chunk),
             join_only=join,
+            cluster=cluster,
+            num_workers=workers,
         )
 
 

@@ -1,10 +1,10 @@
 """Upscales one video file to another: plan, render what is missing, join, put in place."""
 
 import errno
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import vapoursynth as vs
 from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .cluster import render_on_cluster
 from .encoding import choose_encoder, to_pix_fmt
 from .job import Choices, Job, check_unchanged, identity_of, keep_identity, locked, remove_state, state_folder
 from .joining import count_frames, join
@@ -112,6 +113,8 @@ def upscale_file(
     restart: bool = False,
     chunk: tuple[int, int] | None = None,
     join_only: bool = False,
+    cluster: str | None = None,
+    num_workers: int | None = None,
 ) -> dict[str, Any]:
     """Upscale a video file, or go on where an earlier run was interrupted.
 
@@ -124,6 +127,9 @@ def upscale_file(
         restart: Discard what an earlier run left.
         chunk: (i, n): render share i of n only, 1 <= i <= n, and do not join.
         join_only: Render nothing; all segments must be there.
+        cluster: Render by the workers of the Ray cluster at this address; "auto": the one that runs here, else one
+            of this machine's own.
+        num_workers: Of the cluster; None: one for each GPU, or for each machine.
 
     Returns:
         Facts of what came out: output, frames, width, height.
@@ -144,7 +150,14 @@ def upscale_file(
                 f"{len(missing)} of {len(job.segments)} segments are not rendered yet, the first from frame"
                 f" {missing[0].first}: run the chunks that have them"
             )
-        _render_missing(job, pipeline, mine, missing, reporter)
+        total = sum(segment.num_frames for segment in mine)
+        reporter.start(total - sum(segment.num_frames for segment in missing), total)
+        reporter.phase("upscaling")
+        if cluster is None:
+            _render_missing(job, pipeline, missing, reporter)
+        else:
+            on_segment = partial(_report_segment, reporter)
+            render_on_cluster(job, missing, on_segment, address=cluster, num_workers=num_workers)
         facts = {"output": str(output), "frames": pipeline.clip.num_frames}
         facts |= {"width": pipeline.clip.width, "height": pipeline.clip.height}
         if chunk is None:
@@ -156,19 +169,19 @@ def upscale_file(
     return facts
 
 
-def _render_missing(
-    job: Job, pipeline: Pipeline, mine: list[Segment], missing: list[Segment], reporter: Reporter
-) -> None:
-    """Render the missing segments, and report each frame."""
-    total = sum(segment.num_frames for segment in mine)
-    reporter.start(total - sum(segment.num_frames for segment in missing), total)
-    reporter.phase("upscaling")
-    on_frame: Callable[[int], None] = lambda n: reporter.frame()  # noqa: E731
+def _render_missing(job: Job, pipeline: Pipeline, missing: list[Segment], reporter: Reporter) -> None:
+    """Render the missing segments here, and report each frame."""
     try:
-        for _ in render(job, pipeline, missing, on_frame):
+        for _ in render(job, pipeline, missing, on_frame=lambda n: reporter.frame()):
             check_unchanged(job)
     except OSError as error:
         raise full_disk(error, job.folder) from None
+
+
+def _report_segment(reporter: Reporter, segment: Segment) -> None:
+    """Report the frames of a segment that came from a worker."""
+    for _ in range(segment.num_frames):
+        reporter.frame()
 
 
 def full_disk(error: OSError, folder: Path) -> UserError:
