@@ -11,7 +11,7 @@ import torch
 from fake_capture import FakeCapture
 from tolerances import REGROUPED
 
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, memory
+from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, memory, thumbnail
 from vsrealbasicvsr.engine import network as torch_network
 from vsrealbasicvsr.engine.cuda import CudaNetwork
 from vsrealbasicvsr.engine.memory import Budget
@@ -564,6 +564,37 @@ def test_a_cut_told_by_the_host_parts_two_scenes_completely():
     assert not torch.equal(get(together, joined, 4, **told), get(upscaler(5, length=20), first, 4))
 
 
+@pytest.mark.parametrize(
+    ("scene_cuts", "told", "num_looked_at"),
+    [("auto", (None, None), 25), ("auto", (False, False), 0), ("props", (None, None), 0), ("off", (None, None), 0)],
+)
+def test_a_source_frame_is_copied_once_and_looked_at_only_where_it_does_not_say_where_scenes_end(
+    monkeypatch, scene_cuts, told, num_looked_at
+):
+    frames, copied, looked_at = clip(25), [], []
+
+    def look(picture):
+        looked_at.append(picture)
+        return thumbnail(picture)
+
+    def source(i: int) -> SourceFrame:
+        def copy_of_frame():
+            copied.append(i)
+            return frames[i].clone()
+
+        return SourceFrame(copy_of_frame, *told)
+
+    monkeypatch.setattr("vsrealbasicvsr.engine.upscaler.thumbnail", look)
+    engine = upscaler(25, scene_cuts=scene_cuts)
+    for n in range(25):
+        number = engine.expect(n)
+        engine.supply(number, {i: source(i) for i in engine.missing(number)})
+        engine.upscale(n)
+        engine.release(n)
+    assert sorted(copied) == list(range(25))
+    assert len(looked_at) == num_looked_at
+
+
 def test_props_rule_over_the_detector_only_where_there_are_any():
     joined = torch.cat((clip(3), 1 - clip(3, seed=7)))
 
@@ -615,8 +646,7 @@ def test_a_sample_that_is_no_number_or_absurd_is_replaced_and_its_frame_named_on
         assert torch.equal(get(engine, bad, n), get(expected, replaced, n)), n
     assert expected.take_warnings() == []
     assert engine.take_warnings() == [
-        "source frame 5 has 1 pixels that are no number or beyond -2 to 3: "
-        "NaN is taken for 0, the others for the limits"
+        "source frame 5 has 1 pixel that is no number or beyond -2 to 3: NaN is taken for 0, the others for the limits"
     ]
 
 

@@ -61,7 +61,8 @@ MAX_NAMED = 20
 class SourceFrame:
     """A frame of the clip, as the host hands it over, and later what was computed from it alone.
 
-    rgb: (3, H, W) float32 on the CPU, gamma-encoded, or what returns it; dropped once the frame is cleaned.
+    rgb: (3, H, W) float32 on the CPU, gamma-encoded, or what returns it, which is called once at most; dropped once the
+    frame is cleaned.
     begins_scene and ends_scene: what the host knows of cuts before and after the frame, or None. host: a thing of the
     host's own that comes back with the upscaled frame.
     """
@@ -77,6 +78,8 @@ class SourceFrame:
     lock: threading.RLock = field(default_factory=threading.RLock)
     number: int = -1
     """In the clip, known once it is supplied."""
+    is_limited: bool = False
+    """Whether `rgb` is a tensor whose samples are known to lie from LOWEST to HIGHEST."""
 
 
 @dataclass(slots=True)
@@ -431,7 +434,9 @@ class WindowUpscaler:
         for window in self._windows_of(worker):
             for segment in window.segments or ():
                 segment.drop_states()
-            for source in list(window.sources.values()):
+            with self._lock:  # other threads supply
+                sources = list(window.sources.values())
+            for source in sources:
                 source.flow_to_next = source.flow_from_next = None
         worker.network.release()
         return_freed_memory()
@@ -479,7 +484,10 @@ class WindowUpscaler:
         self._height = pictures[0].shape[-2]
         if self._scene_cuts == "auto":
             for source, picture in zip(sources, pictures, strict=True):
-                source.thumbnail = thumbnail(picture) if source.thumbnail is None else source.thumbnail
+                # Later, beside a frame that comes with another window, it is too late. A frame that says on both sides
+                # whether there is a cut is never looked at.
+                if source.thumbnail is None and None in (source.begins_scene, source.ends_scene):
+                    source.thumbnail = thumbnail(picture)
         on_device = [worker.compute.to_device(picture)[None] for picture in pictures]
         lr = (on_device[0] if len(on_device) == 1 else torch.cat(on_device))[None]
         cleaned, num_passes = refine(worker.network, lr, theta=self._theta, cleaning=self._cleaning)
@@ -507,20 +515,29 @@ class WindowUpscaler:
 
     def _picture(self, source: SourceFrame) -> Tensor:
         """The frame (3, H, W) as it came, NaN as 0 and all else from LOWEST to HIGHEST: one sample beyond would spoil
-        all frames of its scene.
+        all frames of its scene. Call with the frame's lock held.
+
+        Made once: the scene detector and the cleaning share one copy, which takes the place of the host's frame.
         """
         assert source.rgb is not None
         picture = source.rgb if isinstance(source.rgb, Tensor) else source.rgb()
+        if not source.is_limited:
+            picture = self._limited_picture(picture, source.number)
+            source.rgb, source.is_limited = picture, True
+        return picture
+
+    def _limited_picture(self, picture: Tensor, number: int) -> Tensor:
         lowest, highest = picture.aminmax()
         if lowest >= LOWEST and highest <= HIGHEST:  # neither is true of NaN
             return picture
         num = int((~((picture >= LOWEST) & (picture <= HIGHEST))).any(0).sum())
         with self._lock:
-            if source.number not in self._limited and len(self._limited) < MAX_NAMED:
+            if number not in self._limited and len(self._limited) < MAX_NAMED:
                 more = "; further frames are not named" if len(self._limited) == MAX_NAMED - 1 else ""
-                self._limited.add(source.number)
+                self._limited.add(number)
+                pixels = f"{num} pixels that are" if num > 1 else "1 pixel that is"
                 self._warnings.append(
-                    f"source frame {source.number} has {num} pixels that are no number or beyond {LOWEST:g} to "
+                    f"source frame {number} has {pixels} no number or beyond {LOWEST:g} to "
                     f"{HIGHEST:g}: NaN is taken for 0, the others for the limits{more}"
                 )
         return picture.nan_to_num(nan=0.0, posinf=HIGHEST, neginf=LOWEST).clamp_(LOWEST, HIGHEST)
