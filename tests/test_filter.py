@@ -14,7 +14,7 @@ import vapoursynth as vs
 from tolerances import WINOGRAD
 
 from vsrealbasicvsr.engine import WindowUpscaler
-from vsrealbasicvsr.filter import entry
+from vsrealbasicvsr.filter import conversion, entry
 from vsrealbasicvsr.weights import load_model, write_weights
 
 FORMATS = [
@@ -190,7 +190,12 @@ def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
 
 @pytest.mark.parametrize("props", [
     {"_Matrix": 0}, {"_Matrix": 2}, {"_Matrix": 3}, {"_Matrix": 10}, {"_Matrix": 11}, {"_Matrix": 14}, {"_Matrix": 99},
-    {"_Transfer": 3}, {"_Primaries": 99}, {"_Range": 7}, {"_ChromaLocation": 9},
+    {"_Transfer": 3}, {"_Transfer": -1}, {"_Primaries": 99}, {"_Range": 7}, {"_ChromaLocation": 99},
+    {"_Matrix": 10, "_Transfer": 16, "_Primaries": 9}, {"_Matrix": 14, "_Transfer": 1, "_Primaries": 1},
+    {"_Matrix": [1, 1]}, {"_Matrix": "709"}, {"_Matrix": 1.5}, {"_Matrix": [b"\xff", b""]}, {"_Range": [1, 1]},
+    {"_Range": "full"}, {"_Range": 1.0}, {"_ChromaLocation": [1, 2]}, {"_FieldBased": 7}, {"_FieldBased": "x"},
+    {"_Field": 7}, {"_Field": "x"}, {"_SARNum": "8", "_SARDen": 9}, {"_SARNum": -8, "_SARDen": 0}, {"_SARDen": 9},
+    {"_SceneChangePrev": "x"}, {"_SceneChangeNext": [1, 0]}, {"_SceneChangePrev": 0.5},
 ])  # fmt: skip
 @pytest.mark.parametrize("format_id", [vs.GRAY8, vs.YUV420P8, vs.RGB24])
 def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kept(core, tiny_model, format_id, props):
@@ -200,6 +205,105 @@ def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kep
     is_assumed = props == {"_Matrix": 2} and format_id != vs.RGB24
     assert dict(out.props) == dict(usual.props) | ({} if is_assumed else props)
     assert digest(out) == digest(usual)
+
+
+ODD_VALUES = [-1, 0, 1, 2, 7, 14, 99, 2**40, -(2**63), [1, 1], 0.5, float("inf"), [0.5, 1.5], "x", b"\xff\x00"]
+
+
+@pytest.mark.parametrize("format_id", [vs.GRAY16, vs.RGBS, vs.YUV420P8, vs.YUV444PH])
+@pytest.mark.parametrize("where", ["core.resize", "the device"])
+def test_no_frame_fails_for_its_properties_and_all_of_them_come_out(core, tiny_model, monkeypatch, format_id, where):
+    monkeypatch.setattr(entry, "_converts", lambda computes: where == "the device")
+    names = (*conversion.REWRITTEN_PROPS, "_SceneChangePrev", "_SceneChangeNext", "_DurationNum", "_Alpha", "_Combed")
+    chosen = random.Random(0)
+    clip = core.std.BlankClip(format=format_id, width=16, height=16, length=1, keep=True).std.RemoveFrameProps()
+    kinds = [
+        {name: chosen.choice(ODD_VALUES) for name in chosen.sample(names, chosen.randint(1, 6))} for _ in range(60)
+    ]
+    odd = core.std.Splice([clip.std.SetFrameProps(**kind) for kind in kinds])
+    frames = odd.rbvsr.Upscale(model=tiny_model, length=20, overlap=2).frames(close=True)
+    for n, (frame, kind) in enumerate(zip(frames, kinds, strict=True)):
+        props = dict(frame.props)
+        assert set(props) - set(kind) <= {"_Matrix", "_Range", "_ChromaLocation"}, n  # assumed
+        assert {name: props[name] for name in kind if kind[name] != 2} == {k: v for k, v in kind.items() if v != 2}, n
+
+
+def test_a_matrix_that_needs_a_transfer_is_used_where_it_can_be_and_no_frame_fails(core):
+    kinds = [
+        {"_Matrix": matrix, "_Transfer": transfer, "_Primaries": primaries}
+        for matrix in (10, 12, 13, 14)
+        for transfer in (-1, 0, 1, 2, 3, 8, 14, 16, 18, 19)
+        for primaries in (-1, 0, 1, 2, 3, 9, 10, 22, 23)
+    ]
+    for format_id in (vs.YUV444P8, vs.GRAY16):
+        clip = core.std.BlankClip(format=format_id, width=16, height=16, length=1, keep=True)
+        many = core.std.Splice([clip.std.SetFrameProps(**kind) for kind in kinds])
+        rgbs = conversion.to_rgbs(many)
+        for kind, frame in zip(kinds, conversion.from_rgbs(rgbs, rgbs, many).frames(close=True), strict=True):
+            assert {name: frame.props[name] for name in kind} == kind
+        for kind, frame in zip(kinds, rgbs.frames(close=True), strict=True):
+            # Where the matrix was used, so were the transfer and the primaries.
+            there = clip.std.SetFrameProps(**kind).resize.Bicubic(format=vs.RGBS)
+            try:
+                there.resize.Bicubic(format=format_id, matrix=kind["_Matrix"]).get_frame(0)
+            except vs.Error:
+                assert frame.props["_Transfer"] == 2
+            else:
+                assert frame.props["_Transfer"] == kind["_Transfer"]
+
+
+@pytest.mark.parametrize(
+    ("props", "said"),
+    [
+        ({"_Matrix": 14, "_Transfer": 1}, "_Matrix=14, which cannot be used with _Transfer=1: taken for 6 (ST170_M)"),
+        ({"_Matrix": 10}, "_Matrix=10, which cannot be used without _Transfer and _Primaries: taken for 6 (ST170_M)"),
+        ({"_Matrix": [1, 9]}, "_Matrix=[1, 9], which cannot be used: taken for 6 (ST170_M)"),
+        ({"_Range": 7}, "_Range=7, which cannot be used: taken for 0 (limited)"),
+        ({"_ChromaLocation": 99}, "_ChromaLocation=99, which cannot be used: taken for 0 (left)"),
+        ({"_FieldBased": 7}, "_FieldBased=7, which cannot be used: taken for 0 (progressive)"),
+        ({"_SceneChangePrev": "x\n"}, "_SceneChangePrev='x\\n', which cannot be used: taken for absent"),
+        ({"_FieldBased": 2}, "is marked as interlaced (_FieldBased)"),
+        ({"_Matrix": 14, "_Transfer": 16, "_Primaries": 9}, None),
+        ({"_Matrix": 2, "_Transfer": -1, "_Primaries": "x", "_Field": 5, "_SARNum": -1}, None),
+        ({}, None),
+    ],
+)
+def test_a_property_that_cannot_be_used_is_named_once_in_the_log(core, tiny_model, props, said):
+    lines: list[str] = []
+    clip = as_format(core, vs.YUV420P8, num_frames=5).std.RemoveFrameProps().std.SetFrameProps(**props)
+    handle = core.add_log_handler(lambda kind, text: lines.append(text) if kind >= vs.MESSAGE_TYPE_WARNING else None)
+    try:
+        list(clip.rbvsr.Upscale(model=tiny_model, length=2, overlap=1).frames(close=True))
+    finally:
+        core.remove_log_handler(handle)
+    assert len(lines) == (said is not None), lines
+    if said is not None:
+        check_message(lines[0], ["rbvsr.Upscale: frame ", said])
+
+
+@pytest.mark.parametrize("error", [ValueError, LookupError, OSError, AssertionError, TypeError])
+@pytest.mark.parametrize("place", ["supply", "upscale_into", "host_of"])
+def test_a_bug_in_a_frame_is_one_line_with_the_way_to_report_it(core, tiny_model, monkeypatch, error, place):
+    out = as_format(core, vs.YUV420P8, num_frames=3).rbvsr.Upscale(model=tiny_model)
+    lines: list[tuple[int, str]] = []
+    handle = core.add_log_handler(lambda kind, text: lines.append((kind, text)))
+
+    def fail(*_, **__):
+        raise error("nobody thought\nof this")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(WindowUpscaler, place, fail)
+            with pytest.raises(vs.Error) as caught:
+                out.get_frame(0)
+    finally:
+        core.remove_log_handler(handle)
+    check_message(str(caught.value), [f"frame 0 failed because of a bug ({error.__name__}: nobody thought of this)"])
+    check_message(str(caught.value), ["Report it", "core.rbvsr.Version()", "core.add_log_handler"])
+    ((kind, text),) = [line for line in lines if "Traceback" in line[1]]
+    assert kind == vs.MESSAGE_TYPE_DEBUG
+    assert text.rstrip().endswith("of this")
+    assert out.get_frame(0).width == 256  # and nothing is left behind
 
 
 def test_the_luma_of_an_rgb_clip_can_be_upscaled(core, tiny_model):
@@ -461,8 +565,12 @@ def test_an_unreadable_model_is_named_with_what_was_found(core, tmp_path):
     ({"varformat": 1}, ["constant format", "Convert"]),
     ({"varsize": 1}, ["constant size", "Crop or resize"]),
     ({"format": vs.GRAY32}, ["Gray32", "16 bit"]),
+    ({"format": (vs.YUV, vs.INTEGER, 8, 3, 0)}, ["YUVssw3ssh0P8", "8x1 pixels", "Convert it first"]),
+    ({"format": (vs.YUV, vs.FLOAT, 32, 0, 4)}, ["YUVssw0ssh4PS", "1x16 pixels", "Convert it first"]),
 ])  # fmt: skip
 def test_a_clip_that_cannot_be_upscaled_gets_one_line(core, arguments, words):
+    if isinstance(arguments.get("format"), tuple):
+        arguments = {"format": core.query_video_format(*arguments["format"]).id}
     clip = core.std.BlankClip(**{"format": vs.YUV420P8, "width": 64, "height": 64, "length": 3, **arguments})
     with pytest.raises(vs.Error) as caught:
         clip.rbvsr.Upscale()

@@ -421,7 +421,7 @@ def test_a_wrong_answer_of_the_step_is_an_internal_error(
         "audio": lambda: core.std.BlankAudio().get_frame(0),
     }
     value = frames[answer]() if isinstance(answer, str) and answer in frames else answer
-    with pytest.raises(vs.Error, match=rf"^rbvsr: internal error at frame 2: the step .*({complaint})"):
+    with pytest.raises(vs.Error, match=rf"^rbvsr.Upscale: internal error at frame 2: the step .*({complaint})"):
         core.rbvsr.Serve(clip, clip, lambda n: value).get_frame(2)
 
 

@@ -6,16 +6,23 @@ only the colours that had to be assumed, for what comes next might assume others
 height, which is four times as large by then.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import vapoursynth as vs
 
 from vsrealbasicvsr.engine import MATRICES, PlaneFormat
+from vsrealbasicvsr.errors import printable
 from vsrealbasicvsr.model import SCALE
 
-REWRITTEN_PROPS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation", "_FieldBased")
-"""What core.resize reads and writes."""
+REWRITTEN_PROPS = (
+    *("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation"),
+    *("_FieldBased", "_Field", "_SARNum", "_SARDen"),
+)
+"""What core.resize reads, and writes or drops. Most of it makes a frame fail that has another value than it expects."""
+
+STASH = "_rbvsr"
+"""Begins the names under which the original values travel with the RGBS frames."""
 
 SD_MAX_HEIGHT = 576
 """A clip whose frames do not name their matrix is taken for BT.601 up to this height, for BT.709 above it."""
@@ -23,12 +30,22 @@ SD_MAX_HEIGHT = 576
 ALPHA = "_Alpha"
 """The property that holds an alpha plane, a frame: std.ClipToProp, BestSource and `set_output(alpha=)` use it."""
 
-_STASH = "_rbvsr"
+MAX_KINDS = 64
+"""Of frames, by their colour properties, whose conversions are kept; those of further ones are made for each frame."""
+
 _RGB_MATRIX, _UNSPECIFIED = 0, 2
 _PLAIN_MATRICES = frozenset({1, 4, 5, 6, 7, 8, 9})
-_NEEDS_TRANSFER = frozenset({10, 12, 13, 14})
-"""Matrices (ITU-T H.273) that core.resize can use as they are, and those that ask for transfer and primaries too."""
-_VALID: Mapping[str, Container[int | None]] = {"_Range": range(2), "_ChromaLocation": range(6)}
+_TRANSFERS = frozenset({1, 4, 5, 6, 7, *range(9, 19)})
+_PRIMARIES = frozenset({1, 4, 5, 6, 7, 8, 9, 11, 12, 22})
+_NEEDS_TRANSFER: Mapping[int, tuple[frozenset[int], frozenset[int]]] = {
+    10: (frozenset({1, 6, 7, 14, 15}), _PRIMARIES | {_UNSPECIFIED, 10}),
+    12: (_TRANSFERS | {_UNSPECIFIED, 8}, _PRIMARIES),
+    13: (_TRANSFERS, _PRIMARIES),
+    14: (frozenset({16, 18}), frozenset({9})),
+}
+"""Matrices (ITU-T H.273) that core.resize can use as they are, and those that ask for transfer and primaries too: for
+which of these it can use them, found by trying all."""
+_VALID = {"_Range": range(2), "_ChromaLocation": range(6), "_FieldBased": range(3)}
 
 _MEANING = {
     ("_Matrix", int(vs.MATRIX_ST170_M)): f"BT.601, by its height of {SD_MAX_HEIGHT} at most",
@@ -38,8 +55,8 @@ _MEANING = {
 }
 """What can be assumed, in words."""
 
-_Colours = tuple[int | None, ...]
-"""The values of REWRITTEN_PROPS of one frame; None: absent."""
+_Colours = tuple[object, ...]
+"""The values of REWRITTEN_PROPS of one frame, whatever they are; None: absent."""
 
 _UNNAMED: _Colours = (None,) * len(REWRITTEN_PROPS)
 
@@ -62,6 +79,10 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     # A first reader beside FrameEval itself from the beginning: the core caches only what has several readers.
     converted = {_UNNAMED: _to_rgbs(clip, _UNNAMED)}
     is_told = False
+    warned: set[str] = set()
+
+    def make(colours: _Colours) -> vs.VideoNode:
+        return _to_rgbs(clip, colours)
 
     def choose(n: int, f: vs.VideoFrame) -> vs.VideoNode:
         nonlocal is_told
@@ -70,11 +91,11 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
             is_told = True
             told = ", ".join(f"{name}={value} ({_MEANING[name, value]})" for name, value in assumed.items())
             vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, ASSUMED.format(n=n, colours=told))
-        if colours not in converted:
-            if colours[REWRITTEN_PROPS.index("_FieldBased")]:
-                vs.core.log_message(vs.MESSAGE_TYPE_WARNING, INTERLACED.format(n=n))
-            converted[colours] = _to_rgbs(clip, colours)
-        return converted[colours]
+        for name, warning in _warnings(n, clip, colours, f.props):
+            if name not in warned:
+                vs.core.log_message(vs.MESSAGE_TYPE_WARNING, warning)
+            warned.add(name)
+        return _kept(converted, colours, make)
 
     form = vs.core.std.BlankClip(clip, format=vs.RGBS, keep=True)
     return _uncached(vs.core.std.FrameEval(form, choose, prop_src=[clip], clip_src=[clip]))
@@ -102,10 +123,7 @@ def from_rgbs(
     alphas = _Alphas(clip)
 
     def choose(n: int, f: vs.VideoFrame) -> vs.VideoNode:
-        colours = _stashed_colours(f.props)
-        if colours not in made:
-            made[colours] = make(colours)
-        return alphas.attach(made[colours], n, f.props.get(ALPHA))
+        return alphas.attach(_kept(made, _stashed_colours(f.props), make), n, f.props.get(ALPHA))
 
     blank = vs.core.std.BlankClip(clip, format=wanted.id, keep=True)
     return vs.core.std.FrameEval(
@@ -150,9 +168,7 @@ class _Alphas:
         """The clip of the alpha planes of one kind. Opacity has no matrix, and no fields either."""
         blank = vs.core.std.BlankClip(self._clip, width=width, height=height, format=format_id, keep=True)
         alpha = _uncached(blank.std.ModifyFrame([blank], lambda n, f: self._frames.pop(n)))
-        for name in REWRITTEN_PROPS:  # one by one: R81 reads freed memory when it is given several names
-            alpha = _uncached(alpha.std.RemoveFrameProps(name))
-        large = _uncached(alpha.resize.Lanczos(self._clip.width, self._clip.height))
+        large = _uncached(_without(alpha, REWRITTEN_PROPS).resize.Lanczos(self._clip.width, self._clip.height))
         if large.format.sample_type == vs.FLOAT:  # integers end where opacity does
             large = _uncached(large.std.Limiter(0, 1))
         return large if range_ is None else _uncached(large.std.SetFrameProps(_Range=range_))
@@ -160,15 +176,25 @@ class _Alphas:
 
 def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
-    matrix = _RGB_MATRIX if clip.format.color_family == vs.RGB else _matrix(clip.height, known)
-    # Core.resize refuses a frame for any property that it cannot use, needed or not: those are left out on the way.
-    useless = [] if matrix in _NEEDS_TRANSFER else ["_Transfer", "_Primaries"]
-    useless += [name for name, valid in _VALID.items() if known[name] is not None and known[name] not in valid]
-    if useless:
-        clip = clip.std.RemoveFrameProps(useless)
-    rgb = _uncached(clip.std.SetFrameProps(_Matrix=matrix, _FieldBased=0).resize.Bicubic(format=vs.RGBS))
+    needed = {name: _number(known[name]) for name in ("_Transfer", "_Primaries")}
+    used: dict[str, int | None] = {"_Matrix": _RGB_MATRIX}
+    if clip.format.color_family != vs.RGB:
+        used["_Matrix"] = _matrix(clip.height, known)
+    # Core.resize refuses a frame for any property that it cannot use, needed or not.
+    if used["_Matrix"] not in _NEEDS_TRANSFER:
+        needed = dict.fromkeys(needed, _UNSPECIFIED)
+    used |= {name: value for name, value in needed.items() if known[name] is not None}
+    if known["_Range"] is not None:
+        used["_Range"] = _range(clip.format, known)
+    if known["_ChromaLocation"] is not None:
+        used["_ChromaLocation"] = _chroma_location(known) or 0
+    if known["_FieldBased"] is not None:
+        used["_FieldBased"] = 0
+    if known["_Field"] is not None:
+        clip = _without(clip, ["_Field"])
+    rgb = _uncached(clip.std.SetFrameProps(**used).resize.Bicubic(format=vs.RGBS))
     return _uncached(
-        rgb.std.SetFrameProps(**{_STASH + name: value for name, value in known.items() if value is not None})
+        rgb.std.SetFrameProps(**{STASH + name: value for name, value in known.items() if value is not None})
     )
 
 
@@ -206,10 +232,19 @@ def _with_original_props(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _C
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     travelled = {name: value for name, value in known.items() if value is not None}
     present = travelled | _assumed(wanted, clip.height // SCALE, colours)
-    unwanted = [name for name in known if name not in present] + [_STASH + name for name in travelled]
-    if unwanted:
-        clip = _uncached(clip.std.RemoveFrameProps(unwanted))
+    clip = _without(clip, [name for name in REWRITTEN_PROPS[:5] if name not in present])
     return _uncached(clip.std.SetFrameProps(**present)) if present else clip
+
+
+def _without(clip: vs.VideoNode, names: Iterable[str]) -> vs.VideoNode:
+    """The clip without these frame properties.
+
+    One call for each: given several names, std.RemoveFrameProps of R81 reads memory that it has freed
+    (docs/upstream/remove_frame_props.md).
+    """
+    for name in names:
+        clip = _uncached(clip.std.RemoveFrameProps(name))
+    return clip
 
 
 def _uncached(clip: vs.VideoNode) -> vs.VideoNode:
@@ -218,11 +253,12 @@ def _uncached(clip: vs.VideoNode) -> vs.VideoNode:
     return clip
 
 
-def _matrix(height: int, known: Mapping[str, int | None]) -> int:
+def _matrix(height: int, known: Mapping[str, object]) -> int:
     """The matrix to convert with: the frame's own where it names one that can be used, else by the height."""
-    matrix = known["_Matrix"]
-    if matrix in _NEEDS_TRANSFER:
-        usable = all(known[name] not in (None, _UNSPECIFIED) for name in ("_Transfer", "_Primaries"))
+    matrix = _number(known["_Matrix"])
+    if matrix is not None and matrix in _NEEDS_TRANSFER:
+        transfers, primaries = _NEEDS_TRANSFER[matrix]
+        usable = _number(known["_Transfer"]) in transfers and _number(known["_Primaries"]) in primaries
     else:
         usable = matrix in _PLAIN_MATRICES
     if matrix is not None and usable:
@@ -230,17 +266,69 @@ def _matrix(height: int, known: Mapping[str, int | None]) -> int:
     return int(vs.MATRIX_ST170_M if height <= SD_MAX_HEIGHT else vs.MATRIX_BT709)
 
 
-def _range(wanted: vs.VideoFormat, known: Mapping[str, int | None]) -> int:
+def _range(wanted: vs.VideoFormat, known: Mapping[str, object]) -> int:
     """The frame's own range where it names one, else limited, full for RGB."""
-    named = known["_Range"]
-    if named is not None and named in _VALID["_Range"]:
-        return named
-    return int(vs.RANGE_FULL if wanted.color_family == vs.RGB else vs.RANGE_LIMITED)
+    named = _valid(known, "_Range")
+    return named if named is not None else int(vs.RANGE_FULL if wanted.color_family == vs.RGB else vs.RANGE_LIMITED)
 
 
-def _chroma_location(known: Mapping[str, int | None]) -> int | None:
-    location = known["_ChromaLocation"]
-    return location if location in _VALID["_ChromaLocation"] else None
+def _chroma_location(known: Mapping[str, object]) -> int | None:
+    return _valid(known, "_ChromaLocation")
+
+
+def _valid(known: Mapping[str, object], name: str) -> int | None:
+    value = _number(known[name])
+    return value if value in _VALID[name] else None
+
+
+def _warnings(n: int, clip: vs.VideoNode, colours: _Colours, props: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """The properties of frame n that cannot be used, or not as they are meant, each with what to say of it."""
+    known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
+    form, named = clip.format, known["_Matrix"]
+
+    def of(name: str, value: object, taken_for: str, why: str = "") -> tuple[str, str]:
+        shown = printable(repr(value), 60)
+        return name, (
+            f"rbvsr.Upscale: frame {n} has {name}={shown}, which cannot be used{why}: taken for {taken_for}. "
+            f"Set it right with std.SetFrameProps({name}=...)."
+        )
+
+    if form.color_family == vs.YUV and named is not None and named != _UNSPECIFIED:
+        matrix = _matrix(clip.height, known)
+        if matrix != named:
+            why = ""
+            if _number(named) in _NEEDS_TRANSFER:
+                beside = {name: known[name] for name in ("_Transfer", "_Primaries") if known[name] is not None}
+                named_so = " and ".join(f"{name}={printable(repr(value), 20)}" for name, value in beside.items())
+                why = f" with {named_so}" if named_so else " without _Transfer and _Primaries"
+            yield of("_Matrix", named, f"{matrix} ({vs.MatrixCoefficients(matrix).name.removeprefix('MATRIX_')})", why)
+    if known["_Range"] is not None and _valid(known, "_Range") is None:
+        full = _range(form, known) == vs.RANGE_FULL
+        yield of("_Range", known["_Range"], "1 (full)" if full else "0 (limited)")
+    is_subsampled = form.subsampling_w + form.subsampling_h > 0
+    if is_subsampled and known["_ChromaLocation"] is not None and _chroma_location(known) is None:
+        yield of("_ChromaLocation", known["_ChromaLocation"], "0 (left)")
+    if known["_FieldBased"] is not None:
+        if _valid(known, "_FieldBased") is None:
+            yield of("_FieldBased", known["_FieldBased"], "0 (progressive)")
+        elif known["_FieldBased"]:
+            yield "interlaced", INTERLACED.format(n=n)
+    for name in ("_SceneChangePrev", "_SceneChangeNext"):
+        if (value := props.get(name)) is not None and not isinstance(value, int):
+            yield of(name, value, "absent")
+
+
+def _kept(
+    kept: dict[_Colours, vs.VideoNode], colours: _Colours, make: Callable[[_Colours], vs.VideoNode]
+) -> vs.VideoNode:
+    """make(colours), made once for each kind of frames; anew for values that are no numbers, and for too many kinds."""
+    if not all(value is None or isinstance(value, int) for value in colours):
+        return make(colours)
+    if colours not in kept:
+        if len(kept) >= MAX_KINDS:
+            return make(colours)
+        kept[colours] = make(colours)
+    return kept[colours]
 
 
 def _assumed(form: vs.VideoFormat, height: int, colours: _Colours) -> dict[str, int]:
@@ -259,11 +347,16 @@ def _assumed(form: vs.VideoFormat, height: int, colours: _Colours) -> dict[str, 
 
 
 def _stashed_colours(props: Mapping[str, object]) -> _Colours:
-    return tuple(_number(props.get(_STASH + name)) for name in REWRITTEN_PROPS)
+    return tuple(_plain(props.get(STASH + name)) for name in REWRITTEN_PROPS)
 
 
 def _colours_of(props: Mapping[str, object]) -> _Colours:
-    return tuple(_number(props.get(name)) for name in REWRITTEN_PROPS)
+    return tuple(_plain(props.get(name)) for name in REWRITTEN_PROPS)
+
+
+def _plain(value: object) -> object:
+    """The value, an enumeration's as its number."""
+    return int(value) if isinstance(value, int) else value
 
 
 def _number(value: object) -> int | None:

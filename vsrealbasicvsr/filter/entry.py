@@ -25,6 +25,8 @@ DEFAULT_LENGTH = 30
 DEFAULT_OVERLAP = 8
 MAX_THETA = 255.0
 MAX_ERROR_LENGTH = 1000
+MAX_SUBSAMPLING = 2
+"""Binary logarithm of the pixels to a chroma sample, in each direction, that core.resize converts."""
 
 
 def upscale(
@@ -159,6 +161,12 @@ def _check_clip(clip: vs.VideoNode) -> None:
         raise _error(
             f"clip must have 8 to 16 bit integer or float samples, got {clip.format.name}. "
             "Convert it with resize to 16 bit or float first."
+        )
+    if max(clip.format.subsampling_w, clip.format.subsampling_h) > MAX_SUBSAMPLING:
+        raise _error(
+            f"clip must have at least a chroma sample for each 4 rows and columns, got {clip.format.name} with one for "
+            f"{1 << clip.format.subsampling_w}x{1 << clip.format.subsampling_h} pixels, which core.resize cannot "
+            "convert. Convert it first, for example with std.ShufflePlanes(clip, 0, vs.GRAY) to its luma."
         )
     if clip.width >> clip.format.subsampling_w == 0 or clip.height >> clip.format.subsampling_h == 0:
         raise _error(

@@ -7,6 +7,7 @@ same, but returns one pixel with the properties of source frame n: what reads fr
 would else have it computed twice, or all frames held for it. Nobody ever waits for a frame in a callback.
 """
 
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ import torch
 import vapoursynth as vs
 
 from vsrealbasicvsr.engine import PlaneFormat, SourceFrame, WindowUpscaler, is_out_of_memory, to_planes
+from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 
-from .conversion import plane_format
+from .conversion import STASH, plane_format
 
 type Answer = vs.VideoFrame | list[int] | dict[str, str]
 type Step = Callable[..., Answer]
@@ -59,7 +61,8 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
 
         props = upscaler.upscale_into(n, make_planes, None if planes is None else lambda hr: to_planes(hr, planes))
         (made,) = frames
-        made.props.update(props)
+        assert isinstance(props, dict)
+        made.props.update({name: value for name, value in props.items() if not name.startswith(STASH)})
         for warning in upscaler.take_warnings():
             core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
         for note in upscaler.take_notes():
@@ -115,11 +118,8 @@ def window_step(upscaler: WindowUpscaler, source: vs.VideoNode) -> Step:
         places = set(_as_list(lost))
         for place in places:
             _lose(upscaler, source, numbers[place])
-        try:
-            if frames is not None:
-                supply(n, [number for place, number in enumerate(numbers) if place not in places], frames)
-        except (RuntimeError, MemoryError) as error:
-            return {"error": _out_of_luck(numbers[0], error)}
+        if frames is not None:
+            supply(n, [number for place, number in enumerate(numbers) if place not in places], frames)
         if failed:
             return []
         if frames is None and (missing := upscaler.missing(n)):
@@ -127,7 +127,7 @@ def window_step(upscaler: WindowUpscaler, source: vs.VideoNode) -> Step:
             return [value for i in missing for value in (0, i)]
         return vs.core.create_video_frame(vs.GRAY8, 1, 1)
 
-    return step
+    return _in_one_line(step, frame_of=lambda number: upscaler.grid.window(number).first)
 
 
 def _lose(upscaler: WindowUpscaler, source: vs.VideoNode, n: int) -> None:
@@ -167,15 +167,30 @@ def frame_step(upscaler: WindowUpscaler, make: Callable[[int], Answer]) -> Step:
                 return {"error": _lost(n, reason)}
             frame = make(n)
             is_memory_short = _is_memory_short()
-        except BaseException as error:
+        except BaseException:
             upscaler.release(n)
-            if isinstance(error, (RuntimeError, MemoryError)):
-                return {"error": _out_of_luck(n, error)}  # R81 would wrap a raised error in its traceback
             raise
         upscaler.release(n, is_memory_short=is_memory_short)
         return frame
 
-    return step
+    return _in_one_line(step, frame_of=lambda n: n)
+
+
+def _in_one_line(step: Step, frame_of: Callable[[int], int]) -> Step:
+    """The step, whose exceptions become answers of one line: R81 would wrap what is raised in its traceback.
+
+    The traceback goes to the log, at debug level.
+    """
+
+    def answered(n: int, **arguments: Any) -> Answer:
+        try:
+            return step(n, **arguments)
+        except Exception as error:
+            log = "".join(traceback.format_exception(error))
+            vs.core.log_message(vs.MESSAGE_TYPE_DEBUG, f"rbvsr.Upscale: {log}")
+            return {"error": _why_failed(frame_of(n), error)}
+
+    return answered
 
 
 def _is_memory_short() -> bool:
@@ -198,8 +213,8 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
     begins, ends = props.get("_SceneChangePrev"), props.get("_SceneChangeNext")
     return SourceFrame(
         rgb=lambda: torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
-        begins_scene=None if begins is None else bool(begins),
-        ends_scene=None if ends is None else bool(ends),
+        begins_scene=bool(begins) if isinstance(begins, int) else None,
+        ends_scene=bool(ends) if isinstance(ends, int) else None,
         host=props,
     )
 
@@ -209,11 +224,19 @@ def _lost(n: int, reason: str) -> str:
     return f"rbvsr.Upscale: source frame {n} cannot be had{why}. The frames around it are made without it."
 
 
-def _out_of_luck(n: int, error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def _why_failed(n: int, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return f"rbvsr.Upscale: {printable(str(error), 1000)}"
+    text = printable(str(error), 300)
     if is_out_of_memory(error):
         return (
-            f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text[:200]}). "
+            f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text}). "
             'Free memory, or use a smaller clip, precision="fp16" on a GPU, or device="cpu".'
         )
-    return f"rbvsr.Upscale: frame {n} could not be computed ({text[:300]}). Try another device or precision."
+    if isinstance(error, RuntimeError):  # torch's, the GPU driver's
+        return f"rbvsr.Upscale: frame {n} could not be computed ({text}). Try another device or precision."
+    return (
+        f"rbvsr.Upscale: frame {n} failed because of a bug ({type(error).__name__}: {text}). Report it, please, with "
+        "core.rbvsr.Version() and the traceback, which a script shows that begins with "
+        "core.add_log_handler(lambda kind, text: print(text, file=sys.stderr))."
+    )

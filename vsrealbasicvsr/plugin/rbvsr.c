@@ -236,7 +236,7 @@ static void hand_over_frames(const Server *server, const Round *round, VSMap *ar
 static const VSFrame *internal_error(int n, const char *what, VSFrameContext *context, const VSAPI *vsapi)
 {
     char error[MAX_ERROR_BYTES];
-    snprintf(error, sizeof(error), "rbvsr: internal error at frame %d: the step %s.", n, what);
+    snprintf(error, sizeof(error), "rbvsr.Upscale: internal error at frame %d: the step %s.", n, what);
     vsapi->setFilterError(error, context);
     return NULL;
 }
