@@ -5,6 +5,8 @@
 #            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
 #   make test                              the default tests
 #   make check                             ruff, mypy and the default tests
+#   make sanitize                          both C files under gcc's sanitizers, address, undefined and thread, with
+#                                          frames through a real core on 8 threads: minutes; it says what is lacking
 #   make clean                             remove .venv and what tools left
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
@@ -12,7 +14,7 @@
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check install clean
+.PHONY: demo test check sanitize install clean
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
@@ -24,6 +26,9 @@ test: $(INSTALLED)
 
 check: $(INSTALLED)
 	scripts/check
+
+sanitize: $(INSTALLED)
+	$(VENV)/bin/python scripts/sanitize.py
 
 install: $(INSTALLED)
 
