@@ -37,6 +37,7 @@ ROOMS = {
         "vsrealbasicvsr/plugin/rbvsr.pyi",
         "scripts/benchmark_peers.py",
         "scripts/demo.py",
+        "scripts/sanitized_frames.py",
     ],
     "triton": ["vsrealbasicvsr/engine/epilogue_triton.py"],
     "vsutil": ["vsrealbasicvsr/filter/"],
@@ -44,6 +45,7 @@ ROOMS = {
     "cyclopts": ["vsrealbasicvsr/app/"],
     "rich": ["vsrealbasicvsr/app/"],
     "filelock": ["vsrealbasicvsr/app/"],
+    "ray": ["vsrealbasicvsr/app/cluster.py"],
     "av": [
         "vsrealbasicvsr/app/",
         "training/clips.py",

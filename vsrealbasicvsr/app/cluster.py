@@ -14,6 +14,7 @@ from vsrealbasicvsr.whole_file import whole_file
 
 from .dispatch import MAX_LOSSES, Dispatcher
 from .job import Choices, Job, check_unchanged, source_identity
+from .opening import open_job
 from .plan import Segment
 from .rendering import render
 
@@ -29,8 +30,6 @@ class Worker:
     """
 
     def __init__(self, source: Path, choices: Choices, identity: dict[str, Any], pieces: list[Any]) -> None:
-        from .upscaling import open_job
-
         self._folder = tempfile.TemporaryDirectory(prefix="rbvsr-")
         folder = Path(self._folder.name)
         if not source.exists() or source_identity(source) != identity["source"]:

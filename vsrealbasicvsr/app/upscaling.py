@@ -2,45 +2,22 @@
 
 import errno
 from contextlib import suppress
-from dataclasses import asdict
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import vapoursynth as vs
-
-from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .cluster import render_on_cluster
-from .encoding import choose_encoder, to_pix_fmt
-from .job import Choices, Job, check_unchanged, identity_of, keep_identity, locked, remove_state, state_folder
+from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_state
 from .joining import count_frames, join
-from .plan import Segment, plan_segments, share
+from .opening import open_job
+from .plan import Segment, share
 from .progress import Reporter
-from .rendering import Pipeline, render, tags_of, upscaled
-from .source import Source, check_readable, check_suitable, open_source
+from .rendering import Pipeline, render
+from .source import Source, check_readable
 
-DEFAULT_WINDOW_LENGTH = 30
 OUTPUT_SUFFIXES = (".mkv", ".webm", ".mp4", ".m4v", ".mov")
-
-
-def parse_time(text: str, option: str) -> Fraction:
-    """Return seconds from 83.5, 1:23.5 or 0:01:23.5. Raises UserError."""
-    parts = text.split(":")
-    try:
-        numbers = [Fraction(part) for part in parts]
-        if len(parts) > 3 or any(number < 0 for number in numbers):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise UserError(
-            f"{option} takes seconds or h:mm:ss, such as 83.5 or 1:23.5, got {printable(text, 50)!r}"
-        ) from None
-    seconds = Fraction(0)
-    for number in numbers:
-        seconds = seconds * 60 + number
-    return seconds
 
 
 def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
@@ -56,51 +33,6 @@ def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
         raise UserError(f"{shown_path(output)} is the source itself: choose another output")
     if output.exists() and not overwrite:
         raise UserError(f"{shown_path(output)} exists: add --overwrite, or choose another output")
-
-
-def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, Source, tuple[int, int], Pipeline]:
-    """Open the source and plan the job. The pipeline's clip is made, but no frame is computed yet.
-
-    Raises:
-        UserError: The source cannot be read or is not suitable, or an argument is wrong.
-    """
-    source = open_source(source_path, state_folder(output))
-    check_suitable(source, force=choices.force, deinterlaced=choices.deinterlace is not None)
-    start, stop = (
-        None if text is None else parse_time(text, option)
-        for text, option in ((choices.start, "--start"), (choices.stop, "--stop"))
-    )
-    frames = source.timeline.frames_between(start, stop)
-    if frames[0] >= frames[1]:
-        length = float(source.timeline.end_seconds - source.timeline.start_seconds)
-        raise UserError(f"no frame lies between --start and --stop: {shown_path(source_path)} lasts {length:.3f} s")
-    clip = upscaled(source, choices, frames)
-    assert clip.format is not None
-    encoder = choose_encoder(
-        clip.format, codec=choices.codec, crf=choices.crf, preset=choices.preset, options=choices.encoder_options
-    )
-    clip = to_pix_fmt(clip, encoder.pix_fmt)
-    rate = source.timeline.cut(*frames).nominal_rate(Fraction(source.clip.fps))
-    pipeline = Pipeline(clip=clip, encoder=encoder, tags=tags_of(source, rate, clip))
-    segments = plan_segments(
-        clip.num_frames,
-        window_length=int(choices.upscale.get("length") or DEFAULT_WINDOW_LENGTH),
-        segment_frames=choices.segment_frames,
-    )
-    identity = identity_of(source_path, choices, frames=frames, encoder=asdict(encoder), versions=_versions())
-    job = Job(source=source_path, output=output, choices=choices, identity=identity, segments=tuple(segments))
-    return job, source, frames, pipeline
-
-
-def _versions() -> dict[str, Any]:
-    """Return the versions that decide pixels; frames of two of them are not to be joined."""
-    found = dict(vs.core.rbvsr.Version())
-    names = ("rbvsr", "torch", "kernels")
-    return {name: _text(found[name]) for name in names if name in found} | {"rbvsr": __version__}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def upscale_file(
