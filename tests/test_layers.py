@@ -37,6 +37,7 @@ ROOMS = {
         "vsrealbasicvsr/plugin/rbvsr.pyi",
         "scripts/benchmark_peers.py",
         "scripts/demo.py",
+        "scripts/sanitize.py",
         "scripts/sanitized_frames.py",
     ],
     "triton": ["vsrealbasicvsr/engine/epilogue_triton.py"],
