@@ -34,7 +34,7 @@ install: $(INSTALLED)
 
 # The stamp is the last thing made: an installation that failed or was interrupted is taken up again.
 $(INSTALLED): pyproject.toml vsrealbasicvsr/plugin/rbvsr.c vsrealbasicvsr/plugin/build_hook.py \
-		vsrealbasicvsr/kernel/kernels.c
+		vsrealbasicvsr/backends/cpu/kernels.c
 	@rm -f $@
 	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) && \
 		echo "installing into $(VENV) with $$python: PyTorch is some 5 GB on disk, this takes minutes" && \

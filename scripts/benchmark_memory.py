@@ -17,7 +17,7 @@ from benchmark_report import machine, print_machine, write_json
 from benchmark_subjects import size_of, smooth_picture, weights_for_upscale
 from benchmark_vspipe import Vspipe
 
-from vsrealbasicvsr.engine.compute import cpu_kernels
+from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 

@@ -41,9 +41,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vsrealbasicvsr import load_model
+from vsrealbasicvsr.backends.torch import Network
 from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, choose_compute
-from vsrealbasicvsr.engine.compute import cpu_kernels
-from vsrealbasicvsr.engine.network import Network
+from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
 

@@ -8,9 +8,11 @@ import torch
 from fake_capture import FakeCapture
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vsrealbasicvsr.engine import choose_compute, compute, cuda, is_out_of_memory
-from vsrealbasicvsr.engine.cuda import Call, CudaNetwork, StepGraphs, fix_arithmetic
-from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.backends.cuda import backend as cuda
+from vsrealbasicvsr.backends.cuda.backend import Call, CudaNetwork, StepGraphs, fix_arithmetic
+from vsrealbasicvsr.backends.torch import TorchNetwork
+from vsrealbasicvsr.engine import choose_compute, is_out_of_memory
+from vsrealbasicvsr.engine import device as compute
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import load_model
 

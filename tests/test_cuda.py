@@ -12,10 +12,11 @@ import torch
 import vapoursynth as vs
 
 from vsrealbasicvsr import load_model, refine
-from vsrealbasicvsr.engine import Compute, choose_compute, cuda
-from vsrealbasicvsr.engine.cuda import CudaNetwork
-from vsrealbasicvsr.engine.epilogue import by_triton, why_not
-from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.backends.cuda import backend as cuda
+from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
+from vsrealbasicvsr.backends.cuda.epilogue import by_triton, why_not
+from vsrealbasicvsr.backends.torch import TorchNetwork
+from vsrealbasicvsr.engine import Compute, choose_compute
 from vsrealbasicvsr.filter import entry
 
 pytestmark = pytest.mark.needs_cuda

@@ -13,10 +13,10 @@ from test_compute import FakeCapture, pictures, steps
 from tolerances import REGROUPED
 
 from vsrealbasicvsr import load_model
-from vsrealbasicvsr.engine import epilogue as epilogue_module
-from vsrealbasicvsr.engine.cuda import CudaNetwork
-from vsrealbasicvsr.engine.epilogue import by_torch, by_triton, fuse, why_not
-from vsrealbasicvsr.engine.network import TorchNetwork
+from vsrealbasicvsr.backends.cuda import epilogue as epilogue_module
+from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
+from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, fuse, why_not
+from vsrealbasicvsr.backends.torch import TorchNetwork
 
 CPU = torch.device("cpu")
 
@@ -121,7 +121,7 @@ def test_memory_that_is_short_decides_nothing():
 
 IN_THE_INTERPRETER = """
 import itertools, torch
-from vsrealbasicvsr.engine.epilogue import by_torch, by_triton, why_not
+from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, why_not
 num = 0
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     assert why_not(by_triton, torch.device("cpu"), dtype) is None, why_not(by_triton, torch.device("cpu"), dtype)
@@ -167,12 +167,14 @@ def test_on_the_cpu_the_kernel_cannot_run_and_that_is_no_error():
 
 def test_without_triton_nothing_of_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "vsrealbasicvsr.engine.epilogue_triton", raising=False)
+    monkeypatch.delitem(sys.modules, "vsrealbasicvsr.backends.cuda.epilogue_triton", raising=False)
     monkeypatch.setattr(epilogue_module, "_verdicts", {})
     assert why_not(by_triton, CPU, torch.float32) == "there is no Triton"
 
 
 def test_the_cpu_loads_no_triton():
-    code = "import sys, vsrealbasicvsr.filter.entry; print('vsrealbasicvsr.engine.epilogue_triton' in sys.modules)"
+    code = (
+        "import sys, vsrealbasicvsr.filter.entry; print('vsrealbasicvsr.backends.cuda.epilogue_triton' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

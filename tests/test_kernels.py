@@ -16,11 +16,11 @@ import torch
 from conftest import ROOT, TIMEOUT_SECONDS, load_build_hook
 from tolerances import WINOGRAD
 
+from vsrealbasicvsr.backends.cpu import ENVIRONMENT, KernelNetwork, Kernels, available, library, load_kernels, pages
+from vsrealbasicvsr.backends.cpu import backend as kernel_network
+from vsrealbasicvsr.backends.cpu.library import find_library
+from vsrealbasicvsr.backends.torch import TorchNetwork
 from vsrealbasicvsr.engine import choose_compute
-from vsrealbasicvsr.engine.network import TorchNetwork
-from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, available, library, load_kernels, pages
-from vsrealbasicvsr.kernel import network as kernel_network
-from vsrealbasicvsr.kernel.library import find_library
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 HERE = list(available())
@@ -198,7 +198,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_kernels as t
-from vsrealbasicvsr.kernel import KernelNetwork, Kernels
+from vsrealbasicvsr.backends.cpu import KernelNetwork, Kernels
 for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
     model = t.network(t.sizes(seed=height))
     t.steps(KernelNetwork(model, Kernels(Path({library!r}), 3)), t.smooth(2, height, width))
@@ -215,7 +215,9 @@ def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
     if not Path(runtime.stdout.strip()).is_absolute():
         pytest.skip("needs gcc with its address sanitizer")
     library = tmp_path / f"{name}.so"
-    command = load_build_hook().kernel_command([compiler], ROOT / "vsrealbasicvsr/kernel/kernels.c", library, name)
+    command = load_build_hook().kernel_command(
+        [compiler], ROOT / "vsrealbasicvsr/backends/cpu/kernels.c", library, name
+    )
     subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"], check=True)
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED.format(tests=str(ROOT / "tests"), library=str(library))],
@@ -337,7 +339,7 @@ def compiled(program: str, name: str, folder: Path) -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("needs a C compiler")
     source, library = folder / "more.c", folder / f"more_{name}.so"
-    source.write_text(program.format(kernels=ROOT / "vsrealbasicvsr/kernel/kernels.c"))
+    source.write_text(program.format(kernels=ROOT / "vsrealbasicvsr/backends/cpu/kernels.c"))
     subprocess.run(load_build_hook().kernel_command([compiler], source, library, name), check=True)
     return ctypes.CDLL(str(library))
 

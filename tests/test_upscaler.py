@@ -11,13 +11,14 @@ import torch
 from fake_capture import FakeCapture
 from tolerances import REGROUPED
 
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, memory, thumbnail
-from vsrealbasicvsr.engine import network as torch_network
-from vsrealbasicvsr.engine.cuda import CudaNetwork
+from vsrealbasicvsr.backends import memory
+from vsrealbasicvsr.backends import torch as torch_network
+from vsrealbasicvsr.backends.cpu import ENVIRONMENT, pages
+from vsrealbasicvsr.backends.cpu import backend as kernel_network
+from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
+from vsrealbasicvsr.backends.torch import band_rows
+from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, thumbnail
 from vsrealbasicvsr.engine.memory import Budget
-from vsrealbasicvsr.engine.network import band_rows
-from vsrealbasicvsr.kernel import ENVIRONMENT, pages
-from vsrealbasicvsr.kernel import network as kernel_network
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 SMALL = Architecture(

@@ -4,8 +4,9 @@ The promise that everything here keeps: frame n of the output depends on (clip, 
 order of the requests, on the number of threads or on what is still held.
 """
 
-from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
-from .memory import is_out_of_memory
+from vsrealbasicvsr.backends.memory import is_out_of_memory
+
+from .device import Compute, ComputeError, Precision, choose_compute, choose_computes
 from .planes import MATRICES, PlaneFormat, to_planes
 from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler

@@ -4,18 +4,13 @@ Whatever is held is held because it would otherwise be computed again, to the sa
 picture.
 """
 
-import ctypes
-import errno
-import functools
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.kernel import empty_pages, is_large
+from vsrealbasicvsr.backends.cpu.pages import empty_pages, is_large
 
 CPU_BUDGET_BYTES = 11 * 2**29
 """Of the whole process on a CPU, if it holds one filter: 5.5 GiB."""
@@ -36,16 +31,6 @@ MAX_WINDOW_SHARE = 0.02
 """Of the free memory, for the frames of a window that is kept only for reading backwards."""
 
 _FLOW_BYTES_PX = 2 * 2 * 4
-
-
-_OUT_OF_MEMORY = re.compile(
-    r"out.of.(?:\w+.)?memory"  # CUDA, HIP, MPS and, as an error's name, SYCL: out_of_device_memory
-    r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
-    r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
-    r"|bad_alloc|bad allocation"
-    r"|unable to find an engine to execute this computation"  # cuDNN found no room for the workspace of any
-)
-"""In lower case. That other texts tell of allocations ("an allocator was not initialised") does not make them one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,18 +91,6 @@ def unpacked(held: Tensor) -> Tensor:
     return held.float() / 32767 + 0.5 if held.dtype == torch.int16 else held
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is one of the ways in which torch, its libraries and Python say that memory is short."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    if isinstance(error, OSError):  # mmap
-        return error.errno == errno.ENOMEM
-    text = str(error).lower()
-    if not isinstance(error, RuntimeError) or "internal assert failed" in text:  # an allocator's bug
-        return False
-    return _OUT_OF_MEMORY.search(text) is not None
-
-
 def spread(first: int, stop: int, num: int) -> set[int]:
     """Which of [first, stop) to hold if only `num` can be: as evenly as it goes between first - 1 and stop."""
     if num >= stop - first:
@@ -128,24 +101,3 @@ def spread(first: int, stop: int, num: int) -> set[int]:
 def spread_to_end(first: int, stop: int, num: int) -> set[int]:
     """The same, the last one included: nothing is held beyond."""
     return {stop - 1} | spread(first, stop - 1, num - 1) if num else set()
-
-
-def return_freed_memory() -> None:
-    """Give the memory that was freed but is still held by the C library back to the system, where it can be asked to.
-
-    glibc keeps freed frames in the heaps of the threads that made them, and VapourSynth has many threads: a chain of
-    plain resizers grew from 63 to 364 MB over 16,000 frames of 64x48, and stayed at 42 MB with a call of this every
-    30 frames.
-    """
-    if trim := _malloc_trim():
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return None
-    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim

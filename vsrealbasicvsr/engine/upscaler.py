@@ -12,20 +12,19 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.backends.memory import is_out_of_memory, return_freed_memory
+from vsrealbasicvsr.backends.torch import Network, Propagation
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 
-from .compute import Compute
+from .device import Compute
 from .memory import (
     Budget,
     free_bytes,
-    is_out_of_memory,
     packed,
-    return_freed_memory,
     spread,
     spread_to_end,
     unpacked,
 )
-from .network import Network, Propagation
 from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .windows import Grid, Window
 

@@ -11,7 +11,7 @@ import vapoursynth as vs
 
 import vsrealbasicvsr
 from vsrealbasicvsr.engine import Compute, Grid, SceneCuts, WindowUpscaler, choose_computes, is_out_of_memory
-from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels, triton_version
+from vsrealbasicvsr.engine.device import available_devices, cpu_kernels, triton_version
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import load_model

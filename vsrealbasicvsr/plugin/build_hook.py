@@ -141,7 +141,7 @@ class PluginBuildHook(BuildHookInterface[Any]):
         manifest.write_text(f"[VapourSynth Manifest V1]\n{library.stem}\n", encoding="ascii", newline="\n")
 
         files = {str(file): f"{PLUGIN_FOLDER}/{file.name}" for file in (library, manifest)}
-        kernels = Path(self.root) / "vsrealbasicvsr" / "kernel" / "kernels.c"
+        kernels = Path(self.root) / "vsrealbasicvsr" / "backends" / "cpu" / "kernels.c"
         made, failures = compile_kernels(kernels, Path(self.build_folder.name))
         files |= {str(file): f"{KERNELS_FOLDER}/{file.name}" for file in made}
         for failure in failures:

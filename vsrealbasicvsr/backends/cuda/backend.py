@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR
 
+from ..torch import Propagation, TorchNetwork
 from .epilogue import Epilogue, by_triton, fuse, why_not
-from .network import Propagation, TorchNetwork
 
 MAX_GRAPH_PX = 250_000
 """Low-resolution pixels of a frame whose steps are captured. A frame takes some 600 launches of 5 to 10 microseconds,

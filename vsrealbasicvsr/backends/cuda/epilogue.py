@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.model.network import PixelShuffleUpsample, ResidualBlock, ResidualTrunk
 
-from .memory import is_out_of_memory
+from ..memory import is_out_of_memory
 
 
 class Epilogue(Protocol):

@@ -11,13 +11,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.backends.cpu import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
+from vsrealbasicvsr.backends.cuda.backend import CudaNetwork, place_of, to_device, to_host
+from vsrealbasicvsr.backends.memory import return_freed_memory
+from vsrealbasicvsr.backends.torch import Network, TorchNetwork, as_3x3
 from vsrealbasicvsr.errors import UserError, printable
-from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
-
-from .cuda import CudaNetwork, place_of, to_device, to_host
-from .memory import return_freed_memory
-from .network import Network, TorchNetwork, as_3x3
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 

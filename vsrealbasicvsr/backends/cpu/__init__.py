@@ -3,8 +3,8 @@
 Where there is no library for the processor the model itself computes: `load_kernels` returns None.
 """
 
+from .backend import KernelNetwork
 from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, available, load_kernels
-from .network import KernelNetwork
 from .pages import empty_pages, is_large
 
 __all__ = [

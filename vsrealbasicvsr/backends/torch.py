@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsrealbasicvsr.kernel import is_large
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.model.network import ResidualTrunk
+
+from .cpu.pages import is_large
 
 MAX_BAND_PX_CPU = 32_768
 MAX_BAND_PX_GPU = 131_072

@@ -1,0 +1,1 @@
+"""Implementations of the network's steps, one for each kind of device."""

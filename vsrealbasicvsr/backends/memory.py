@@ -1,0 +1,51 @@
+"""Memory that runs short: the errors that say so, and freed memory given back to the system."""
+
+import ctypes
+import errno
+import functools
+import re
+from collections.abc import Callable
+
+import torch
+
+_OUT_OF_MEMORY = re.compile(
+    r"out.of.(?:\w+.)?memory"  # CUDA, HIP, MPS and, as an error's name, SYCL: out_of_device_memory
+    r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
+    r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
+    r"|bad_alloc|bad allocation"
+    r"|unable to find an engine to execute this computation"  # cuDNN found no room for the workspace of any
+)
+"""In lower case. That other texts tell of allocations ("an allocator was not initialised") does not make them one."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which torch, its libraries and Python say that memory is short."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):  # mmap
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    if not isinstance(error, RuntimeError) or "internal assert failed" in text:  # an allocator's bug
+        return False
+    return _OUT_OF_MEMORY.search(text) is not None
+
+
+def return_freed_memory() -> None:
+    """Give the memory that was freed but is still held by the C library back to the system, where it can be asked to.
+
+    glibc keeps freed frames in the heaps of the threads that made them, and VapourSynth has many threads: a chain of
+    plain resizers grew from 63 to 364 MB over 16,000 frames of 64x48, and stayed at 42 MB with a call of this every
+    30 frames.
+    """
+    if trim := _malloc_trim():
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
