@@ -41,8 +41,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vsrealbasicvsr import load_model
-from vsrealbasicvsr.backends.torch import Network
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, choose_compute
+from vsrealbasicvsr.backends import Backend as Network
+from vsrealbasicvsr.engine import DeviceConfig as Compute
+from vsrealbasicvsr.engine import Grid, WindowUpscaler
+from vsrealbasicvsr.engine import choose_device as choose_compute
 from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
@@ -120,13 +122,7 @@ def make_upscaler(network: RealBasicVSR, compute: Compute, num_frames: int) -> W
 
 def engine_frames(upscaler: WindowUpscaler, frames: Tensor) -> Iterator[Tensor]:
     """The frames (3, S*H, S*W), float32 on the CPU, in order, as the host asks for them."""
-    for n in range(len(frames)):
-        number = upscaler.expect(n)
-        try:
-            upscaler.supply(number, {i: SourceFrame(frames[i].clone()) for i in upscaler.missing(number)})
-            yield upscaler.upscale(n)[0]
-        finally:
-            upscaler.release(n)
+    yield from upscaler.upscale_frames(frame.clone() for frame in frames)
 
 
 def run_engine(upscaler: WindowUpscaler, frames: Tensor) -> tuple[float, Tensor]:

@@ -22,7 +22,7 @@ from benchmark_turns import First, Way, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vsrealbasicvsr.engine import Compute
+from vsrealbasicvsr.engine import DeviceConfig as Compute
 from vsrealbasicvsr.model import SCALE
 
 STAND_IN = "stand-in for vs-realesrgan (needs CUDA): realesr-animevideov3 in torch"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.engine import Compute
+from vsrealbasicvsr.engine import DeviceConfig as Compute
 
 MAX_PSNR_DB = 200.0
 """What two equal pictures have here, instead of infinity."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vsrealbasicvsr import load_model
-from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_compute
+from vsrealbasicvsr.engine import Grid, WindowUpscaler, choose_device
 
 
 def read_frames(path: Path, num_frames: int, width: int | None) -> list[Tensor]:
@@ -31,11 +31,8 @@ def read_frames(path: Path, num_frames: int, width: int | None) -> list[Tensor]:
 
 def upscaled(upscaler: WindowUpscaler, frames: list[Tensor]) -> Iterator[Tensor]:
     """The frames of the clip, in order, as the filter makes them."""
-    for n in range(len(frames)):
-        number = upscaler.expect(n)
-        upscaler.supply(number, {i: SourceFrame(frames[i]) for i in upscaler.missing(number)})
-        yield upscaler.upscale(n)[0].clamp(0, 1)
-        upscaler.release(n)
+    for hr in upscaler.upscale_frames(frames):
+        yield hr.clamp(0, 1)
 
 
 def main() -> int:
@@ -57,7 +54,7 @@ def main() -> int:
     except (OSError, av.FFmpegError) as error:
         print(f"measure_windows: {arguments.video} cannot be read ({error}).", file=sys.stderr)
         return 1
-    compute = choose_compute(arguments.device, arguments.precision)
+    compute = choose_device(arguments.device, arguments.precision)
 
     def upscaler(length: int, overlap: int) -> WindowUpscaler:
         grid = Grid(num_frames=len(frames), length=length, overlap=overlap)

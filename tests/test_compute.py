@@ -9,9 +9,11 @@ from fake_capture import FakeCapture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsrealbasicvsr.backends.cuda import backend as cuda
-from vsrealbasicvsr.backends.cuda.backend import Call, CudaNetwork, StepGraphs, fix_arithmetic
-from vsrealbasicvsr.backends.torch import TorchNetwork
-from vsrealbasicvsr.engine import choose_compute, is_out_of_memory
+from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
+from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.backends.cuda.graphs import Call, StepGraphs
+from vsrealbasicvsr.backends.torch import TorchBackend
+from vsrealbasicvsr.engine import choose_device, is_out_of_memory
 from vsrealbasicvsr.engine import device as compute
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import load_model
@@ -103,7 +105,7 @@ def test_a_graph_that_gives_anything_else_is_never_used(wrong):
         assert torch.equal(run(graphs, "flow", step, x).view(torch.int32), (x * 2).view(torch.int32))
         assert run(graphs, "flow", step, x).stride() == x.stride()
     assert len(capture.captured) == 1
-    assert graphs.notes == ["flow runs without a CUDA graph (it gave other values than the plain step)"]
+    assert graphs.notes == ["flow runs without a CUDA graph (its results differed from eager execution)"]
 
 
 def test_a_nan_that_the_plain_step_makes_too_is_right():
@@ -278,7 +280,7 @@ def assert_same_bits(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> 
         assert torch.equal(a, b), index
 
 
-def graph_notes(network: CudaNetwork) -> list[str]:
+def graph_notes(network: CudaBackend) -> list[str]:
     """Without the one that there is no Triton for a CPU."""
     return [note for note in network.notes if "CUDA graph" in note]
 
@@ -287,9 +289,9 @@ def graph_notes(network: CudaNetwork) -> list[str]:
 def test_captured_or_not_the_steps_give_the_same_bits(model, size):
     frames = pictures(6, *size)
     capture = FakeCapture()
-    network = CudaNetwork(copy.deepcopy(model), capture=capture)
+    network = CudaBackend(copy.deepcopy(model), capture=capture)
     with torch.inference_mode():
-        assert_same_bits(steps(network, frames), steps(TorchNetwork(model), frames))
+        assert_same_bits(steps(network, frames), steps(TorchBackend(model), frames))
     assert len(capture.captured) == 4  # cleaning, flow, and both propagations from a state
     assert graph_notes(network) == []
 
@@ -297,9 +299,9 @@ def test_captured_or_not_the_steps_give_the_same_bits(model, size):
 @pytest.mark.parametrize(("size", "num"), [((32, 64), 3), ((45, 67), 2)])
 def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
     frames, capture = pictures(7, *size), FakeCapture()
-    network = CudaNetwork(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
-    plain = TorchNetwork(model)
-    assert network.num_abreast(*size) == num
+    network = CudaBackend(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
+    plain = TorchBackend(model)
+    assert network.num_concurrent_frames(*size) == num
     with torch.inference_mode():
         for batch in (frames, frames[:num], frames[:1]):
             alone = [plain.cleaning_residue(frame) for frame in batch]
@@ -319,36 +321,36 @@ def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
 
 
 def test_only_small_frames_that_are_captured_go_abreast(model):
-    network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
+    network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
     sizes = [(64, 64), (96, 128), (180, 320), (16, 16), (720, 1280)]
-    assert [network.num_abreast(*size) for size in sizes] == [8, 3, 1, 8, 1]
-    network.max_rows = 48
-    assert network.num_abreast(64, 64) == 1  # in bands
-    assert network.num_abreast(48, 64) == 8
+    assert [network.num_concurrent_frames(*size) for size in sizes] == [8, 3, 1, 8, 1]
+    network.max_tile_rows = 48
+    assert network.num_concurrent_frames(64, 64) == 1  # in bands
+    assert network.num_concurrent_frames(48, 64) == 8
     network.release()
-    assert network.num_abreast(48, 64) == 1  # memory was short
+    assert network.num_concurrent_frames(48, 64) == 1  # memory was short
 
 
 def test_a_wrong_graph_shows_in_no_picture(model):
     frames = pictures(6, 45, 67)
-    network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(nan))
+    network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(nan))
     with torch.inference_mode():
-        assert_same_bits(steps(network, frames), steps(TorchNetwork(model), frames))
+        assert_same_bits(steps(network, frames), steps(TorchBackend(model), frames))
     assert len(graph_notes(network)) == 4
 
 
 def test_large_frames_and_frames_in_bands_are_not_captured(model, monkeypatch):
     frames = pictures(3, 45, 67)
     with torch.inference_mode():
-        for max_rows in (None, 20):
-            if max_rows is None:
+        for max_tile_rows in (None, 20):
+            if max_tile_rows is None:
                 monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 45 * 67 - 1)
             capture = FakeCapture()
-            network = CudaNetwork(copy.deepcopy(model), max_rows=max_rows, capture=capture)
-            assert_same_bits(steps(network, frames), steps(TorchNetwork(model, max_rows=max_rows), frames))
+            network = CudaBackend(copy.deepcopy(model), max_tile_rows=max_tile_rows, capture=capture)
+            assert_same_bits(steps(network, frames), steps(TorchBackend(model, max_tile_rows=max_tile_rows), frames))
             assert capture.captured == []
             monkeypatch.undo()
-        network.max_rows = 45
+        network.max_tile_rows = 45
         steps(network, frames)
     assert len(capture.captured) > 0
 
@@ -356,7 +358,7 @@ def test_large_frames_and_frames_in_bands_are_not_captured(model, monkeypatch):
 def test_outside_of_inference_mode_nothing_is_captured(model):
     capture = FakeCapture()
     with torch.no_grad():
-        steps(CudaNetwork(model, capture=capture), pictures(2, 32, 32))
+        steps(CudaBackend(model, capture=capture), pictures(2, 32, 32))
     assert capture.captured == []
 
 
@@ -383,7 +385,7 @@ def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it():
         taken.extend((call.step, call.arguments) for call in calls)
         raise NotImplementedError("only looking")
 
-    network = CudaNetwork(model, capture=capture)
+    network = CudaBackend(model, capture=capture)
     frame = torch.empty(1, 3, 180, 320, device="meta")
     with torch.inference_mode():
         state = network.propagate_backward(frame, None, None)
@@ -462,7 +464,7 @@ def test_however_many_ask_at_once_a_device_has_one_thread(monkeypatch):
 
 
 def test_on_the_cpu_nothing_is_copied():
-    cpu = choose_compute("cpu", "fp32")
+    cpu = choose_device("cpu", "fp32")
     x = torch.rand(3, 4, 5)
     assert cpu.to_device(x) is x
     (same,) = cpu.on_host([x])

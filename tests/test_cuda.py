@@ -13,10 +13,11 @@ import vapoursynth as vs
 
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.backends.cuda import backend as cuda
-from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
-from vsrealbasicvsr.backends.cuda.epilogue import by_triton, why_not
-from vsrealbasicvsr.backends.torch import TorchNetwork
-from vsrealbasicvsr.engine import Compute, choose_compute
+from vsrealbasicvsr.backends.cuda import streams
+from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.backends.cuda.epilogue import by_triton, unsupported_reason
+from vsrealbasicvsr.backends.torch import TorchBackend
+from vsrealbasicvsr.engine import DeviceConfig, choose_device
 from vsrealbasicvsr.filter import entry
 
 pytestmark = pytest.mark.needs_cuda
@@ -78,7 +79,7 @@ def test_half_precision_comes_close_to_single_precision(core):
 
 
 def test_a_gpu_is_chosen_by_itself_and_computes_in_half_precision(core):
-    compute = choose_compute("auto", "auto")
+    compute = choose_device("auto", "auto")
     assert (compute.device.type, compute.dtype) == ("cuda", torch.float16)
     assert any(name.startswith("cuda:0") for name in np.atleast_1d(core.rbvsr.Version()["devices"]))
 
@@ -129,15 +130,15 @@ def test_the_model_refines_and_resolves_on_the_gpu():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_epilogues_work_here_and_change_last_bits_only(precision):
-    compute = choose_compute("cuda", precision)
-    assert compute.run(lambda: why_not(by_triton, compute.device, compute.dtype)) is None
+    compute = choose_device("cuda", precision)
+    assert compute.run(lambda: unsupported_reason(by_triton, compute.device, compute.dtype)) is None
 
     def fails(*_, **__):
         raise NotImplementedError
 
     frames = pictures(3, 90, 160)
     model = load_model("default").to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
-    networks = [CudaNetwork(copy.deepcopy(model), epilogue=epilogue) for epilogue in (by_triton, fails)]
+    networks = [CudaBackend(copy.deepcopy(model), epilogue=epilogue) for epilogue in (by_triton, fails)]
     made = [steps(compute, network, frames) for network in networks]
     assert networks[0].notes == []
     assert len(networks[1].notes) == 1
@@ -150,8 +151,8 @@ def test_the_epilogues_work_here_and_change_last_bits_only(precision):
 
 
 @pytest.fixture(params=["fp32", "fp16", "bf16"])
-def compute(request) -> Compute:
-    return choose_compute("cuda", request.param)
+def compute(request) -> DeviceConfig:
+    return choose_device("cuda", request.param)
 
 
 @pytest.fixture(params=["tiny", "default"])
@@ -159,13 +160,13 @@ def model(request, tiny_model):
     return load_model(tiny_model if request.param == "tiny" else "default")
 
 
-def prepared(compute: Compute, model) -> CudaNetwork:
+def prepared(compute: DeviceConfig, model) -> CudaBackend:
     network = compute.prepare(model)
-    assert isinstance(network, CudaNetwork)
+    assert isinstance(network, CudaBackend)
     return network
 
 
-def plain(network: CudaNetwork) -> TorchNetwork:
+def plain(network: CudaBackend) -> TorchBackend:
     """The same steps with the same weights, none of them captured."""
     return network._eager
 
@@ -176,7 +177,7 @@ def pictures(num: int, height: int, width: int) -> list[torch.Tensor]:
     return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
 
 
-def steps(compute: Compute, network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+def steps(compute: DeviceConfig, network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
     """All that is made of frames, both directions at once, states carried on; on the CPU."""
 
     def job() -> list[torch.Tensor]:
@@ -217,7 +218,7 @@ def test_abreast_every_frame_has_the_bits_that_it_has_alone(compute, model, size
     network, frames, num = prepared(compute, model), pictures(19, *size), 4
     single = plain(network)
     network._busy_px = num * size[0] * size[1]  # on a GPU of any size
-    assert network.num_abreast(*size) == num
+    assert network.num_concurrent_frames(*size) == num
 
     def job() -> list[bool]:
         on_device = [compute.to_device(frame) for frame in frames]
@@ -390,7 +391,7 @@ def test_no_switch_of_torch_is_changed_not_even_meanwhile(compute, model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_what_arrives_on_the_host_is_what_the_job_made_under_many_threads(dtype):
-    compute = choose_compute("cuda", "fp16")
+    compute = choose_device("cuda", "fp16")
     big = torch.rand(2048, 2048, device="cuda")
     wrong = []
 
@@ -417,14 +418,14 @@ def test_what_arrives_on_the_host_is_what_the_job_made_under_many_threads(dtype)
 
 
 def test_on_host_is_cpu():
-    compute = choose_compute("cuda", "fp16")
+    compute = choose_device("cuda", "fp16")
     made = compute.run(lambda: torch.rand(3, 64, 96, device=compute.device).half())
     assert torch.equal(compute.on_host([made])[0], made.cpu())
 
 
 def test_without_pinned_memory_copies_are_made_all_the_same(monkeypatch):
-    compute = choose_compute("cuda", "fp16")
-    monkeypatch.setattr(cuda, "_pinned_like", lambda *_: None)
+    compute = choose_device("cuda", "fp16")
+    monkeypatch.setattr(streams, "_pinned_like", lambda *_: None)
     x = torch.rand(3, 64, 96)
     assert torch.equal(compute.on_host([compute.run(lambda: compute.to_device(x) * 2)])[0], x * 2)
 

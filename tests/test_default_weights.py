@@ -13,7 +13,7 @@ from training.evaluate import super_resolve
 from training.losses import luma
 from training.metrics import psnr_db, to_bytes
 from vsrealbasicvsr import load_model, refine
-from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_compute
+from vsrealbasicvsr.engine import Grid, WindowUpscaler, choose_device
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS
 from vsrealbasicvsr.weights.reading import read_network
 
@@ -104,16 +104,10 @@ def test_cleaning_comes_to_rest_on_stripes(model, period):
 def test_in_bands_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(model):
     lr, _ = degraded("astronaut", num_frames=6)
 
-    def upscaled(max_rows):
+    def upscaled(max_tile_rows):
         grid = Grid(num_frames=6, length=4, overlap=2)
-        engine = WindowUpscaler(model, choose_compute("cpu", "fp32"), grid, theta=1.5, max_rows=max_rows)
-        frames = []
-        for n in range(6):
-            number = engine.expect(n)
-            engine.supply(number, {i: SourceFrame(lr[i]) for i in engine.missing(number)})
-            frames.append(engine.upscale(n)[0])
-            engine.release(n)
-        return torch.stack(frames), engine.statistics.cleaning_passes
+        engine = WindowUpscaler(model, choose_device("cpu", "fp32"), grid, theta=1.5, max_tile_rows=max_tile_rows)
+        return torch.stack(list(engine.upscale_frames(lr))), engine.statistics.cleaning_passes
 
     whole, num_passes = upscaled(None)
     banded, num_passes_banded = upscaled(16)

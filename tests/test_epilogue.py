@@ -14,9 +14,9 @@ from tolerances import REGROUPED
 
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import epilogue as epilogue_module
-from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
-from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, fuse, why_not
-from vsrealbasicvsr.backends.torch import TorchNetwork
+from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, fuse, unsupported_reason
+from vsrealbasicvsr.backends.torch import TorchBackend
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_a_network_with_epilogues_makes_the_pictures_of_the_plain_one(model):
     fuse(fused, epilogue)
     frames = pictures(4, 23, 37)
     with torch.inference_mode():
-        for ours, theirs in zip(steps(TorchNetwork(fused), frames), steps(TorchNetwork(model), frames), strict=True):
+        for ours, theirs in zip(steps(TorchBackend(fused), frames), steps(TorchBackend(model), frames), strict=True):
             torch.testing.assert_close(ours, theirs, atol=10 * REGROUPED, rtol=0)
     assert set(seen) == {(0.1, False, False), (0.0, False, False), (1.0, True, False), (0.1, False, True)}
 
@@ -62,14 +62,14 @@ def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is
 
     frames = pictures(3, 23, 37)
     with torch.inference_mode():
-        plain = steps(TorchNetwork(model), frames)
+        plain = steps(TorchBackend(model), frames)
         for epilogue, reason in (
             (raises, "RuntimeError: no compiler"),
-            (forgets_the_sum, "it gave other values than torch"),
-            (forgets_the_shuffle, "it gave other values than torch"),
+            (forgets_the_sum, "its results differed from torch's"),
+            (forgets_the_shuffle, "its results differed from torch's"),
         ):
-            network = CudaNetwork(copy.deepcopy(model), capture=FakeCapture(), epilogue=epilogue)
-            assert network.notes == [f"bias, rectifier and sum are passes of their own ({reason})"]
+            network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(), epilogue=epilogue)
+            assert network.notes == [f"bias, activation and residual sum are not fused ({reason})"]
             for ours, theirs in zip(steps(network, frames), plain, strict=True):
                 assert torch.equal(ours, theirs)
 
@@ -78,7 +78,7 @@ def test_captured_or_not_steps_with_epilogues_give_the_same_bits(model):
     frames = pictures(4, 45, 67)
     with torch.inference_mode():
         made = [
-            steps(CudaNetwork(copy.deepcopy(model), capture=capture, epilogue=by_torch), frames)
+            steps(CudaBackend(copy.deepcopy(model), capture=capture, epilogue=by_torch), frames)
             for capture in (FakeCapture(), FakeCapture(torch.nan))
         ]
     for ours, theirs in zip(*made, strict=True):
@@ -100,7 +100,7 @@ def test_whether_steps_are_fused_is_found_out_once():
         return by_torch(x, bias, slope, residual, shuffle=shuffle)
 
     for _ in range(2):
-        assert why_not(fails_at_first, CPU, torch.float32) == "RuntimeError: the disk is full"
+        assert unsupported_reason(fails_at_first, CPU, torch.float32) == "RuntimeError: the disk is full"
     assert len(tries) == 1
 
 
@@ -109,22 +109,23 @@ def test_memory_that_is_short_decides_nothing():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        why_not(has_no_memory, CPU, torch.float32)
+        unsupported_reason(has_no_memory, CPU, torch.float32)
 
     def has_some_again(x, bias, slope, residual=None, *, shuffle=False):
         return by_torch(x, bias, slope, residual, shuffle=shuffle)
 
-    assert why_not(has_some_again, CPU, torch.float32) is None
+    assert unsupported_reason(has_some_again, CPU, torch.float32) is None
 
 
 # ---- the kernel ------------------------------------------------------------------------------------------------------
 
 IN_THE_INTERPRETER = """
 import itertools, torch
-from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, why_not
+from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton, unsupported_reason
 num = 0
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
-    assert why_not(by_triton, torch.device("cpu"), dtype) is None, why_not(by_triton, torch.device("cpu"), dtype)
+    reason = unsupported_reason(by_triton, torch.device("cpu"), dtype)
+    assert reason is None, reason
     for (channels, height, width), with_residual, slope in itertools.product(
         ((64, 3, 5), (4, 1, 1), (12, 1, 700), (256, 4, 3), (16, 33, 2)), (False, True), (0.0, 0.1, 1.0)
     ):
@@ -162,14 +163,14 @@ def test_the_kernel_gives_torchs_values_in_tritons_interpreter():
 
 
 def test_on_the_cpu_the_kernel_cannot_run_and_that_is_no_error():
-    assert why_not(by_triton, CPU, torch.float32)
+    assert unsupported_reason(by_triton, CPU, torch.float32)
 
 
 def test_without_triton_nothing_of_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "vsrealbasicvsr.backends.cuda.epilogue_triton", raising=False)
     monkeypatch.setattr(epilogue_module, "_verdicts", {})
-    assert why_not(by_triton, CPU, torch.float32) == "there is no Triton"
+    assert unsupported_reason(by_triton, CPU, torch.float32) == "Triton is not installed"
 
 
 def test_the_cpu_loads_no_triton():

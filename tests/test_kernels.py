@@ -16,11 +16,11 @@ import torch
 from conftest import ROOT, TIMEOUT_SECONDS, load_build_hook
 from tolerances import WINOGRAD
 
-from vsrealbasicvsr.backends.cpu import ENVIRONMENT, KernelNetwork, Kernels, available, library, load_kernels, pages
+from vsrealbasicvsr.backends.cpu import ENVIRONMENT, CpuBackend, Kernels, available, library, load_kernels, pages
 from vsrealbasicvsr.backends.cpu import backend as kernel_network
 from vsrealbasicvsr.backends.cpu.library import find_library
-from vsrealbasicvsr.backends.torch import TorchNetwork
-from vsrealbasicvsr.engine import choose_compute
+from vsrealbasicvsr.backends.torch import TorchBackend
+from vsrealbasicvsr.engine import choose_device
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 HERE = list(available())
@@ -100,8 +100,8 @@ SIZES = [(1, 1), (1, 37), (5, 4), (33, 2), (24, 32), (45, 67), (65, 31)]
 def test_any_network_on_any_frame_gives_what_torch_gives(kernels, height, width):
     model = network(sizes(seed=height))
     frames = smooth(2, height, width)
-    expected = steps(TorchNetwork(model), frames)
-    for name, ours in steps(KernelNetwork(model, kernels), frames).items():
+    expected = steps(TorchBackend(model), frames)
+    for name, ours in steps(CpuBackend(model, kernels), frames).items():
         largest = max(expected[name].abs().max().item(), 1.0)
         assert (ours - expected[name]).abs().max() <= WINOGRAD * largest, name
 
@@ -112,8 +112,8 @@ def test_a_network_whose_sequences_start_with_several_passes_gives_what_torch_gi
     plain = network(sizes(seed=height))
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "basicvsr.start_passes"})
     frames = smooth(2, height, width)
-    expected, without = steps(TorchNetwork(model), frames), steps(TorchNetwork(plain), frames)
-    for name, ours in steps(KernelNetwork(model, kernels), frames).items():
+    expected, without = steps(TorchBackend(model), frames), steps(TorchBackend(plain), frames)
+    for name, ours in steps(CpuBackend(model, kernels), frames).items():
         largest = max(expected[name].abs().max().item(), 1.0)
         assert (ours - expected[name]).abs().max() <= WINOGRAD * largest, name
     assert (expected["first"] - without["first"]).abs().max() > 5 * WINOGRAD, "the passes do something"
@@ -122,15 +122,15 @@ def test_a_network_whose_sequences_start_with_several_passes_gives_what_torch_gi
 def test_the_published_network_comes_within_100_db(kernels):
     model = RealBasicVSR().eval()
     frames = smooth(2, 40, 52)
-    expected = steps(TorchNetwork(model), frames)
-    for name, ours in steps(KernelNetwork(model, kernels), frames).items():
+    expected = steps(TorchBackend(model), frames)
+    for name, ours in steps(CpuBackend(model, kernels), frames).items():
         if "flow" not in name:
             assert -10 * (ours - expected[name]).square().mean().log10() >= 100, name
 
 
 def test_flows_that_point_outside_or_nowhere_are_sampled_as_torch_does(kernels):
     model = network(sizes(seed=3))
-    ours, torchs = KernelNetwork(model, kernels), TorchNetwork(model)
+    ours, torchs = CpuBackend(model, kernels), TorchBackend(model)
     frame = smooth(1, 20, 30)[0]
     generator = torch.Generator().manual_seed(5)
     flow = torch.randn(1, 2, 20, 30, generator=generator) * 15
@@ -149,10 +149,10 @@ def test_flows_that_point_outside_or_nowhere_are_sampled_as_torch_does(kernels):
 def test_the_number_of_threads_and_what_ran_before_change_no_bit(kernels):
     model = network(sizes(seed=9))
     frames = smooth(2, 37, 41)
-    expected = steps(KernelNetwork(model, kernels), frames)
+    expected = steps(CpuBackend(model, kernels), frames)
     library = find_library(kernels.name)
     for num_threads in (1, 2, 3, 8):
-        other = KernelNetwork(model, Kernels(library, num_threads))
+        other = CpuBackend(model, Kernels(library, num_threads))
         steps(other, smooth(2, 50, 60))
         for name, made in steps(other, frames).items():
             assert torch.equal(made, expected[name]), (name, num_threads)
@@ -161,34 +161,34 @@ def test_the_number_of_threads_and_what_ran_before_change_no_bit(kernels):
 def test_bands_change_nothing_but_rounding(kernels, monkeypatch):
     model = network(sizes(seed=4))
     frames = smooth(2, 37, 20)
-    expected = steps(KernelNetwork(model, kernels), frames)
-    monkeypatch.setattr(kernel_network, "BAND_PX", 1)
+    expected = steps(CpuBackend(model, kernels), frames)
+    monkeypatch.setattr(kernel_network, "MAX_RECONSTRUCTION_PX", 1)
     for rows in (1, 2, 3, 7, 36, 100):
-        monkeypatch.setattr(kernel_network, "MIN_BAND_ROWS", rows)
-        made = steps(KernelNetwork(model, kernels), frames)
+        monkeypatch.setattr(kernel_network, "MIN_TILE_ROWS", rows)
+        made = steps(CpuBackend(model, kernels), frames)
         largest = max(expected["first"].abs().max().item(), 1.0)
         assert (made["first"] - expected["first"]).abs().max() <= WINOGRAD * largest, rows
 
 
 def test_the_environment_chooses_the_kernels(monkeypatch):
-    compute = choose_compute("cpu", "fp32")
+    compute = choose_device("cpu", "fp32")
     model = network(sizes(seed=1))
     for name in HERE:
         monkeypatch.setenv(ENVIRONMENT, name)
         assert compute.kernels().name == name
-        assert isinstance(compute.prepare(model), KernelNetwork)
+        assert isinstance(compute.prepare(model), CpuBackend)
     monkeypatch.setenv(ENVIRONMENT, "off")
     assert compute.kernels() is None
-    assert isinstance(compute.prepare(model), TorchNetwork)
+    assert isinstance(compute.prepare(model), TorchBackend)
     monkeypatch.delenv(ENVIRONMENT)
     assert compute.kernels().name == HERE[0]
-    assert choose_compute("cpu", "bf16").kernels() is None
+    assert choose_device("cpu", "bf16").kernels() is None
 
 
 def test_a_setting_that_names_no_kernels_is_an_error(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "sse9")
     with pytest.raises(ValueError, match=r'RBVSR_KERNELS must be one of off, avx512, avx2, neon, got "sse9"'):
-        choose_compute("cpu", "fp32").kernels()
+        choose_device("cpu", "fp32").kernels()
 
 
 SANITIZED = """
@@ -198,10 +198,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_kernels as t
-from vsrealbasicvsr.backends.cpu import KernelNetwork, Kernels
+from vsrealbasicvsr.backends.cpu import CpuBackend, Kernels
 for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
     model = t.network(t.sizes(seed=height))
-    t.steps(KernelNetwork(model, Kernels(Path({library!r}), 3)), t.smooth(2, height, width))
+    t.steps(CpuBackend(model, Kernels(Path({library!r}), 3)), t.smooth(2, height, width))
 print("done")
 """
 
@@ -272,23 +272,23 @@ def test_only_a_few_pages_are_kept_and_none_that_should_not_be():
 def test_no_value_of_pages_that_are_used_again_shows(kernels, monkeypatch):
     """All memory that the network asks for is full of NaN."""
     architecture, frames = sizes(5), smooth(2, 37, 51)
-    expected = steps(KernelNetwork(network(architecture), kernels), frames)
+    expected = steps(CpuBackend(network(architecture), kernels), frames)
 
     def not_a_number(shape, dtype, **_):
         return torch.full(shape, torch.nan, dtype=dtype)
 
     monkeypatch.setattr(kernel_network, "empty_pages", not_a_number)
-    for max_rows in (None, 16):
-        found = steps(KernelNetwork(network(architecture), kernels, max_rows=max_rows), frames)
+    for max_tile_rows in (None, 16):
+        found = steps(CpuBackend(network(architecture), kernels, max_tile_rows=max_tile_rows), frames)
         for name, made in found.items():
             assert made.isfinite().all(), name
-            if max_rows is None:
+            if max_tile_rows is None:
                 assert torch.equal(made, expected[name]), name
 
 
 def test_the_last_pages_go_with_the_network(kernels):
     pages.drop_spare_pages()
-    one = KernelNetwork(network(sizes(5)), kernels)
+    one = CpuBackend(network(sizes(5)), kernels)
     pages.empty_pages((512, 1024), torch.float32, recycles=True)
     assert len(pages._spare) == 1
     del one

@@ -251,10 +251,10 @@ print(json.dumps({{name: [str(before[name]), str(after[name])] for name in befor
 WORK = """
 model = vsrealbasicvsr.load_model()
 model.super_resolve(vsrealbasicvsr.refine(model, lr)[0])
-from vsrealbasicvsr.engine import choose_compute
-compute = choose_compute("cpu", "auto")
-compute.prepare(model)
-compute.run(lambda: model(lr))
+from vsrealbasicvsr.engine import choose_device
+device = choose_device("cpu", "auto")
+device.prepare(model)
+device.run(lambda: model(lr))
 """
 
 

@@ -9,7 +9,7 @@ import vapoursynth as vs
 from test_filter import FORMATS, as_format, digests, photograph
 from tolerances import HALF_PLANES, PLANES
 
-from vsrealbasicvsr.engine import MATRICES, Compute, PlaneFormat, to_planes
+from vsrealbasicvsr.engine import MATRICES, DeviceConfig, PlaneFormat, to_planes
 from vsrealbasicvsr.filter import entry
 from vsrealbasicvsr.filter.conversion import plane_format
 
@@ -100,7 +100,7 @@ def test_a_format_that_nothing_can_be_written_in_is_refused(wrong):
 
 
 def test_a_gpu_converts_and_a_cpu_does_not():
-    cpu, gpu = (Compute(torch.device(name), torch.float32) for name in ("cpu", "cuda:0"))
+    cpu, gpu = (DeviceConfig(torch.device(name), torch.float32) for name in ("cpu", "cuda:0"))
     assert not entry._converts([cpu])
     assert entry._converts([gpu])
     assert entry._converts([gpu, gpu])

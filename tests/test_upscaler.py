@@ -11,14 +11,15 @@ import torch
 from fake_capture import FakeCapture
 from tolerances import REGROUPED
 
-from vsrealbasicvsr.backends import memory
-from vsrealbasicvsr.backends import torch as torch_network
+from vsrealbasicvsr.backends import base, is_out_of_memory
+from vsrealbasicvsr.backends import torch as torch_backend
+from vsrealbasicvsr.backends.base import rows_per_tile
 from vsrealbasicvsr.backends.cpu import ENVIRONMENT, pages
-from vsrealbasicvsr.backends.cpu import backend as kernel_network
-from vsrealbasicvsr.backends.cuda.backend import CudaNetwork
-from vsrealbasicvsr.backends.torch import band_rows
-from vsrealbasicvsr.engine import Compute, Grid, SourceFrame, WindowUpscaler, thumbnail
+from vsrealbasicvsr.backends.cpu import backend as cpu_backend
+from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.engine import DeviceConfig, Grid, SourceFrame, WindowUpscaler, thumbnail
 from vsrealbasicvsr.engine.memory import Budget
+from vsrealbasicvsr.engine.worker import Worker
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, refine
 
 SMALL = Architecture(
@@ -33,26 +34,33 @@ SMALL = Architecture(
     hr_out_channels=8,
     flow_channels=(8, 8, 8, 8),
 )
-CPU = Compute(torch.device("cpu"), torch.float32)
+CPU = DeviceConfig(torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture(autouse=True, params=["our kernels", "torch", "abreast"])
+@pytest.fixture(autouse=True, params=["our kernels", "torch", "concurrent"])
 def kernels(request, monkeypatch):
     """Everything holds with our own kernels, where the processor has them, and without; and with several frames at
     once, as on a GPU.
     """
     monkeypatch.setenv(ENVIRONMENT, "" if request.param == "our kernels" else "off")
-    if request.param == "abreast":
+    if request.param == "concurrent":
         monkeypatch.setattr(
-            Compute, "prepare", lambda _, model, max_rows=None: AbreastNetwork(copy.deepcopy(model), max_rows=max_rows)
+            DeviceConfig,
+            "prepare",
+            lambda _, model, max_tile_rows=None: ConcurrentBackend(copy.deepcopy(model), max_tile_rows=max_tile_rows),
         )
 
 
-class AbreastNetwork(CudaNetwork):
-    """CUDA's way to run the steps, three frames abreast, without a GPU."""
+class ConcurrentBackend(CudaBackend):
+    """CUDA's way to run the steps, three frames concurrently, without a GPU."""
 
-    def __init__(self, model, *, max_rows=None):
-        super().__init__(model, max_rows=max_rows, capture=FakeCapture(), busy_px=3 * 24 * 32)
+    def __init__(self, model, *, max_tile_rows=None):
+        super().__init__(model, max_tile_rows=max_tile_rows, capture=FakeCapture(), busy_px=3 * 24 * 32)
+
+
+def worker_of(engine: WindowUpscaler) -> Worker:
+    """The state of its first device."""
+    return engine._pipelines[0].worker
 
 
 def network() -> RealBasicVSR:
@@ -69,26 +77,28 @@ def clip(num_frames: int, seed: int = 1) -> torch.Tensor:
 
 
 def upscaler(
-    num_frames: int, *, length=6, overlap=2, theta=5.0, cleaning=1.0, scene_cuts="off", max_rows=None
+    num_frames: int, *, length=6, overlap=2, theta=5.0, cleaning=1.0, scene_cuts="off", max_tile_rows=None
 ) -> WindowUpscaler:
     grid = Grid(num_frames=num_frames, length=length, overlap=overlap)
     return WindowUpscaler(
-        network(), CPU, grid, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts, max_rows=max_rows
+        network(), CPU, grid, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts, max_tile_rows=max_tile_rows
     )
 
 
 def get(engine: WindowUpscaler, frames: torch.Tensor, n: int, **cuts) -> torch.Tensor:
     """What the host does for one frame."""
-    number = engine.expect(n)
+    number = engine.cache.acquire(n)
     try:
-        missing = engine.missing(number)
+        missing = engine.cache.missing(number)
         begins, ends = cuts.get("begins", {}), cuts.get("ends", {})
-        engine.supply(number, {i: SourceFrame(frames[i].clone(), begins.get(i), ends.get(i), host=i) for i in missing})
-        hr, host = engine.upscale(n)
-        assert host == n
+        engine.cache.supply(
+            number, {i: SourceFrame(frames[i].clone(), begins.get(i), ends.get(i), user_data=i) for i in missing}
+        )
+        hr, user_data = engine.upscale(n)
+        assert user_data == n
         return hr
     finally:
-        engine.release(n)
+        engine.cache.release(n)
 
 
 def test_any_order_gives_the_same_bytes_as_reading_forwards():
@@ -101,13 +111,13 @@ def test_any_order_gives_the_same_bytes_as_reading_forwards():
             assert torch.equal(get(engine, frames, n), forwards[n]), f"frame {n} in the order {order}"
 
 
-def test_what_may_go_abreast_does(request):
-    if request.node.callspec.params["kernels"] != "abreast":
+def test_what_may_run_concurrently_does(request):
+    if request.node.callspec.params["kernels"] != "concurrent":
         pytest.skip("networks that take one frame at a time")
     engine, frames = upscaler(12), clip(12)
     for n in range(12):
         get(engine, frames, n)
-    capture = engine._workers[0].network._graphs._capture
+    capture = worker_of(engine).backend._graphs._capture
     both = ["backward propagation", "forward propagation"]
     assert [names for names in capture.captured if len(names) > 1] == [["cleaning"] * 3, ["flow"] * 3, both]
     # Each graph is run twice to be held against plain steps, for which its calls are run singly once. Of the 12 + 10
@@ -122,12 +132,13 @@ def test_what_may_go_abreast_does(request):
 def test_two_devices_that_clean_the_same_frames_at_once_do_not_wait_for_each_other():
     frames, engine = clip(40), upscaler(40)
     sources = [SourceFrame(frame.clone()) for frame in frames]
-    worker, clean = engine._workers[0], engine._clean
-    engine._clean = lambda *arguments: (time.sleep(0.002), clean(*arguments))
+    cleaner = engine._pipelines[0].cleaner
+    clean = cleaner._clean
+    cleaner._clean = lambda *arguments: (time.sleep(0.002), clean(*arguments))
 
     def work(first):
         with torch.inference_mode():
-            engine._clean_abreast(worker, sources[first : first + 30], 3 if first else 4)
+            cleaner.clean_concurrently(sources[first : first + 30], 3 if first else 4)
 
     threads = [threading.Thread(target=work, args=(first,), daemon=True) for first in (0, 7, 0, 10)]
     for thread in threads:
@@ -138,10 +149,10 @@ def test_two_devices_that_clean_the_same_frames_at_once_do_not_wait_for_each_oth
     assert engine.statistics.frames_cleaned == 40
 
 
-@pytest.mark.parametrize(("cleaning", "max_rows"), [(1.0, None), (0.5, None), (0.5, 7), (0.0, None)])
-def test_one_long_window_is_the_network_on_the_whole_sequence(cleaning, max_rows):
+@pytest.mark.parametrize(("cleaning", "max_tile_rows"), [(1.0, None), (0.5, None), (0.5, 7), (0.0, None)])
+def test_one_long_window_is_the_network_on_the_whole_sequence(cleaning, max_tile_rows):
     frames = clip(9)
-    engine = upscaler(9, length=100, overlap=0, theta=1.5, cleaning=cleaning, max_rows=max_rows)
+    engine = upscaler(9, length=100, overlap=0, theta=1.5, cleaning=cleaning, max_tile_rows=max_tile_rows)
     ours = torch.stack([get(engine, frames, n) for n in range(9)])
 
     model = network()
@@ -157,10 +168,10 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
     frames = clip(3)
     whole = [get(upscaler(3), frames, n) for n in range(3)]
 
-    monkeypatch.setattr(torch_network, "MAX_BAND_PX_CPU", 160)
-    monkeypatch.setattr(kernel_network, "BAND_PX", 160)
-    monkeypatch.setattr(kernel_network, "MIN_BAND_ROWS", 1)
-    assert band_rows(24, 32, 160) == 5
+    monkeypatch.setattr(torch_backend, "MAX_RECONSTRUCTION_PX_CPU", 160)
+    monkeypatch.setattr(cpu_backend, "MAX_RECONSTRUCTION_PX", 160)
+    monkeypatch.setattr(cpu_backend, "MIN_TILE_ROWS", 1)
+    assert rows_per_tile(24, 32, 160) == 5
     banded = [get(upscaler(3), frames, n) for n in range(3)]
     assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
 
@@ -169,7 +180,7 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
 @pytest.mark.parametrize("most", [32_768, 131_072])
 def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
     height, width = size
-    rows = band_rows(height, width, most)
+    rows = rows_per_tile(height, width, most)
     assert 1 <= rows <= height
     assert rows * width <= max(most, 4 * width)  # less than 4 rows would be mostly halo
     num_bands = -(-height // rows)
@@ -180,7 +191,7 @@ def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
 def test_frames_worked_on_in_bands_are_the_same_frames(rows):
     frames = clip(8)
     whole = [get(upscaler(8, theta=1.5), frames, n) for n in range(8)]
-    engine = upscaler(8, theta=1.5, max_rows=rows)
+    engine = upscaler(8, theta=1.5, max_tile_rows=rows)
     banded = [get(engine, frames, n) for n in range(8)]
     assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
 
@@ -196,7 +207,7 @@ def test_the_number_of_cleaning_passes_is_decided_on_whole_frames():
     halves = [change[:, :, rows].mean().item() * 255 for rows in (slice(0, 12), slice(12, 24))]
     assert min(halves) < 0.98 * theta < 1.02 * theta < max(halves)
     for factor, passes in ((0.98, 2), (1.02, 1)):
-        engine = upscaler(1, theta=theta * factor, max_rows=6)
+        engine = upscaler(1, theta=theta * factor, max_tile_rows=6)
         get(engine, frames, 0)
         assert min(engine.statistics.cleaning_passes, 2) == passes
 
@@ -211,7 +222,7 @@ def test_what_may_be_held_shows_in_no_bit(num_states, order):
     plenty = upscaler(30, length=12, overlap=3)
     expected = [get(plenty, frames, n) for n in range(30)]
     engine = upscaler(30, length=12, overlap=3)
-    engine._workers[0].budget = Budget(num_states=num_states, holds_flows=False)
+    worker_of(engine).budget = Budget(num_states=num_states, holds_flows=False)
     numbers = list(range(30))
     if order == "backwards":
         numbers.reverse()
@@ -219,16 +230,16 @@ def test_what_may_be_held_shows_in_no_bit(num_states, order):
         random.Random(num_states).shuffle(numbers)
     for n in numbers:
         assert torch.equal(get(engine, frames, n), expected[n]), n
-        for live in engine._live.values():
-            for segment in live.segments or ():
-                assert segment.num_states() <= num_states + 3
+        for live in engine.cache._windows.values():
+            for scene in live.scenes or ():
+                assert scene.num_states() <= num_states + 3
 
 
 @pytest.mark.parametrize(("num_states", "most"), [(30, 1.0), (12, 1.5), (5, 2.1), (3, 3.1), (2, 4.7)])
 def test_with_few_states_the_backward_pass_is_walked_again_but_not_often(num_states, most):
     frames = clip(38)
     engine = upscaler(38, length=30, overlap=8)
-    engine._workers[0].budget = Budget(num_states=num_states, holds_flows=True)
+    worker_of(engine).budget = Budget(num_states=num_states, holds_flows=True)
     for n in range(30):
         get(engine, frames, n)
     assert engine.statistics.backward_steps <= most * 38
@@ -250,14 +261,14 @@ def test_a_budget_never_says_more_than_there_is(size):
 def test_large_frames_are_held_in_16_bits_and_hardly_show_it(monkeypatch):
     frames = clip(9)
     whole = [get(upscaler(9), frames, n) for n in range(9)]
-    monkeypatch.setattr(pages, "LARGE_PX", 100)
+    monkeypatch.setattr(base, "LARGE_PX", 100)
     engine = upscaler(9)
     large = [get(engine, frames, n) for n in range(8)]
     error = torch.stack(large) - torch.stack(whole[:8])
     assert 0 < error.abs().max() < 2e-4
-    segment = engine._live[1].segments[0]
-    assert {state.dtype for state in (segment.forward_state, *segment.backward.values())} == {torch.float16}
-    assert {source.cleaned.dtype for source in engine._live[1].sources.values()} == {torch.int16}
+    scene = engine.cache._windows[1].scenes[0]
+    assert {state.dtype for state in (scene.forward_state, *scene.backward.values())} == {torch.float16}
+    assert {source.cleaned.dtype for source in engine.cache._windows[1].sources.values()} == {torch.int16}
 
 
 def test_pages_that_cannot_be_had_are_memory_that_is_short(monkeypatch):
@@ -283,9 +294,9 @@ def test_after_a_failure_of_another_kind_every_frame_can_still_be_had():
     frames = clip(12)
     expected = [get(upscaler(12, length=12), frames, n) for n in range(12)]
     engine = upscaler(12, length=12)
-    worker = engine._workers[0]
+    worker = worker_of(engine)
     worker.budget = Budget(num_states=2, holds_flows=False)
-    inner, calls = worker.network.propagate_forward, []
+    inner, calls = worker.backend.propagate_forward, []
 
     def fails_once(*arguments):
         calls.append(arguments)
@@ -293,7 +304,7 @@ def test_after_a_failure_of_another_kind_every_frame_can_still_be_had():
             raise OSError("the device was unplugged")
         return inner(*arguments)
 
-    worker.network.propagate_forward = fails_once
+    worker.backend.propagate_forward = fails_once
     with pytest.raises(OSError, match="unplugged"):
         get(engine, frames, 9)
     for n in (3, 9, 0, 11, 5):
@@ -304,7 +315,7 @@ def test_after_a_failure_of_another_kind_every_frame_can_still_be_had():
 def test_reading_one_frame_after_another_reads_the_source_once_however_tight_memory_is(is_tight):
     frames = clip(30)
     engine = upscaler(30, length=6, overlap=2)
-    engine._workers[0].budget = Budget(num_states=4, holds_flows=True, is_tight=is_tight)
+    worker_of(engine).budget = Budget(num_states=4, holds_flows=True, is_tight=is_tight)
     for n in range(30):
         get(engine, frames, n)
     done = engine.statistics
@@ -335,8 +346,8 @@ class Failing:
         return step
 
     def __setattr__(self, name, value):
-        if name == "max_rows":
-            self._network.max_rows = value
+        if name == "max_tile_rows":
+            self._network.max_tile_rows = value
         else:
             super().__setattr__(name, value)
 
@@ -354,14 +365,14 @@ def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step):
     frames = clip(6)
     expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
     engine = upscaler(6, length=4)
-    failing = engine._workers[0].network = Failing(engine._workers[0].network, lambda _, call: call == step)
+    failing = worker_of(engine).backend = Failing(worker_of(engine).backend, lambda _, call: call == step)
     assert all(torch.equal(get(engine, frames, n), expected[n]) for n in range(6))
     if failing.num_calls < step:
-        pytest.skip(f"abreast there are only {failing.num_calls} steps")
+        pytest.skip(f"concurrently there are only {failing.num_calls} steps")
     assert engine.statistics.times_out_of_memory == 1
-    warning = r"out of memory at frame \d on cpu: what was held is computed again where it is needed"
-    assert re.fullmatch(warning, *engine.take_warnings())
-    assert engine.take_warnings() == []
+    warning = r"out of memory at frame \d on cpu: cached data was dropped, and is computed again where it is needed"
+    assert re.fullmatch(warning, *engine.messages.take_warnings())
+    assert engine.messages.take_warnings() == []
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -370,17 +381,14 @@ def test_while_memory_stays_short_the_bands_are_halved(name):
     frames = torch.nn.functional.interpolate(frames, size=(96, 32))
     expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
     engine = upscaler(6, length=4)
-    inner = engine._workers[0].network
-    engine._workers[0].network = Failing(inner, lambda step, _: step == name and (inner.max_rows or 96) > 30)
+    inner = worker_of(engine).backend
+    worker_of(engine).backend = Failing(inner, lambda step, _: step == name and (inner.max_tile_rows or 96) > 30)
     ours = [get(engine, frames, n) for n in range(6)]
     assert max((a - b).abs().max().item() for a, b in zip(ours, expected, strict=True)) < REGROUPED
-    assert inner.max_rows == 24
-    shows = (
-        "from now on frames are worked on in bands of %d rows, which shows in their last bits only; "
-        "tile=%d does so from the start"
-    )
-    assert [text.split(": ")[1] for text in engine.take_warnings()] == [
-        "what was held is computed again where it is needed",
+    assert inner.max_tile_rows == 24
+    shows = "processing in tiles of %d rows from now on (differences within rounding); tile=%d does so from the start"
+    assert [text.split(": ")[1] for text in engine.messages.take_warnings()] == [
+        "cached data was dropped, and is computed again where it is needed",
         f"{shows % (48, 48)}",
         f"{shows % (24, 24)}",
     ]
@@ -388,10 +396,10 @@ def test_while_memory_stays_short_the_bands_are_halved(name):
 
 def test_when_nothing_helps_the_error_is_torchs():
     engine = upscaler(2)
-    engine._workers[0].network = Failing(engine._workers[0].network, lambda *_: True)
+    worker_of(engine).backend = Failing(worker_of(engine).backend, lambda *_: True)
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         get(engine, clip(2), 0)
-    assert memory.is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def test_another_error_is_not_tried_again():
@@ -400,7 +408,7 @@ def test_another_error_is_not_tried_again():
     def step(*_):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    engine._workers[0].network.propagate_backward = step
+    worker_of(engine).backend.propagate_backward = step
     with pytest.raises(RuntimeError, match="device-side assert"):
         get(engine, clip(2), 0)
     assert engine.statistics.times_out_of_memory == 0
@@ -410,7 +418,7 @@ def test_a_frame_is_written_where_the_host_wants_it():
     frames = clip(3)
     expected = get(upscaler(3), frames, 1)
     engine = upscaler(3)
-    engine.supply(engine.expect(1), {i: SourceFrame(frames[i].clone(), host=i) for i in range(3)})
+    engine.cache.supply(engine.cache.acquire(1), {i: SourceFrame(frames[i].clone(), user_data=i) for i in range(3)})
     padded = torch.full((3, 96, 150), -7.0)
     assert engine.upscale_into(1, lambda: [plane[:, :128] for plane in padded]) == 1
     assert torch.equal(padded[:, :, :128], expected)
@@ -424,9 +432,10 @@ def test_two_devices_share_the_windows_and_give_the_bytes_of_one():
     grid = Grid(num_frames=30, length=5, overlap=2)
     engine = WindowUpscaler(network(), [CPU, CPU], grid, theta=5.0, scene_cuts="off")
     seen = []
-    for number, worker in enumerate(engine._workers):
-        inner = worker.network.reconstruct
-        worker.network.reconstruct = lambda *a, inner=inner, number=number: seen.append(number) or inner(*a)
+    for number, pipeline in enumerate(engine._pipelines):
+        worker = pipeline.worker
+        inner = worker.backend.reconstruct
+        worker.backend.reconstruct = lambda *a, inner=inner, number=number: seen.append(number) or inner(*a)
     assert all(torch.equal(get(engine, frames, n), expected[n]) for n in range(30))
     assert seen == [n // 5 % 2 for n in range(30)]
     done = engine.statistics
@@ -438,10 +447,10 @@ def test_when_memory_is_short_finished_windows_go_at_once():
     engine = upscaler(30)
     for n in range(28):
         get(engine, frames, n)
-    assert sorted(engine._live) == [2, 3, 4]
-    engine.expect(28)
-    engine.release(28, is_memory_short=True)
-    assert sorted(engine._live) == [4]  # its frames 28 and 29 are not given yet
+    assert sorted(engine.cache._windows) == [2, 3, 4]
+    engine.cache.acquire(28)
+    engine.cache.release(28, is_memory_short=True)
+    assert sorted(engine.cache._windows) == [4]  # its frames 28 and 29 are not given yet
 
 
 def test_more_overlap_comes_closer_to_the_whole_sequence():
@@ -508,7 +517,9 @@ def test_a_long_clip_holds_no_more_than_a_short_one():
         most = 0
         for n in range(num_frames):
             get(engine, frames, n)
-            most = max(most, len(engine._live), len(engine._sources) // 4)
+            windows = engine.cache._windows.values()
+            sources = {id(source) for window in windows for source in window.sources.values()}
+            most = max(most, len(windows), len(sources) // 4)
         return most
 
     assert held(200) == held(40)
@@ -517,18 +528,18 @@ def test_a_long_clip_holds_no_more_than_a_short_one():
 def test_a_window_somebody_waits_for_survives_any_number_of_others():
     frames = clip(60)
     engine = upscaler(60)
-    number = engine.expect(0)
-    engine.supply(number, {i: SourceFrame(frames[i]) for i in engine.missing(number)})
+    number = engine.cache.acquire(0)
+    engine.cache.supply(number, {i: SourceFrame(frames[i]) for i in engine.cache.missing(number)})
     for n in range(59, 10, -1):
         get(engine, frames, n)
 
-    assert engine.missing(number) == []
-    engine.release(0)
+    assert engine.cache.missing(number) == []
+    engine.cache.release(0)
 
 
 def test_missing_source_frames_are_named():
     engine = upscaler(10)
-    engine.expect(0)
+    engine.cache.acquire(0)
     with pytest.raises(LookupError, match=r"frame 0 needs source frames \[0, 1"):
         engine.upscale(0)
 
@@ -585,13 +596,13 @@ def test_a_source_frame_is_copied_once_and_looked_at_only_where_it_does_not_say_
 
         return SourceFrame(copy_of_frame, *told)
 
-    monkeypatch.setattr("vsrealbasicvsr.engine.upscaler.thumbnail", look)
+    monkeypatch.setattr("vsrealbasicvsr.engine.cleaning.thumbnail", look)
     engine = upscaler(25, scene_cuts=scene_cuts)
     for n in range(25):
-        number = engine.expect(n)
-        engine.supply(number, {i: source(i) for i in engine.missing(number)})
+        number = engine.cache.acquire(n)
+        engine.cache.supply(number, {i: source(i) for i in engine.cache.missing(number)})
         engine.upscale(n)
-        engine.release(n)
+        engine.cache.release(n)
     assert sorted(copied) == list(range(25))
     assert len(looked_at) == num_looked_at
 
@@ -599,19 +610,19 @@ def test_a_source_frame_is_copied_once_and_looked_at_only_where_it_does_not_say_
 def test_props_rule_over_the_detector_only_where_there_are_any():
     joined = torch.cat((clip(3), 1 - clip(3, seed=7)))
 
-    def segments(scene_cuts, **told):
+    def scenes(scene_cuts, **told):
         engine = upscaler(6, length=20, scene_cuts=scene_cuts)
         get(engine, joined, 0, **told)
-        return [segment.frames for segment in engine._live[0].segments]
+        return [scene.frames for scene in engine.cache._windows[0].scenes]
 
     both = [range(3), range(3, 6)]
-    assert segments("auto") == both  # our detector
-    assert segments("props") == [range(6)]
-    assert segments("off") == [range(6)]
-    assert segments("auto", begins={3: False}) == [range(6)]  # the clip says that there is none
-    assert segments("props", ends={2: True}) == both
-    assert segments("props", begins={3: True}, ends={2: False}) == both
-    assert segments("auto", begins={5: True}) == [*both[:1], range(3, 5), range(5, 6)]
+    assert scenes("auto") == both  # our detector
+    assert scenes("props") == [range(6)]
+    assert scenes("off") == [range(6)]
+    assert scenes("auto", begins={3: False}) == [range(6)]  # the clip says that there is none
+    assert scenes("props", ends={2: True}) == both
+    assert scenes("props", begins={3: True}, ends={2: False}) == both
+    assert scenes("auto", begins={5: True}) == [*both[:1], range(3, 5), range(5, 6)]
 
 
 @pytest.mark.parametrize("first_asked", [0, 5, 9])
@@ -620,17 +631,17 @@ def test_without_a_source_frame_the_others_are_what_they_are_beside_a_cut(first_
     left, right = upscaler(4, length=20), upscaler(5, length=20)
     alone = [get(left, frames[:4], n) for n in range(4)] + [None] + [get(right, frames[5:], n) for n in range(5)]
     engine = upscaler(10, length=20)
-    engine.lose(4)
+    engine.cache.lose(4)
     for n in (first_asked, *range(10)):
         if n != 4:
             assert torch.equal(get(engine, frames, n), alone[n]), n
     with pytest.raises(LookupError, match="source frame 4 is lost"):
         get(engine, frames, 4)
-    assert engine.take_warnings() == []
-    engine.lose(4, "the disk is full")
-    engine.lose(4, "another reason")
-    assert engine.why_lost(4) == "the disk is full"
-    assert engine.take_warnings() == [
+    assert engine.messages.take_warnings() == []
+    engine.cache.lose(4, "the disk is full")
+    engine.cache.lose(4, "another reason")
+    assert engine.cache.why_lost(4) == "the disk is full"
+    assert engine.messages.take_warnings() == [
         "source frame 4 cannot be had (the disk is full): those around it are made without it"
     ]
 
@@ -645,8 +656,8 @@ def test_a_sample_that_is_no_number_or_absurd_is_replaced_and_its_frame_named_on
     engine, expected = (upscaler(9, scene_cuts=scene_cuts) for _ in range(2))
     for n in (8, *range(9)):
         assert torch.equal(get(engine, bad, n), get(expected, replaced, n)), n
-    assert expected.take_warnings() == []
-    assert engine.take_warnings() == [
+    assert expected.messages.take_warnings() == []
+    assert engine.messages.take_warnings() == [
         "source frame 5 has 1 pixel that is no number or beyond -2 to 3: NaN is taken for 0, the others for the limits"
     ]
 
@@ -657,7 +668,7 @@ def test_a_clip_of_bad_frames_does_not_fill_the_log():
     engine = upscaler(30)
     for n in range(30):
         assert torch.isfinite(get(engine, frames, n)).all()
-    warnings = engine.take_warnings()
+    warnings = engine.messages.take_warnings()
     assert len(warnings) == 20
     assert warnings[-1].endswith("; further frames are not named")
 
@@ -665,10 +676,10 @@ def test_a_clip_of_bad_frames_does_not_fill_the_log():
 def test_super_white_and_saturated_colours_are_left_alone():
     frames = clip(3) * 3.5 - 1.25  # from -1.25 to 2.25
     unlimited, engine = upscaler(3), upscaler(3)
-    unlimited._picture = lambda source: source.rgb
+    unlimited._pipelines[0].cleaner._image = lambda source: source.rgb
     for n in range(3):
         assert torch.equal(get(engine, frames, n), get(unlimited, frames, n))
-    assert engine.take_warnings() == []
+    assert engine.messages.take_warnings() == []
 
 
 def test_no_torch_setting_of_the_process_changes():
@@ -684,6 +695,6 @@ def test_half_precision_holds_the_picture_itself_in_full():
     for convolution in (model.basicvsr.conv_last, model.image_cleaning[1]):
         torch.nn.init.zeros_(convolution.weight)
         torch.nn.init.zeros_(convolution.bias)
-    half = WindowUpscaler(model, Compute(torch.device("cpu"), torch.bfloat16), grid, theta=5.0)
+    half = WindowUpscaler(model, DeviceConfig(torch.device("cpu"), torch.bfloat16), grid, theta=5.0)
     whole = WindowUpscaler(model, CPU, grid, theta=5.0)
     assert (get(half, ramp, 0) - get(whole, ramp, 0)).abs().max() < 0.1 / 255

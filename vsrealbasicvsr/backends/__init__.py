@@ -1,1 +1,33 @@
-"""Implementations of the network's steps, one for each kind of device."""
+"""Implementations of the network's steps, one for each kind of device. The engine imports nothing but these names.
+
+To support another device (MPS, ONNX Runtime, ...): write one module with a class that fulfils `Backend` and a
+`BackendFactory` for it, and add it to FACTORIES (factories.py). tests/test_backends.py runs every backend that is
+available through the same cases. Without an entry, a device that torch knows is served by torch's own operations.
+"""
+
+from .base import Backend, BackendFactory, PropagationInputs, is_large
+from .cpu import ENVIRONMENT as KERNELS_VARIABLE
+from .cpu import Kernels, empty_pages, load_kernels
+from .cuda import triton_version
+from .factories import FACTORIES, create_backend
+from .memory import is_out_of_memory, return_freed_memory
+from .transfer import place_of, to_device, to_host
+
+__all__ = [
+    "FACTORIES",
+    "KERNELS_VARIABLE",
+    "Backend",
+    "BackendFactory",
+    "Kernels",
+    "PropagationInputs",
+    "create_backend",
+    "empty_pages",
+    "is_large",
+    "is_out_of_memory",
+    "load_kernels",
+    "place_of",
+    "return_freed_memory",
+    "to_device",
+    "to_host",
+    "triton_version",
+]

@@ -1,4 +1,4 @@
-"""Memory that runs short: the errors that say so, and freed memory given back to the system."""
+"""Memory that runs short: recognizing the errors that say so, and returning freed memory to the system."""
 
 import ctypes
 import errno
@@ -13,13 +13,14 @@ _OUT_OF_MEMORY = re.compile(
     r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
     r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
     r"|bad_alloc|bad allocation"
-    r"|unable to find an engine to execute this computation"  # cuDNN found no room for the workspace of any
+    r"|unable to find an engine to execute this computation"  # cuDNN found no memory for the workspace of any
 )
-"""In lower case. That other texts tell of allocations ("an allocator was not initialised") does not make them one."""
+"""Patterns in lower case. Other texts about allocations ("an allocator was not initialised") do not mean that memory is
+short."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is one of the ways in which torch, its libraries and Python say that memory is short."""
+    """Return whether an error is one of the ways in which torch, its libraries and Python say that memory is short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):  # mmap
@@ -31,11 +32,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give the memory that was freed but is still held by the C library back to the system, where it can be asked to.
+    """Return memory that was freed, but is still kept by the C library, to the system, where that is possible.
 
-    glibc keeps freed frames in the heaps of the threads that made them, and VapourSynth has many threads: a chain of
-    plain resizers grew from 63 to 364 MB over 16,000 frames of 64x48, and stayed at 42 MB with a call of this every
-    30 frames.
+    glibc keeps freed frames in the heaps of the threads that allocated them, and VapourSynth has many threads: a chain
+    of plain resizers grew from 63 to 364 MB over 16,000 frames of 64x48, and stayed at 42 MB with a call of this
+    function every 30 frames.
     """
     if trim := _malloc_trim():
         trim(0)

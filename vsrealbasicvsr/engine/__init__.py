@@ -1,21 +1,26 @@
-"""Windows of frames through the network, lazily and in a bounded memory. Knows the model; knows no VapourSynth.
+"""Upscaling of clips: windows of frames through the network, lazily and in bounded memory.
 
-The promise that everything here keeps: frame n of the output depends on (clip, arguments, n) alone, never on the
-order of the requests, on the number of threads or on what is still held.
+The promise that everything here keeps: frame n of the output depends on (clip, arguments, n) alone, never on the order
+of the requests, on the number of threads or on what is still cached.
 """
 
-from vsrealbasicvsr.backends.memory import is_out_of_memory
+from vsrealbasicvsr.backends import is_out_of_memory
 
-from .device import Compute, ComputeError, Precision, choose_compute, choose_computes
+from .cleaning import SceneCuts
+from .device import DeviceConfig, DeviceError, Precision, choose_device, choose_devices
+from .frame_cache import FrameCache
 from .planes import MATRICES, PlaneFormat, to_planes
 from .scenes import Thumbnail, is_scene_cut, thumbnail
-from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler
+from .source_frame import SourceFrame
+from .upscaler import WindowUpscaler
 from .windows import Grid, Window
+from .worker import Statistics
 
 __all__ = [
     "MATRICES",
-    "Compute",
-    "ComputeError",
+    "DeviceConfig",
+    "DeviceError",
+    "FrameCache",
     "Grid",
     "PlaneFormat",
     "Precision",
@@ -25,8 +30,8 @@ __all__ = [
     "Thumbnail",
     "Window",
     "WindowUpscaler",
-    "choose_compute",
-    "choose_computes",
+    "choose_device",
+    "choose_devices",
     "is_out_of_memory",
     "is_scene_cut",
     "thumbnail",

@@ -1,7 +1,5 @@
-"""Where and how exactly to compute: the one place that decides device and precision, and the thread that computes."""
+"""Devices and precisions: what the user's names mean on this machine, and the threads that compute."""
 
-import copy
-import importlib.metadata
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.backends.cpu import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
-from vsrealbasicvsr.backends.cuda.backend import CudaNetwork, place_of, to_device, to_host
-from vsrealbasicvsr.backends.memory import return_freed_memory
-from vsrealbasicvsr.backends.torch import Network, TorchNetwork, as_3x3
+from vsrealbasicvsr import backends
+from vsrealbasicvsr.backends import KERNELS_VARIABLE, Backend, Kernels, load_kernels
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import RealBasicVSR
 
@@ -23,71 +19,74 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class ComputeError(UserError):
+class DeviceError(UserError):
     """A device or a precision that this machine does not have; the text says what it has."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compute:
-    """A device and the type in which the convolutions run on it. Flow and warp coordinates are float32 always."""
+class DeviceConfig:
+    """A device and the type in which the convolutions run on it.
+
+    Attributes:
+        device: The device, with its index if there may be several.
+        dtype: Type of the convolutions. Flow and warp coordinates are always float32.
+    """
 
     device: torch.device
     dtype: torch.dtype
 
-    def prepare(self, model: RealBasicVSR, *, max_rows: int | None = None) -> Network:
-        """The steps of a copy of the model on the device, in this precision (its flow network stays in float32).
+    def prepare(self, model: RealBasicVSR, *, max_tile_rows: int | None = None) -> Backend:
+        """Create a backend with a copy of the model's weights on this device.
 
-        On the CPU in float32 they are those of our own kernels, where the processor has them; elsewhere torch's, on
-        CUDA with graphs.
+        Args:
+            model: The network; it is not changed.
+            max_tile_rows: See `Backend.max_tile_rows`.
+
+        Returns:
+            On the CPU in float32 our own kernels where the processor has them; elsewhere torch, on CUDA with graphs.
         """
-        if kernels := self.kernels():
-            network = KernelNetwork(model, kernels, max_rows=max_rows)  # has weights of its own
-            return_freed_memory()
-            return network
-        with place_of(self.device):
-            model = copy.deepcopy(model).to(self.device, self.dtype)
-            if self.device.type == "cpu":
-                model.basicvsr.fusion = as_3x3(model.basicvsr.fusion)
-            model = model.to(memory_format=torch.channels_last)
-        if self.device.type == "cuda":
-            return CudaNetwork(model, max_rows=max_rows)
-        return TorchNetwork(model, max_rows=max_rows)
+        return backends.create_backend(model, self.device, self.dtype, max_tile_rows=max_tile_rows)
 
     def kernels(self) -> Kernels | None:
-        """Our own kernels, if this is where they compute."""
+        """Return our own kernels if this device computes with them, else None."""
         return load_kernels() if self.device.type == "cpu" and self.dtype == torch.float32 else None
 
     def run[T](self, job: Callable[[], T]) -> T:
-        """What `job` returns, computed on the one thread that this process computes on for this device.
+        """Return what `job` returns, computed on the one thread of this process that computes on this device.
 
         One thread, because torch keeps a pool of workers for every thread that calls it, and so that jobs from any
-        number of callers come one after the other. The caller waits without holding the interpreter.
+        number of callers run one after the other. The caller waits without holding the interpreter.
         """
 
         def work() -> T:
-            with torch.inference_mode(), place_of(self.device):
+            with torch.inference_mode(), backends.place_of(self.device):
                 return job()
 
         return _thread_of(str(self.device)).submit(work).result()
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on this device, for the job that calls it, which goes on while the copy is made."""
-        return to_device(tensor, self.device) if self.device.type == "cuda" else tensor.to(self.device)
+        """Return a CPU tensor on this device, for the job that calls this, which goes on during the copy."""
+        return backends.to_device(tensor, self.device)
 
-    def on_host(self, made: Sequence[Tensor]) -> list[Tensor]:
-        """What a job returned, on the CPU. For any thread: it waits, and the compute thread works on."""
-        return to_host(made) if self.device.type == "cuda" else [one.cpu() for one in made]
+    def on_host(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Return the results of a job on the CPU. Any thread may call it: it waits while the compute thread goes on."""
+        return backends.to_host(results)
 
 
-def choose_compute(device: str, precision: str) -> Compute:
-    """The device and precision that these names mean here.
+def choose_device(device: str, precision: str) -> DeviceConfig:
+    """Return the device and type that these names mean on this machine.
 
-    device: "auto" (the first CUDA device, else the CPU) or any torch device; precision: "auto" (fp16 on CUDA, fp32
-    elsewhere: CPUs compute half precision many times slower), "fp32", "fp16", "bf16". Raises ComputeError.
+    Args:
+        device: "auto" (the first CUDA device, else the CPU) or any torch device.
+        precision: "auto" (fp16 on CUDA, fp32 elsewhere: CPUs compute half precision many times slower), "fp32", "fp16"
+            or "bf16".
+
+    Raises:
+        DeviceError: This machine cannot compute so; the text says what it has.
     """
     if precision not in get_args(Precision):
         given = printable(precision, 100)
-        raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
+        raise DeviceError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         # One name for one GPU, so that it gets one thread.
@@ -95,41 +94,46 @@ def choose_compute(device: str, precision: str) -> Compute:
         torch.zeros(1, device=chosen).item()
         if chosen.type == "cpu":
             chosen = torch.device("cpu")  # "cpu:0" is the same
-    except Exception as error:  # torch raises what it likes, import errors for instance
+    except Exception as error:  # torch raises many kinds, import errors for instance
         reason = printable(str(error).strip().split("\n")[0].split(". ")[0], 120) or type(error).__name__
-        raise ComputeError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_what_there_is()}') from None
+        raise DeviceError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_available_text()}') from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
-    compute = Compute(chosen, _DTYPES[precision])
+    config = DeviceConfig(chosen, _DTYPES[precision])
     try:
-        compute.kernels()
+        config.kernels()
     except UserError as error:
-        raise ComputeError(str(error)) from None
+        raise DeviceError(str(error)) from None
     except (OSError, AttributeError) as error:
-        raise ComputeError(
-            f"the kernels cannot be loaded ({printable(str(error), 300)}). {ENVIRONMENT}=off computes without them."
+        raise DeviceError(
+            f"the kernels cannot be loaded ({printable(str(error), 300)}). "
+            f"{KERNELS_VARIABLE}=off computes without them."
         ) from None
-    return compute
+    return config
 
 
-def choose_computes(devices: str, precision: str) -> list[Compute]:
-    """The same for a list of devices with commas between them, such as "cuda:0,cuda:1". Raises ComputeError."""
-    chosen = [choose_compute(name.strip(), precision) for name in devices.split(",")]
+def choose_devices(devices: str, precision: str) -> list[DeviceConfig]:
+    """Return the devices of a list with commas, such as "cuda:0,cuda:1". See `choose_device`.
+
+    Raises:
+        DeviceError: As `choose_device`, and if a device is named twice or the devices are of different kinds.
+    """
+    chosen = [choose_device(name.strip(), precision) for name in devices.split(",")]
     given = printable(devices, 100)
     if len(set(chosen)) < len(chosen):
-        raise ComputeError(f'device "{given}" names the same device twice. Name each once.')
+        raise DeviceError(f'device "{given}" names the same device twice. Name each once.')
     if len({_kind(one.device) for one in chosen}) > 1:
-        raise ComputeError(f'device "{given}" mixes kinds of devices, which give other pixels. Name one kind.')
+        raise DeviceError(f'device "{given}" mixes kinds of devices, which give different pixels. Name one kind.')
     return chosen
 
 
 def _kind(device: torch.device) -> str:
-    """Devices of one kind give the same bits."""
+    """The kind of a device; devices of one kind give the same bits."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def available_devices() -> list[str]:
-    """The devices that torch can use here, as `device` takes them, with a GPU's name and memory."""
+    """Return the devices that torch can use here, as `device` takes them, with a GPU's name and memory."""
     devices = ["cpu"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -138,7 +142,7 @@ def available_devices() -> list[str]:
 
 
 def cpu_kernels() -> str:
-    """What computes on the CPU in float32: the instruction set of our own kernels, or "torch"."""
+    """Return what computes on the CPU in float32: the instruction set of our own kernels, or "torch"."""
     try:
         kernels = load_kernels()
     except (UserError, OSError, AttributeError) as error:
@@ -146,25 +150,19 @@ def cpu_kernels() -> str:
     return kernels.name if kernels else "torch"
 
 
-def triton_version() -> str:
-    """Of the compiler of the GPU's epilogues; "none" where torch came without."""
-    try:
-        return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def _what_there_is() -> str:
+def _available_text() -> str:
     found = ", ".join(available_devices())
     return f"This torch ({torch.__version__}) has: {found}. Use one of these."
 
 
 _threads: dict[str, ThreadPoolExecutor] = {}
+"""The compute thread of each device. One for the whole process and as long as it: filters share it."""
+
 _threads_lock = threading.Lock()
 
 
 def _thread_of(device: str) -> ThreadPoolExecutor:
-    with _threads_lock:  # of two callers at once, functools.cache would give each a thread
+    with _threads_lock:  # functools.cache would give two callers at once a thread each
         if device not in _threads:
             _threads[device] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")
         return _threads[device]

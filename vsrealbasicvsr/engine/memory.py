@@ -1,7 +1,6 @@
-"""What may be held, and how: budgets in bytes, pictures in 16 bits, freed memory given back. Knows no windows.
+"""Memory budgets, and how frames are cached within them.
 
-Whatever is held is held because it would otherwise be computed again, to the same bits: a budget never shows in the
-picture.
+Whatever is cached would otherwise be computed again, to the same bits: a budget never changes the output.
 """
 
 import os
@@ -10,33 +9,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.backends.cpu.pages import empty_pages, is_large
+from vsrealbasicvsr.backends import empty_pages, is_large
 
 CPU_BUDGET_BYTES = 11 * 2**29
-"""Of the whole process on a CPU, if it holds one filter: 5.5 GiB."""
+"""CPU memory budget of a process with one filter, in bytes: 5.5 GiB."""
 
 CPU_SHARE = 0.5
-"""Of the machine's memory, at most."""
+"""Maximum share of the machine's memory."""
 
 GPU_SHARE = 0.7
-"""Of the memory that is free on the GPU when the first frame is cleaned."""
+"""Share of the memory that is free on the GPU when the first frame is cleaned."""
 
 _PROGRAM_BYTES = 3 * 2**28
-"""Python, torch, VapourSynth and the weights: 0.75 GiB."""
+"""Memory of Python, torch, VapourSynth and the weights: 0.75 GiB."""
 
 _STEP_BYTES_PX = 900
-"""What a step takes for each low-resolution pixel: maps in work, and high-resolution frames on their way out."""
+"""Memory of a step for each low-resolution pixel: feature maps, and high-resolution frames on their way out."""
 
 MAX_WINDOW_SHARE = 0.02
-"""Of the free memory, for the frames of a window that is kept only for reading backwards."""
+"""Maximum share of the free memory for the frames of a window that is kept only for reading backwards."""
 
 _FLOW_BYTES_PX = 2 * 2 * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """num_states: states of the propagation that may be held, besides those in use. holds_flows: whether flows are.
-    is_tight: whether finished windows have to go at once. trims: whether freed memory is given back after each step.
+    """What may be cached on a device.
+
+    Attributes:
+        num_states: Maximum number of hidden states, besides those in use.
+        holds_flows: Whether flows are cached.
+        is_tight: Whether finished windows are evicted at once.
+        trims: Whether freed memory is returned to the system after each step.
     """
 
     num_states: int
@@ -46,9 +50,17 @@ class Budget:
 
     @classmethod
     def of(cls, *, height: int, width: int, channels: int, num_frames: int, free_bytes: int) -> "Budget":
-        """What fits, for a window that reads `num_frames` frames of this size, into so much free memory.
+        """Return the budget for a window of frames.
 
-        States have `channels` channels. At least two are held, whatever is free.
+        Args:
+            height: Rows of a frame.
+            width: Columns of a frame.
+            channels: Channels of a hidden state.
+            num_frames: Frames that the window reads.
+            free_bytes: Memory that may be filled.
+
+        Returns:
+            What fits; at least two states, whatever is free.
         """
         num_px = height * width
         large = is_large(height, width)
@@ -65,7 +77,7 @@ class Budget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a filter may fill on this device."""
+    """Return how many bytes a filter may fill on this device."""
     if device.type == "cuda":
         held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
@@ -76,28 +88,28 @@ def free_bytes(device: torch.device) -> int:
     return int(min(CPU_BUDGET_BYTES, physical * CPU_SHARE)) - _PROGRAM_BYTES
 
 
-def packed(picture: Tensor) -> Tensor:
-    """The picture as it is held: as it is, or in 16 bits if it is large. Values of -0.5 to 1.5 keep 1/65534."""
-    if not is_large(*picture.shape[-2:]):
-        return picture
-    held = ((picture - 0.5).clamp(-1, 1) * 32767).round()
+def packed(frame: Tensor) -> Tensor:
+    """Return a frame as it is cached: unchanged, or in 16 bits if it is large. Values of -0.5 to 1.5 keep 1/65534."""
+    if not is_large(*frame.shape[-2:]):
+        return frame
+    held = ((frame - 0.5).clamp(-1, 1) * 32767).round()
     if held.device.type != "cpu":
         return held.to(torch.int16)
     return empty_pages(tuple(held.shape), torch.int16).copy_(held)
 
 
 def unpacked(held: Tensor) -> Tensor:
-    """The float32 picture that `packed` was given, but for rounding."""
+    """Return the float32 frame that `packed` was given, but for rounding."""
     return held.float() / 32767 + 0.5 if held.dtype == torch.int16 else held
 
 
 def spread(first: int, stop: int, num: int) -> set[int]:
-    """Which of [first, stop) to hold if only `num` can be: as evenly as it goes between first - 1 and stop."""
+    """Return which of [first, stop) to cache if only `num` can be: as evenly as possible between first - 1 and stop."""
     if num >= stop - first:
         return set(range(first, stop))
     return {first - 1 + round(k * (stop - first + 1) / (num + 1)) for k in range(1, num + 1)}
 
 
 def spread_to_end(first: int, stop: int, num: int) -> set[int]:
-    """The same, the last one included: nothing is held beyond."""
+    """Return which of [first, stop) to cache, the last one included because nothing is cached beyond it."""
     return {stop - 1} | spread(first, stop - 1, num - 1) if num else set()

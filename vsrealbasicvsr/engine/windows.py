@@ -1,4 +1,4 @@
-"""Windows of frames, as integers. Knows no tensors and no host."""
+"""Windows of frames, as integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One window: it keeps frames [first, stop) and reads [read_first, read_stop), its context included."""
+    """A window: it keeps frames [first, stop) and reads [read_first, read_stop), its context included."""
 
-    number: int
+    index: int
     first: int
     stop: int
     read_first: int
     read_stop: int
 
     def segments(self, is_cut_before: Callable[[int], bool]) -> list[range]:
-        """The frames to read, parted at scene cuts; segments that keep no frame are left out.
+        """Return the frames to read, split at scene cuts, without those segments that keep no frame.
 
         is_cut_before(i): whether a scene begins at frame i; asked for read_first < i < read_stop only.
 
@@ -33,7 +33,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The windows of a clip, on a grid fixed by n alone: every frame is kept by exactly one of them.
+    """The windows of a clip, on a grid fixed by n alone: each frame is kept by exactly one window.
 
     num_frames = 10, length = 6, overlap = 2 (K kept, o read for context only):
         window 0  K K K K K K o o . .
@@ -52,23 +52,23 @@ class Grid:
 
     @property
     def num_windows(self) -> int:
-        """How many windows the clip has."""
+        """The number of windows of the clip."""
         return -(-self.num_frames // self.length)
 
-    def number_of(self, n: int) -> int:
-        """The window that keeps frame n. Raises IndexError outside of the clip."""
+    def index_of(self, n: int) -> int:
+        """Return the index of the window that keeps frame n. Raises IndexError if the clip has no frame n."""
         if not 0 <= n < self.num_frames:
             raise IndexError(f"frame {n} of a clip of {self.num_frames} frames")
         return n // self.length
 
-    def window(self, number: int) -> Window:
-        """The window of this number. Raises IndexError if there is none."""
-        if not 0 <= number < self.num_windows:
-            raise IndexError(f"window {number} of {self.num_windows}")
-        first = number * self.length
+    def window(self, index: int) -> Window:
+        """Return the window with this index. Raises IndexError if there is none."""
+        if not 0 <= index < self.num_windows:
+            raise IndexError(f"window {index} of {self.num_windows}")
+        first = index * self.length
         stop = min(first + self.length, self.num_frames)
         return Window(
-            number=number,
+            index=index,
             first=first,
             stop=stop,
             read_first=max(first - self.overlap, 0),

@@ -10,8 +10,9 @@ import torch
 import vapoursynth as vs
 
 import vsrealbasicvsr
-from vsrealbasicvsr.engine import Compute, Grid, SceneCuts, WindowUpscaler, choose_computes, is_out_of_memory
-from vsrealbasicvsr.engine.device import available_devices, cpu_kernels, triton_version
+from vsrealbasicvsr.backends import triton_version
+from vsrealbasicvsr.engine import DeviceConfig, Grid, SceneCuts, WindowUpscaler, choose_devices, is_out_of_memory
+from vsrealbasicvsr.engine.device import available_devices, cpu_kernels
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import load_model
@@ -61,7 +62,7 @@ def upscale(
     if scene_cuts not in get_args(SceneCuts):
         raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{printable(scene_cuts, 100)}".')
     try:
-        computes = choose_computes(device, precision)
+        computes = choose_devices(device, precision)
         network = load_model(model if model == "default" else Path(model), detail=detail)
         grid = Grid(num_frames=clip.num_frames, length=length, overlap=overlap)
         upscaler = WindowUpscaler(
@@ -71,7 +72,7 @@ def upscale(
             theta=theta,
             cleaning=cleaning,
             scene_cuts=scene_cuts,  # type: ignore[arg-type]
-            max_rows=tile or None,
+            max_tile_rows=tile or None,
         )
     except UserError as error:
         raise _error(str(error)) from None
@@ -95,7 +96,7 @@ def version() -> dict[str, Any]:
     }
 
 
-def _log(clip: vs.VideoNode, computes: Sequence[Compute], grid: Grid) -> None:
+def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid) -> None:
     """One line that says what will be done."""
     where = ", ".join(str(one.device) for one in computes)
     length, overlap = min(grid.length, grid.num_frames), grid.overlap
@@ -175,7 +176,7 @@ def _check_clip(clip: vs.VideoNode) -> None:
         )
 
 
-def _converts(computes: Sequence[Compute]) -> bool:
+def _converts(computes: Sequence[DeviceConfig]) -> bool:
     """Whether frames are converted to the clip's format where they are computed.
 
     On a GPU they are: of 8-bit 4:2:0 it hands over an eighth of the bytes. On the CPU core.resize does it, on

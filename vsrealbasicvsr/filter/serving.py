@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import vapoursynth as vs
 
-from vsrealbasicvsr.engine import PlaneFormat, SourceFrame, WindowUpscaler, is_out_of_memory, to_planes
+from vsrealbasicvsr.engine import FrameCache, PlaneFormat, SourceFrame, WindowUpscaler, is_out_of_memory, to_planes
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 
@@ -46,7 +46,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     pixel = core.std.BlankClip(rgbs, format=vs.GRAY8, width=1, height=1, keep=True)
     tokens = core.std.BlankClip(pixel, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True)
     windows = core.rbvsr.Serve(
-        clips=[rgbs], format=tokens, step=window_step(upscaler, rgbs), name="rbvsr.Upscale (windows)", cache=0
+        clips=[rgbs], format=tokens, step=window_step(upscaler.cache, rgbs), name="rbvsr.Upscale (windows)", cache=0
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
 
@@ -63,9 +63,9 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         (made,) = frames
         assert isinstance(props, dict)
         made.props.update({name: value for name, value in props.items() if not name.startswith(STASH)})
-        for warning in upscaler.take_warnings():
+        for warning in upscaler.messages.take_warnings():
             core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
-        for note in upscaler.take_notes():
+        for note in upscaler.messages.take_notes():
             core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"rbvsr.Upscale: {note}.")
         return made
 
@@ -73,7 +73,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         return frame(n, form.format, None)
 
     def converted_frame(n: int) -> Answer:
-        props = upscaler.host_of(n)
+        props = upscaler.cache.source(n).user_data
         assert convert_to is not None
         assert isinstance(props, dict)
         planes = plane_format(convert_to, form.height, props)
@@ -82,12 +82,12 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
 
     def properties(n: int) -> Answer:
         made = core.create_video_frame(vs.GRAY8, 1, 1)
-        made.props.update(upscaler.host_of(n))
+        made.props.update(upscaler.cache.source(n).user_data)
         return made
 
     def server(like: vs.VideoNode, make: Callable[[int], Answer], name: str) -> vs.VideoNode:
         made: vs.VideoNode = core.rbvsr.Serve(
-            clips=[windows], format=like, step=frame_step(upscaler, make), name=name, cache=0
+            clips=[windows], format=like, step=frame_step(upscaler.cache, make), name=name, cache=0
         )
         return made
 
@@ -102,7 +102,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     )
 
 
-def window_step(upscaler: WindowUpscaler, source: vs.VideoNode) -> Step:
+def window_step(cache: FrameCache, source: vs.VideoNode) -> Step:
     """For window n: its missing source frames, then an empty frame. clips = [source].
 
     Where some of them cannot be had, the request fails, for so the core wants it; but the others are kept, and the next
@@ -111,28 +111,28 @@ def window_step(upscaler: WindowUpscaler, source: vs.VideoNode) -> Step:
     asked: dict[int, list[int]] = {}
 
     def supply(n: int, numbers: list[int], frames: Any) -> None:
-        upscaler.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
+        cache.supply(n, dict(zip(numbers, map(_source_frame, _as_list(frames)), strict=True)))
 
     def step(n: int, frames: Any = None, failed: int = 0, lost: Any = ()) -> Answer:
         numbers = asked.pop(n, [])
         places = set(_as_list(lost))
         for place in places:
-            _lose(upscaler, source, numbers[place])
+            _lose(cache, source, numbers[place])
         if frames is not None:
             supply(n, [number for place, number in enumerate(numbers) if place not in places], frames)
         if failed:
             return []
-        if frames is None and (missing := upscaler.missing(n)):
+        if frames is None and (missing := cache.missing(n)):
             asked[n] = missing
             return [value for i in missing for value in (0, i)]
         return vs.core.create_video_frame(vs.GRAY8, 1, 1)
 
-    return _in_one_line(step, frame_of=lambda number: upscaler.grid.window(number).first)
+    return _in_one_line(step, frame_of=lambda index: cache.grid.window(index).first)
 
 
-def _lose(upscaler: WindowUpscaler, source: vs.VideoNode, n: int) -> None:
+def _lose(cache: FrameCache, source: vs.VideoNode, n: int) -> None:
     """Note that source frame n failed, and ask for it once more by itself: why it failed is told only so."""
-    upscaler.lose(n)
+    cache.lose(n)
 
     def note(frame: Future[vs.VideoFrame]) -> None:
         error = frame.exception()
@@ -140,37 +140,40 @@ def _lose(upscaler: WindowUpscaler, source: vs.VideoNode, n: int) -> None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             # Of an exception in somebody's Python the core tells the traceback too; its last line is what was raised.
             reason = lines[-1] if "Traceback" in str(error) else " ".join(lines)
-            upscaler.lose(n, reason[:300])
+            cache.lose(n, reason[:300])
         else:
             frame.result().close()
 
     source.get_frame_async(n).add_done_callback(note)
 
 
-def frame_step(upscaler: WindowUpscaler, make: Callable[[int], Answer]) -> Step:
-    """For frame n: the token of its window, until nothing is missing, then make(n). clips = [windows]."""
+def frame_step(cache: FrameCache, make: Callable[[int], Answer]) -> Step:
+    """Serve frame n: ask for the token of its window until nothing is missing, then return make(n). clips = [windows].
+
+    A frame whose window is complete, as most are, is answered at once.
+    """
 
     def step(n: int, frames: Any = None, failed: int = 0, lost: Any = ()) -> Answer:
         if failed:
-            upscaler.release(n)
+            cache.release(n)
             return []
         if frames is None:
-            if (reason := upscaler.why_lost(n)) is not None:
+            if (reason := cache.why_lost(n)) is not None:
                 return {"error": _lost(n, reason)}
-            return [0, upscaler.expect(n)]
+            cache.acquire(n)
         try:
-            number = upscaler.grid.number_of(n)
-            if upscaler.missing(number):  # another token of this window was answered before it was dropped
-                return [0, number]
-            if (reason := upscaler.why_lost(n)) is not None:
-                upscaler.release(n)
+            index = cache.index_of(n)
+            if cache.missing(index):  # after a token came, too: it may have been answered before the window was evicted
+                return [0, index]
+            if (reason := cache.why_lost(n)) is not None:
+                cache.release(n)
                 return {"error": _lost(n, reason)}
             frame = make(n)
             is_memory_short = _is_memory_short()
         except BaseException:
-            upscaler.release(n)
+            cache.release(n)
             raise
-        upscaler.release(n, is_memory_short=is_memory_short)
+        cache.release(n, is_memory_short=is_memory_short)
         return frame
 
     return _in_one_line(step, frame_of=lambda n: n)
@@ -215,7 +218,7 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
         rgb=lambda: torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
         begins_scene=bool(begins) if isinstance(begins, int) else None,
         ends_scene=bool(ends) if isinstance(ends, int) else None,
-        host=props,
+        user_data=props,
     )
 
 

@@ -1,19 +1,16 @@
-"""The network on a CPU, by our own convolutions in C. Knows the model, torch and a library; no windows, no host.
+"""The CPU backend, by our own convolutions in C. Where the processor has no kernels, torch computes."""
 
-Where there is no library for the processor the model itself computes: `load_kernels` returns None.
-"""
-
-from .backend import KernelNetwork
+from .backend import CpuBackend, create_cpu_backend
 from .library import ENVIRONMENT, INSTRUCTION_SETS, Kernels, available, load_kernels
-from .pages import empty_pages, is_large
+from .pages import empty_pages
 
 __all__ = [
     "ENVIRONMENT",
     "INSTRUCTION_SETS",
-    "KernelNetwork",
+    "CpuBackend",
     "Kernels",
     "available",
+    "create_cpu_backend",
     "empty_pages",
-    "is_large",
     "load_kernels",
 ]

@@ -1,4 +1,4 @@
-"""kernels.c, compiled: found, loaded and called. The only place that knows of machine addresses."""
+"""The compiled kernels.c: finding, loading and calling it."""
 
 import ctypes
 import functools
@@ -50,7 +50,7 @@ OPERATION = np.dtype(
 
 
 class Kernels:
-    """One compiled library and its threads."""
+    """A compiled library and its threads."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
         """Raises OSError if the file is no such library, MemoryError if its threads cannot be made."""
@@ -68,21 +68,27 @@ class Kernels:
         self._lock = threading.Lock()
 
     def padded(self, channels: int) -> int:
-        """The channels that a map of so many has in memory."""
+        """Return the number of channels that a feature map of so many has in memory."""
         return -(-channels // self.lanes) * self.lanes
 
     def run(self, operations: npt.NDArray[np.void]) -> None:
-        """Carry out an array of OPERATION, one after another. Raises MemoryError."""
+        """Carry out an array of OPERATION in order. Raises MemoryError if a convolution's scratch memory is lacking."""
         with self._lock:
             if self._library.rbvsr_run(self._pool, operations.ctypes.data, len(operations)):
                 raise MemoryError("not enough memory for the scratch of a convolution")
 
 
 def load_kernels(name: str | None = None) -> Kernels | None:
-    """The kernels of this name (one of INSTRUCTION_SETS), or the best that the processor has; None: there are none.
+    """Load kernels, which compute on as many threads as torch does now; once for each number of threads.
 
-    They compute on as many threads as torch does now; loaded once for each number. The variable RBVSR_KERNELS chooses
-    where no name is given; UserError if it names what there is not.
+    Args:
+        name: One of INSTRUCTION_SETS. None: what the variable RBVSR_KERNELS names, else the best for the processor.
+
+    Returns:
+        The kernels; None if the processor has none, or the variable says "off".
+
+    Raises:
+        UserError: There are no kernels of this name.
     """
     name = name or os.environ.get(ENVIRONMENT, "") or next(iter(available()), "off")
     if name not in ("off", *INSTRUCTION_SETS):
@@ -100,7 +106,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
 
 @functools.cache
 def available() -> tuple[str, ...]:
-    """The kernels that are installed and that this processor can run, the fastest first."""
+    """Return the names of the kernels that are installed and that this processor can run, the fastest first."""
     if platform.machine() in ("arm64", "aarch64"):
         can: tuple[str, ...] = ("neon",)
     else:
@@ -109,7 +115,7 @@ def available() -> tuple[str, ...]:
 
 
 def find_library(name: str) -> Path | None:
-    """The file of these kernels, if they are installed."""
+    """Return the file of these kernels, None if they are not installed."""
     found = importlib.util.find_spec("rbvsr_kernels")  # a folder, no package
     folders = found.submodule_search_locations if found else None
     return next((path for folder in folders or () if (path := Path(folder) / f"{name}.so").is_file()), None)

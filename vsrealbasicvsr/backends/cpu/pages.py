@@ -1,4 +1,4 @@
-"""How large tensors are held: which frames are large, and pages of their own. Knows no network."""
+"""CPU tensors with memory pages of their own, which go back to the system as soon as the tensor is dropped."""
 
 import collections
 import contextlib
@@ -10,29 +10,27 @@ import weakref
 import torch
 from torch import Tensor
 
-LARGE_PX = 500_000
-"""What is held of larger frames is held in 16 bits: 1280x720 and more."""
-
 MIN_BYTES = 2**20
-"""Of a tensor that gets pages of its own."""
+"""Minimum size of a tensor that gets pages of its own."""
 
 NUM_SPARE = 2
-"""Pages that are kept to be used again, where the caller wants it. Fresh ones, which the system fills with zeros, cost
-1 to 3 ms of the 48 of a step at 320x180."""
-
-
-def is_large(height: int, width: int) -> bool:
-    """Whether what is held of frames of this size is held in 16 bits."""
-    return height * width > LARGE_PX
+"""Maximum number of spare pages, kept to be used again where the caller wants it. Fresh ones, which the system fills
+with zeros, cost 1 to 3 ms of the 48 of a step at 320x180."""
 
 
 def empty_pages(shape: tuple[int, ...], dtype: torch.dtype, *, recycles: bool = False) -> Tensor:
-    """An uninitialised tensor on the CPU whose memory goes back to the system as soon as it is dropped.
+    """Return an uninitialised CPU tensor whose memory goes back to the system as soon as it is dropped.
 
-    recycles: its memory is kept when it is dropped (of two tensors at most), for the next one of this kind.
+    For tensors that are cached: malloc takes blocks of up to 32 MiB from its heaps once one of them was freed, and the
+    heaps of a process with many threads shrink late. A window of 320x180 left 300 MB of 440 behind.
 
-    For what is held long: malloc takes blocks of up to 32 MiB from its heaps once one of them was freed, and the heaps
-    of a process with many threads shrink late. A window of 320x180 left 300 MB of 440 behind.
+    Args:
+        shape: The tensor's shape.
+        dtype: The tensor's type.
+        recycles: Keep the memory when the tensor is dropped (of two at most) for the next tensor of this size.
+
+    Raises:
+        MemoryError: The system has no more memory.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < MIN_BYTES:
@@ -47,7 +45,7 @@ def empty_pages(shape: tuple[int, ...], dtype: torch.dtype, *, recycles: bool = 
 
 
 def drop_spare_pages() -> None:
-    """Give the spares back to the system."""
+    """Return all spare pages to the system."""
     _spare.clear()
 
 
@@ -56,7 +54,7 @@ _spare: collections.deque[mmap.mmap] = collections.deque(maxlen=NUM_SPARE)
 
 
 def _taken(num_bytes: int) -> mmap.mmap | None:
-    """A spare of this size; those of other sizes are of a clip that is over, and go."""
+    """Take a spare of this size; those of other sizes belong to a clip that is over, and are dropped."""
     while True:
         try:
             memory = _spare.popleft()

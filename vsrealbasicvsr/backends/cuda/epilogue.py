@@ -1,11 +1,11 @@
-"""What comes after a convolution on a GPU, in one pass over the map: bias, rectifier, residual sum, pixel shuffle.
+"""The epilogue of a convolution on a GPU, fused into one pass: bias, activation, residual sum, pixel shuffle.
 
-A 3x3 convolution of 64 channels in half precision takes a GPU about as long as reading and writing its map, so each
-further pass counts. torch makes one for each of these operations; of a frame's traffic (143 kB for each low-resolution
-pixel by count, in float16) that is more than half. Knows modules of the model by their kind; knows no steps.
+A 3x3 convolution of 64 channels in half precision takes a GPU about as long as reading and writing its feature map, so
+each further pass counts. torch makes one pass for each of these operations; of a frame's traffic (143 kB for each
+low-resolution pixel by count, in float16) that is more than half.
 
-The one kernel (epilogue_triton.py) is written in Triton, which comes with torch for Linux. Where it is missing, or does
-not give torch's values, torch's own operations stay: no picture may depend on it but in its last bits.
+The only kernel (epilogue_triton.py) is written in Triton, which comes with torch for Linux. Where it is missing, or
+does not give torch's values, torch's own operations stay: results never differ beyond floating-point rounding.
 """
 
 import threading
@@ -22,21 +22,22 @@ from ..memory import is_out_of_memory
 
 
 class Epilogue(Protocol):
-    """act(x + bias) + residual for a map x (N, C, H, W); in float32 inside, in x's type and channels last outside.
+    """Computes act(x + bias) + residual for a feature map x (N, C, H, W).
 
-    act multiplies what is below zero with `slope`. x may be overwritten. shuffle: the C channels are four times those
-    of a map (N, C/4, 2H, 2W), in the order row, column, channel.
+    It is computed in float32; the result has x's type, channels last. act multiplies values below zero by `slope`. x
+    may be overwritten. With `shuffle`, the C channels are four times those of the result (N, C/4, 2H, 2W), in the order
+    row, column, channel.
     """
 
     def __call__(
         self, x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False
     ) -> Tensor:
-        """The map that comes next."""
+        """Return the next feature map."""
         ...
 
 
 def by_torch(x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False) -> Tensor:
-    """The Epilogue in torch's operations: what the kernel is held against, and what tests without a GPU run."""
+    """Compute the epilogue with torch's operations: the reference for the kernel, and for tests without a GPU."""
     y = x.float() + bias.float().view(1, -1, 1, 1)
     y = F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
     if residual is not None:
@@ -52,7 +53,7 @@ def by_torch(x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = No
 def by_triton(
     x: Tensor, bias: Tensor, slope: float, residual: Tensor | None = None, *, shuffle: bool = False
 ) -> Tensor:
-    """The Epilogue as one kernel, on the thread's current device, which x is on, and its current stream."""
+    """Compute the epilogue with one kernel, on the thread's current device, which x is on, and its current stream."""
     from .epilogue_triton import launch  # not above: loading Triton takes long, and only a GPU has a use for it
 
     x = x.contiguous(memory_format=torch.channels_last)
@@ -71,16 +72,16 @@ def by_triton(
     return out
 
 
-def why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What keeps an epilogue from being used on this kind of device; None if it gives torch's values there.
+def unsupported_reason(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why an epilogue cannot be used on this kind of device; None if it gives torch's values there.
 
-    Found out once in a process: were it used on one device and not on its twin, or in one filter and not in the next,
-    their pictures would differ in the last bits. Raises what torch raises if there is no memory to find out.
+    The check runs once in a process: were the epilogue used on one device and not on its twin, or in one filter and not
+    in the next, their results would differ by rounding. Raises torch's error if there is no memory for the check.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     with _lock:
         if (key := (epilogue, kind, dtype)) not in _verdicts:
-            _verdicts[key] = _why_not(epilogue, device, dtype)
+            _verdicts[key] = _find_unsupported_reason(epilogue, device, dtype)
         return _verdicts[key]
 
 
@@ -88,7 +89,7 @@ _verdicts: dict[tuple[Epilogue, str, torch.dtype], str | None] = {}
 _lock = threading.Lock()
 
 
-def _why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
+def _find_unsupported_reason(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> str | None:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -107,26 +108,26 @@ def _why_not(epilogue: Epilogue, device: torch.device, dtype: torch.dtype) -> st
             residual = random(2, channels, height, width) if with_residual else None
             for slope in (0.0, 0.1, 1.0):
                 expected = by_torch(x, bias, slope, residual, shuffle=shuffle)
-                made = epilogue(x.clone(), bias, slope, residual, shuffle=shuffle)
+                result = epilogue(x.clone(), bias, slope, residual, shuffle=shuffle)
                 step = torch.finfo(dtype).eps
-                if made.shape != expected.shape or not torch.allclose(
-                    made.float(), expected.float(), rtol=2 * step, atol=2 * step, equal_nan=True
+                if result.shape != expected.shape or not torch.allclose(
+                    result.float(), expected.float(), rtol=2 * step, atol=2 * step, equal_nan=True
                 ):
-                    return "it gave other values than torch"
+                    return "its results differed from torch's"
     except Exception as error:  # compilers and drivers raise what they like
         if is_out_of_memory(error):
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == "triton":  # Windows
-            return "there is no Triton"
+            return "Triton is not installed"
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None
 
 
 def fuse(model: RealBasicVSR, epilogue: Epilogue) -> None:
-    """Let the model's trunks and its reconstruction go through an epilogue, instead of torch's operations one by one.
+    """Replace the operations after the convolutions of the model's trunks and its reconstruction by an epilogue.
 
-    For inference only. The flow network, in float32 and a tenth of the work, and the convolutions that make pictures
-    stay as they are.
+    For inference only. The flow network, in float32 and a tenth of the work, and the convolutions whose output are
+    images stay as they are.
     """
     for trunk in [module for module in model.modules() if isinstance(module, ResidualTrunk)]:
         first, _, blocks = trunk.main
@@ -146,7 +147,7 @@ def fuse(model: RealBasicVSR, epilogue: Epilogue) -> None:
 
 
 class _Convolution(nn.Module):
-    """A convolution without its bias, then the epilogue with it."""
+    """A convolution without its bias, then the epilogue with the bias."""
 
     def __init__(self, conv: nn.Conv2d, epilogue: Epilogue, *, slope: float, shuffle: bool = False) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ class _Convolution(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """That of the convolution."""
+        """The convolution's weight."""
         return self.conv.weight
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -174,7 +175,7 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """ResidualBlock's values."""
+    """A ResidualBlock with fused epilogues."""
 
     def __init__(self, block: ResidualBlock, epilogue: Epilogue) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ class _Block(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """PixelShuffleUpsample's values, rectified."""
+    """A PixelShuffleUpsample and its activation, with a fused epilogue."""
 
     def __init__(self, up: PixelShuffleUpsample, epilogue: Epilogue) -> None:
         super().__init__()

@@ -1,15 +1,15 @@
-"""The kernel of epilogue.py. Imported only where it is to run."""
+"""The Triton kernel of epilogue.py. Imported only where it runs."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 TILE = 1024
-"""Values that a program of the GPU works on, if a pixel has no more: all channels of some pixels."""
+"""Number of values that one program of the GPU processes, if a pixel has no more: all channels of some pixels."""
 
 
 def launch(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor, slope: float, *, shuffle: bool) -> None:
-    """Write the epilogue of x into `out`, which may be x unless shuffle. All maps are channels last and dense."""
+    """Write the epilogue of x into `out`, which may be x unless `shuffle`. All maps are channels last and dense."""
     num, channels, height, width = x.shape
     num_pixels = num * height * width
     columns = triton.next_power_of_2(channels)
