@@ -414,7 +414,7 @@ def test_fixed_arithmetic_is_torchs_arithmetic_on_the_same_weights(model):
     weights = {name: id(parameter) for name, parameter in fixed.named_parameters()}
     fix_arithmetic(fixed)
     assert {name: id(parameter) for name, parameter in fixed.named_parameters()} == weights
-    assert fixed.cleaning_reach_rows == model.cleaning_reach_rows
+    assert fixed.cleaning_halo_rows == model.cleaning_halo_rows
     assert list(fixed.state_dict()) == list(model.state_dict())
     lr = torch.rand(1, 3, 3, 24, 40)
     with torch.inference_mode():

@@ -45,8 +45,8 @@ def test_a_network_with_epilogues_makes_the_pictures_of_the_plain_one(model):
 def test_a_network_with_epilogues_knows_how_far_its_bands_reach_and_its_type(model):
     fused = copy.deepcopy(model)
     fuse(fused, by_torch)
-    assert fused.cleaning_reach_rows == model.cleaning_reach_rows
-    assert fused.basicvsr.backward_resblocks.reach_rows == model.basicvsr.backward_resblocks.reach_rows
+    assert fused.cleaning_halo_rows == model.cleaning_halo_rows
+    assert fused.basicvsr.backward_resblocks.halo_rows == model.basicvsr.backward_resblocks.halo_rows
     assert fused.half().dtype == torch.float16
 
 

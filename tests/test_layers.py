@@ -155,6 +155,38 @@ def test_imports_only_go_down():
     assert wrong == []
 
 
+def test_the_layers_above_the_backends_know_none_of_them():
+    """What computes on which device stays behind the names of backends/__init__.py."""
+    inside = {name for path, _ in all_imports() if is_in(name := module_name(path), f"{PACKAGE}.backends")}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, name in all_imports()
+        if not is_in(module_name(path), f"{PACKAGE}.backends")
+        and any(is_in(name, module) for module in inside - {f"{PACKAGE}.backends"})
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_one_backend_does_not_know_the_other(one, other):
+    names = [name for path, name in all_imports() if is_in(module_name(path), f"{PACKAGE}.backends.{one}")]
+    assert names
+    assert not [name for name in names if is_in(name, f"{PACKAGE}.backends.{other}")]
+
+
+def test_no_file_and_no_function_of_the_package_is_long():
+    """400 lines a file, 60 a function: beyond, they do several things."""
+    wrong = []
+    for path in sources():
+        if not is_in(module_name(path), PACKAGE):
+            continue
+        text = path.read_text(encoding="utf-8")
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        wrong += [f"{path.name}: {node.name}" for node in functions if node.end_lineno - node.lineno >= 60]
+        wrong += [path.name] if text.count("\n") > 400 else []
+    assert wrong == []
+
+
 def test_no_imports_go_in_circles():
     modules = {module_name(path): path for path in sources()}
 

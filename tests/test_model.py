@@ -246,7 +246,7 @@ def test_a_frame_reconstructed_in_bands_is_the_frame_reconstructed_whole(height,
         random_clip(2, 3, height, 9),
         *(random_clip(2, SMALL.mid_channels, height, 9, seed=i) - 0.5 for i in (1, 2)),
     )
-    bands = list(model.reconstruct_in_bands(*maps, rows=rows))
+    bands = list(model.reconstruct_in_tiles(*maps, rows=rows))
     assert [first for first, _ in bands] == list(range(0, 4 * maps[0].shape[2], 4 * rows))
     assert_near(torch.cat([band for _, band in bands], dim=2), model.reconstruct(*maps), REGROUPED)
 
@@ -254,7 +254,7 @@ def test_a_frame_reconstructed_in_bands_is_the_frame_reconstructed_whole(height,
 def test_a_frame_cannot_be_reconstructed_in_bands_of_no_rows():
     maps = (random_clip(1, 3, 4, 4), *[random_clip(1, SMALL.mid_channels, 4, 4)] * 2)
     with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
-        next(formula_network(SMALL).reconstruct_in_bands(*maps, rows=0))
+        next(formula_network(SMALL).reconstruct_in_tiles(*maps, rows=0))
 
 
 # ---- sampling along the flow ----------------------------------------------------------------------------------------

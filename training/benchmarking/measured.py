@@ -95,6 +95,6 @@ def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[i
     for i in range(last + 1):
         state = model.propagate_forward(cleaned[i], state, flows_forward.pop(i, None))
         if i in wanted:
-            bands = model.reconstruct_in_bands(cleaned[i], backward.pop(i), state, rows=MAX_ROWS)
+            bands = model.reconstruct_in_tiles(cleaned[i], backward.pop(i), state, rows=MAX_ROWS)
             made[i] = to_bytes(torch.cat([band for _, band in bands], dim=2)).cpu()
     return made

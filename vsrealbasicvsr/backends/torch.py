@@ -41,7 +41,7 @@ class TorchBackend:
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames."""
         frames = frames.contiguous(memory_format=torch.channels_last)
-        return self._tiled(self._model.cleaning_residue, frames, halo=self._model.cleaning_reach_rows)
+        return self._tiled(self._model.cleaning_residue, frames, halo=self._model.cleaning_halo_rows)
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Return the flow that aligns what belongs to `supp` to `ref`."""
@@ -67,7 +67,7 @@ class TorchBackend:
         max_px = MAX_RECONSTRUCTION_PX_CPU if cleaned.device.type == "cpu" else MAX_RECONSTRUCTION_PX_GPU
         rows = rows_per_tile(height, width, max_px)
         maps = (cleaned, backward_state.to(self._model.dtype), forward_state.to(self._model.dtype))
-        for first, tile in self._model.reconstruct_in_bands(*maps, rows=rows):
+        for first, tile in self._model.reconstruct_in_tiles(*maps, rows=rows):
             yield first, tile[0]
 
     def release(self) -> None:
@@ -90,7 +90,7 @@ class TorchBackend:
         return self._step(trunk, cleaned, state, flow_px)
 
     def _step(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        return _as_cached(self._tiled(trunk, self._trunk_input(cleaned, state, flow_px), halo=trunk.reach_rows))
+        return _as_cached(self._tiled(trunk, self._trunk_input(cleaned, state, flow_px), halo=trunk.halo_rows))
 
     def _trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         return self._model.trunk_input(cleaned, None if state is None else state.to(self._model.dtype), flow_px)

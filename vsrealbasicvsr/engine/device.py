@@ -128,7 +128,7 @@ def choose_devices(devices: str, precision: str) -> list[DeviceConfig]:
 
 
 def _kind(device: torch.device) -> str:
-    """The kind of a device; devices of one kind give the same bits."""
+    """Return the kind of a device; devices of one kind give the same bits."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

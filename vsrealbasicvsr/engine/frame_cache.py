@@ -196,8 +196,9 @@ class FrameCache:
         return cached
 
     def _evict(self, is_memory_tight: bool) -> bool:
-        """Evict windows without requests, the least recently used first: all but a few, and if memory is tight those
-        that are finished. Return whether there were any.
+        """Evict windows without requests, the least recently used first, and return whether there were any.
+
+        All but a few go, and if memory is tight also those that are finished.
 
         Windows that are filled but not begun will be asked for in a moment: each request reads a frame's properties
         before the frame, and many requests may be in flight.

@@ -1,8 +1,8 @@
-"""A finished frame as the planes of a video format, made on the device that the frame is on.
+"""Conversion of an upscaled frame to the planes of a video format, on the device that the frame is on.
 
-A host that converts does it with every core at 16 times the area of the source; a GPU does it on the way, and then has
-an eighth of the bytes to hand over (8-bit 4:2:0 instead of three planes of floats). The values are those of zimg, which
-VapourSynth's core.resize is, but for rounding. Knows torch only: no host, no clip.
+A host converts with all cores, at 16 times the area of the source; a GPU converts on the way, and then has an eighth of
+the bytes to copy (8-bit 4:2:0 instead of three planes of floats). The values are those of zimg, which VapourSynth's
+core.resize is, but for rounding.
 """
 
 import math
@@ -31,11 +31,17 @@ _BICUBIC_SUPPORT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaneFormat:
-    """How pictures are written down.
+    """How images are stored.
 
-    bits: 8 to 16 of integers, 16 or 32 of floats. subsampling: of the second and third plane, log2 of how many pixels
-    of a row and of a column share one value. matrix and chroma_location: as ITU-T H.273 numbers them; matrix is one of
-    MATRICES. is_full_range: integers from 0 to the largest, else 16 to 235 (chroma 16 to 240) times 2^(bits - 8).
+    Attributes:
+        family: Colour family.
+        bits: 8 to 16 for integers, 16 or 32 for floats.
+        is_float: Whether samples are floats.
+        is_full_range: Whether integers go from 0 to the largest; else from 16 to 235 (chroma to 240) times
+            2^(bits - 8).
+        subsampling: Binary logarithms of how many pixels of a row and of a column share one chroma sample.
+        matrix: Matrix coefficients as numbered by ITU-T H.273, one of MATRICES.
+        chroma_location: Chroma location as numbered by ITU-T H.273.
     """
 
     family: Literal["rgb", "yuv", "grey"]
@@ -52,11 +58,15 @@ class PlaneFormat:
 
 
 def to_planes(rgb: Tensor, form: PlaneFormat) -> list[Tensor]:
-    """The planes of a frame (3, H, W), float32, gamma-encoded: one for grey, else three, on the frame's device.
+    """Convert a frame to planes, in about as much memory again as the frame has.
 
-    They are uint8 for 8 bits, the bits of unsigned integers as int16 for 9 to 16 (torch has next to no operations on
-    uint16), float16 or float32. H and W are multiples of what the chroma planes are shrunk by.
-    All is made at once, in about as much memory again as the frame has.
+    Args:
+        rgb: (3, H, W) float32, gamma-encoded. H and W are multiples of the chroma planes' subsampling.
+        form: The format.
+
+    Returns:
+        One plane for grey, else three, on the frame's device: uint8 for 8 bits, the bits of unsigned integers as int16
+        for 9 to 16 (torch has next to no operations on uint16), float16 or float32.
     """
     if form.family == "rgb":
         return [_written(plane, form, is_chroma=False) for plane in rgb]
@@ -73,7 +83,7 @@ def to_planes(rgb: Tensor, form: PlaneFormat) -> list[Tensor]:
 
 
 def _rows(matrix: int) -> tuple[tuple[float, float, float], ...]:
-    """What R, G and B are multiplied with for Y, U and V."""
+    """Return the factors of R, G and B for Y, U and V."""
     if matrix == _YCGCO:
         return (0.25, 0.5, 0.25), (-0.25, 0.5, -0.25), (0.5, 0.0, -0.5)
     kr, kb = _KR_KB[matrix]
@@ -89,8 +99,9 @@ def _weighted(rgb: Tensor, row: tuple[float, float, float]) -> Tensor:
 
 
 def _shifts(chroma_location: int) -> tuple[float, float]:
-    """Where a chroma sample lies between the pixels that share it, to the right and down: 0 in the middle, -1 on the
-    first, 1 on the last.
+    """Return where a chroma sample lies among the pixels that share it, to the right and down.
+
+    0 is in the middle, -1 on the first pixel, 1 on the last.
     """
     x = 0.0 if chroma_location in (1, 3, 5) else -1.0  # centre, top, bottom; else on the left
     y = {2: -1.0, 3: -1.0, 4: 1.0, 5: 1.0}.get(chroma_location, 0.0)
@@ -108,7 +119,7 @@ def _bicubic(distance: float) -> float:
 
 
 def _shrunk(plane: Tensor, dim: int, log2_factor: int, shift: float) -> Tensor:
-    """The plane with 2^log2_factor fewer samples along an axis. shift: see `_shifts`. Edges are mirrored."""
+    """Return the plane with 2^log2_factor fewer samples along an axis. shift: see `_shifts`. Edges are mirrored."""
     if log2_factor == 0:
         return plane
     factor = 2**log2_factor

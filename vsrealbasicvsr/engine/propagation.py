@@ -125,8 +125,9 @@ class ScenePropagator:
             self.worker.statistics.flows += len(group)
 
     def _walk_both_ways(self) -> None:
-        """Compute the backward states of the frames that are left, from the last frame down, and with each step one of
-        the forward states, from the first frame up. Forward states that are missing then are computed when needed.
+        """Compute backward states from the last frame down, and with each step a forward state from the first frame up.
+
+        These are the states of the frames that are left. Forward states that are missing then are computed when needed.
         """
         scene, state = self.scene, None
         for i in reversed(range(min(scene.left), scene.frames.stop)):
@@ -200,16 +201,16 @@ class ScenePropagator:
     # ---- the inputs of a step ----------------------------------------------------------------------------------------
 
     def _backward_inputs(self, i: int, state: Tensor | None) -> PropagationInputs:
-        """The inputs of frame i's backward step, where `state` is that of the frame after it."""
+        """Return the inputs of frame i's backward step, where `state` is that of the frame after it."""
         return self.cleaned(i), state, None if state is None else self._flow_from_next(i)
 
     def _forward_inputs(self, i: int) -> PropagationInputs:
-        """The inputs of frame i's forward step."""
+        """Return the inputs of frame i's forward step."""
         state = self.scene.forward_state
         return self.cleaned(i), state, None if state is None else self._flow_to_next(i - 1)
 
     def _flow_to_next(self, i: int) -> Tensor:
-        """The flow that aligns the state of frame i to frame i + 1."""
+        """Return the flow that aligns the state of frame i to frame i + 1."""
         source = self.sources[i]
         cached = source.flow_to_next  # read once: another device's worker may drop it
         if cached is not None:
@@ -220,7 +221,7 @@ class ScenePropagator:
         return flow
 
     def _flow_from_next(self, i: int) -> Tensor:
-        """The flow that aligns the state of frame i + 1 to frame i."""
+        """Return the flow that aligns the state of frame i + 1 to frame i."""
         source = self.sources[i]
         cached = source.flow_from_next
         if cached is not None:

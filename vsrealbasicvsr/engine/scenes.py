@@ -1,4 +1,4 @@
-"""Scene cuts, seen from two neighbouring frames alone. Knows pictures; knows no windows and no host."""
+"""Detection of scene cuts from two neighbouring frames alone."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _ROWS, _COLUMNS = 96, 128
-"""Of a thumbnail."""
+"""Size of a thumbnail."""
 
 _SAME_COLOUR = 4 / 255
-"""A border's cells differ by less from its colour: codec noise, averaged over a cell."""
+"""Maximum difference of a border's cell from its colour: codec noise, averaged over a cell."""
 _BORDER_SHARES = (0.9, 0.7)
-"""Of a line's cells, at least, are of the border's colour where a line is one of the border: a logo may cover some. The
-second once the other borders are known: of a column through two black bars half may be black and all else picture."""
+"""Minimum share of a line's cells that have the border's colour where the line belongs to the border: a logo may cover
+some. The second once the other borders are known: half of a column through two black bars may be black, and the rest
+picture."""
 _MAX_BORDER = 0.45
-"""Of the height or the width, on each side. Where even these lines are of one colour, the frame does not say where its
-border ends."""
+"""Maximum border on each side, as a share of the height or the width. Where even these lines are of one colour, the
+frame does not tell where its border ends."""
 _MIN_PICTURE = 0.25
-"""Of the height or the width, that two frames' borders leave; below, that axis is taken whole."""
+"""Minimum share of the height or the width that two frames' borders leave; below, the whole axis is compared."""
 _MAX_TEXT = 0.14
-"""Of the height: lines of subtitles within a border."""
+"""Maximum height of subtitles within a border, as a share of the frame's height."""
 
 _HEIGHT, _WIDTH = 24, 32
 _MAX_SHIFT = 3
@@ -36,9 +37,11 @@ type _Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """What the detector sees of a frame.
+    """What the scene detector sees of a frame.
 
-    luma: (96, 128) float32, means of its cells. borders: lines of cells of one colour above, below, left and right.
+    Attributes:
+        luma: (96, 128) float32, means of the frame's cells.
+        borders: Number of lines of cells of one colour above, below, left and right.
     """
 
     luma: npt.NDArray[np.float32]
@@ -46,14 +49,14 @@ class Thumbnail:
 
 
 def thumbnail(rgb: Tensor) -> Thumbnail:
-    """What the detector sees of a frame (3, H, W) in [0, 1], on the CPU."""
+    """Return the thumbnail of a frame (3, H, W) in [0, 1], on the CPU."""
     red, green, blue = F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS)).numpy()
     luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
     return Thumbnail(luma, _borders(luma))
 
 
 def is_scene_cut(before: Thumbnail, after: Thumbnail) -> bool:
-    """Whether a new scene begins between two neighbouring frames.
+    """Return whether a new scene begins between two neighbouring frames.
 
     A cut leaves nothing where it was. So: the picture changed, and it correlates with the one before by less than 0.56
     where it is and by less than 0.56 to 0.77 under every shift of up to a tenth of the picture (among 49, some will
@@ -109,12 +112,12 @@ def _border(lines: npt.NDArray[np.float32], share: float, *, has_text: bool = Fa
 
 
 def _between(first: int, last: int, size: int) -> slice:
-    """The lines but for so many first and last ones; all, if too few are left."""
+    """Return the lines without so many first and last ones; all, if too few are left."""
     return slice(first, size - last) if size - first - last >= size * _MIN_PICTURE else slice(0, size)
 
 
 def _picture(frame: Thumbnail, before: Thumbnail, after: Thumbnail) -> _Floats:
-    """The frame without the borders that both have, (24, 32) float64."""
+    """Return the frame without the borders that both frames have, (24, 32) float64."""
     above, below, left, right = map(min, before.borders, after.borders)
     rows, columns = _between(above, below, _ROWS), _between(left, right, _COLUMNS)
     return _resized(_resized(frame.luma, rows, _HEIGHT).T, columns, _WIDTH).T

@@ -1,4 +1,4 @@
-"""The RealBasicVSR network (Chan et al., CVPR 2022). Knows torch only: no files, no windows, no host.
+"""The RealBasicVSR network (Chan et al., CVPR 2022).
 
 Axes, used everywhere in this package: `N` clips, `T` frames, `C` channels, `H W` pixels of the low-resolution frame,
 `S = 4` scale. RGB is gamma-encoded, in [0, 1]; nothing in the network clamps. Flow is in pixels of the frame it belongs

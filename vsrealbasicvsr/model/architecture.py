@@ -1,4 +1,4 @@
-"""The sizes of a network, read from the shapes of its tensors. Knows names and shapes; builds nothing."""
+"""The sizes of a network, read from the shapes of its tensors."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,9 +13,9 @@ STRIDES = (2, 4, 8)
 START_PASSES_KEY = "basicvsr.start_passes"
 MAX_START_PASSES = 8
 MAX_BLOCKS = 200
-"""Of one trunk or of the cleaning module; the published network has 20."""
+"""Maximum blocks of a trunk or of the cleaning module; the published network has 20."""
 MAX_FLOW_LEVELS = 12
-"""The coarsest of so many sees a frame of 2048 pixels as one."""
+"""Maximum levels of the flow network: the coarsest of so many sees a frame of 2048 pixels as one."""
 
 
 class StateDictError(UserError):
@@ -26,14 +26,26 @@ class StateDictError(UserError):
 class Architecture:
     """Every size that the layout leaves open. The defaults are the published network (6,294,834 parameters).
 
-    flow_channels: the four hidden widths of each SPyNet level; a level's input is 3 + 3 + 2 channels, its output 2.
-    flow_stride: frame pixels on a pixel of the finest flow level: 1, 2, 4 or 8. 1 is published; 2 does without the
-    level of the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
-    its own, `basicvsr.spynet.stride`, that only networks with another stride than 1 have.
-    start_passes: how often a propagation trunk processes the first frame of a sequence before the pass that counts,
-    each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested on that
-    frame. 0 is published: the first frame comes from a hidden state of zeros. It is a tensor too,
-    `basicvsr.start_passes`.
+    Attributes:
+        cleaning_channels: Channels of the cleaning module.
+        num_cleaning_blocks: Residual blocks of the cleaning module.
+        mid_channels: Channels of a hidden state.
+        num_backward_blocks: Residual blocks of the backward propagation.
+        num_forward_blocks: Residual blocks of the forward propagation.
+        fusion_channels: Output channels of the fusion of both states.
+        quarter_channels: Channels at twice the size of the frame.
+        hr_channels: Channels at four times the size of the frame.
+        hr_out_channels: Input channels of the last convolution.
+        num_flow_levels: Levels of SPyNet.
+        flow_channels: The four hidden widths of each SPyNet level, whose input has 3 + 3 + 2 channels and whose output
+            has 2.
+        flow_stride: Frame pixels per pixel of the finest flow level: 1, 2, 4 or 8. 1 is published; 2 omits the level of
+            the frame's own size, which costs three quarters of the flow's time. No shape tells it: it is a tensor of
+            its own, `basicvsr.spynet.stride`, which only networks with another stride than 1 have.
+        start_passes: How often a propagation trunk processes the first frame of a sequence before the pass that counts,
+            each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested
+            on that frame. 0 is published: the first frame starts from a hidden state of zeros. It is a tensor too,
+            `basicvsr.start_passes`.
     """
 
     cleaning_channels: int = 64
@@ -52,7 +64,7 @@ class Architecture:
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "Architecture":
-        """The sizes that these tensors have.
+        """Read the sizes from a network's tensors.
 
         Raises StateDictError if a tensor that tells a size is missing or cannot tell it. Shapes that contradict each
         other are found afterwards, when the tensors are loaded into the network of these sizes.
@@ -97,7 +109,7 @@ class Architecture:
 
 
 def _count(keys: Collection[str], pattern: str, most: int = MAX_BLOCKS) -> int:
-    """How many numbered parts there are: one more than the highest number (a gap shows later as missing keys).
+    """Count numbered parts: one more than the highest number (a gap shows later as missing keys).
 
     Raises StateDictError beyond `most`: whoever asks builds so many.
     """
@@ -117,7 +129,7 @@ def _start_passes(tensor: Tensor | None) -> int:
 
 
 def _number(key: str, tensor: Tensor, allowed: tuple[int, ...]) -> int:
-    """The size that a tensor of one number tells. Raises StateDictError if it is not one of those allowed."""
+    """Return the size that a tensor of one number tells. Raises StateDictError if it is not one of those allowed."""
     is_number = tensor.ndim == 0 and tensor.is_floating_point()
     if not is_number or float(tensor) not in allowed:
         found = f"{float(tensor):g}" if is_number else f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"

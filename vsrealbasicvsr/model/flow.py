@@ -20,11 +20,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
     """Sample `x` where the flow points: out(p) = x(p + flow(p)), bilinear.
 
-    x (N, C, H, W), flow_px (N, 2, H, W): channel 0 to the right, channel 1 down. Outside of the frame lie zeros, or
-    with padding="border" its outermost pixels. Returns (N, C, H, W) in x's dtype. Coordinates are float32 whatever x
-    is: float16 cannot count pixels beyond 2048.
+    Coordinates are float32 whatever x is: float16 cannot count pixels beyond 2048.
 
-    Raises ValueError if the two sizes differ.
+    Args:
+        x: (N, C, H, W).
+        flow_px: (N, 2, H, W) in pixels: channel 0 to the right, channel 1 down.
+        padding: Values outside of the frame: "zeros", or those of its outermost pixels ("border").
+
+    Returns:
+        (N, C, H, W) in x's dtype.
+
+    Raises:
+        ValueError: The two sizes differ.
     """
     num, _, height, width = x.shape
     if flow_px.shape != (num, 2, height, width):
@@ -42,13 +49,13 @@ def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"]
 
 
 def resize(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
-    """The maps at another size, bilinear: (N, C, H, W) to (N, C, height, width).
+    """Resize maps bilinearly: (N, C, H, W) to (N, C, height, width).
 
-    align_corners: whether the outermost pixels' centres lie on each other (else the outermost pixels' borders). What
-    `F.interpolate` gives, but on a CPU the same bits for any number of threads: F.interpolate has one kernel for a
-    single thread and another for several. Here every operation is one of a value or two, which none can round
-    otherwise; where F.interpolate takes its general kernel (two threads or more, more than 128 rows and columns made)
-    the bits are its own.
+    With `align_corners` the centres of the outermost pixels coincide, else their borders. The values are those of
+    `F.interpolate`, but on a CPU the bits are the same for any number of threads: F.interpolate has one kernel for a
+    single thread and another for several. Here every operation has one or two operands, so its rounding is determined;
+    where F.interpolate takes its general kernel (two threads or more, an output of more than 128 rows and columns) the
+    bits are its own.
     """
     if x.device.type != "cpu":
         return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
@@ -71,7 +78,7 @@ def _resize_along(x: Tensor, dim: int, made: int, align_corners: bool) -> Tensor
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """While this lasts, operations on this kind of device compute in the type of what they are given."""
+    """Return a context in which operations on this kind of device compute in the type of their inputs."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -136,20 +143,25 @@ class SPyNet(nn.Module):
             self.register_buffer("stride", torch.tensor(float(stride)))
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """The flow with which `supp`, sampled by `flow_warp`, looks like `ref`.
+        """Return the flow with which `supp`, sampled by `flow_warp`, looks like `ref`.
 
-        ref and supp (N, 3, H, W) of any H, W >= 1. Returns (N, 2, H, W), float32, pixels.
+        Args:
+            ref: (N, 3, H, W), of any H, W >= 1.
+            supp: The same shape.
+
+        Returns:
+            (N, 2, H, W) float32, in pixels.
         """
         height, width = ref.shape[-2:]
         ref, supp = self._resized_up(ref), self._resized_up(supp)
         return self.resized(self.coarse_to_fine(ref, supp)[-1], height, width)
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:
-        """What each level sees of frames (N, 3, H, W) of any size, the coarsest first."""
+        """Return frames (N, 3, H, W) of any size as each level sees them, the coarsest first."""
         return self._pyramid(self._resized_up(frames))
 
     def resized(self, flow: Tensor, height: int, width: int) -> Tensor:
-        """The flow of the finest level, (N, 2, h, w), as that of the frames themselves."""
+        """Resize the flow of the finest level, (N, 2, h, w), to the size of the frames."""
         height_up, width_up = flow.shape[-2:]
         if (height_up, width_up) == (height, width):
             return flow
@@ -158,7 +170,7 @@ class SPyNet(nn.Module):
         return torch.stack((flow[:, 0] * (width / width_up), flow[:, 1] * (height / height_up)), dim=1)
 
     def _resized_up(self, frames: Tensor) -> Tensor:
-        """Resized, not padded, up to a size that halves evenly at every level."""
+        """Resize frames, without padding, up to a size that halves evenly at every level."""
         multiple = self._stride * 2 ** (len(self.basic_module) - 1)
         height, width = (-(-size // multiple) * multiple for size in frames.shape[-2:])
         if (height, width) == frames.shape[-2:]:
@@ -166,7 +178,7 @@ class SPyNet(nn.Module):
         return resize(frames.float(), height, width)
 
     def coarse_to_fine(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
-        """The flow that each level arrives at, the coarsest first; the last has 1 / stride of the frames' size.
+        """Return the flow of each level, the coarsest first; the last has 1 / stride of the frames' size.
 
         ref and supp (N, 3, H, W), H and W multiples of stride * 2 ** (levels - 1). Each flow is in pixels of its own
         level.
@@ -202,7 +214,7 @@ class SPyNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _pyramid(self, image: Tensor) -> list[Tensor]:
-        """The normalised image at every level's size, the coarsest first."""
+        """Return the normalised image at every level's size, the coarsest first."""
         finest = image if self._stride == 1 else F.avg_pool2d(image, self._stride)
         levels = [(finest - self.mean) / self.std]
         while len(levels) < len(self.basic_module):

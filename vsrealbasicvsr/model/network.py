@@ -16,21 +16,21 @@ from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
 
 SCALE = 4
 
-_REACH_ROWS = 2
-"""Low-resolution rows on each side that a reconstructed row depends on."""
+_HALO_ROWS = 2
+"""Halo of the reconstruction: low-resolution rows on each side that a reconstructed row depends on."""
 
 
 class RunStep(Protocol):
-    """Calls a step of the network on its arguments and returns what it returns.
+    """Calls a step of the network on its arguments and returns its result.
 
-    A caller's own may compute activations again in the backward pass instead of keeping them.
+    Gradient checkpointing passes one that computes activations again in the backward pass instead of keeping them.
     """
 
     def __call__[*Ts, R](self, step: Callable[[*Ts], R], /, *arguments: *Ts) -> R: ...
 
 
 def run_directly[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:
-    """The plain way to run a step."""
+    """Run a step eagerly."""
     return step(*arguments)
 
 
@@ -65,8 +65,8 @@ class ResidualTrunk(nn.Module):
         )
 
     @property
-    def reach_rows(self) -> int:
-        """Rows on each side that a row depends on: one for each 3x3 convolution."""
+    def halo_rows(self) -> int:
+        """The halo: rows on each side that an output row depends on, one for each 3x3 convolution."""
         return _num_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,10 +127,13 @@ class RealBasicVSR(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
-        """The network that these tensors belong to, in float32, its sizes read from their shapes.
+        """Create the network that these tensors belong to, in float32, its sizes read from their shapes.
 
-        SPyNet's `mean` and `std` may be absent: they are constants. Raises StateDictError, which names missing, extra
-        and misshapen keys, if they are not the tensors of one network.
+        Args:
+            state_dict: Tensors by their published names. SPyNet's `mean` and `std` may be absent: they are constants.
+
+        Raises:
+            StateDictError: They are not the tensors of one network; the text names missing, extra and misshapen keys.
         """
         with torch.device("meta"):  # shapes only: takes no memory, and no random numbers from the user's generator
             network = cls(Architecture.from_state_dict(state_dict))
@@ -166,32 +169,33 @@ class RealBasicVSR(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that the convolutions compute in, the flow network apart. Frames keep their own: a picture held in
-        bfloat16 would show bands.
+        """The type of all convolutions but the flow network's.
+
+        Frames keep their own type: an image stored in bfloat16 would show bands.
         """
         return self.basicvsr.fusion.weight.dtype
 
     def forward(self, lr: Tensor) -> Tensor:
-        """The super-resolved clip after one cleaning pass, as in training: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
+        """Super-resolve a clip after one cleaning pass, as in training: (N, T, 3, H, W) to (N, T, 3, S*H, S*W)."""
         return self.super_resolve(self.clean(lr))
 
     @property
-    def cleaning_reach_rows(self) -> int:
-        """Rows on each side that a cleaned row depends on."""
+    def cleaning_halo_rows(self) -> int:
+        """The halo: rows on each side that a cleaned row depends on."""
         return _num_convolutions(self.image_cleaning)
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
-        """What one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
+        """Return what one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
         return self.image_cleaning(frames.to(self.dtype)).to(frames.dtype)  # type: ignore[no-any-return]
 
     def clean(self, lr: Tensor) -> Tensor:
-        """The clip after one cleaning pass, each frame by itself: (N, T, 3, H, W) to the same."""
+        """Return the clip after one cleaning pass, each frame independently: (N, T, 3, H, W) to the same."""
         check_clip("RealBasicVSR.clean", lr)
         frames = lr.flatten(0, 1)
         return (frames + self.cleaning_residue(frames)).view_as(lr)
 
     def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow between neighbouring cleaned frames: (B, 3, H, W) each, to (forward, backward), both (B, 2, H, W).
+        """Return the forward and the backward flow, (B, 2, H, W), between neighbouring cleaned frames (B, 3, H, W).
 
         `forward` aligns the state of `first` to `second`, `backward` that of `second` to `first`.
         """
@@ -200,41 +204,50 @@ class RealBasicVSR(nn.Module):
         return forward_flow, backward_flow
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """Backward features (B, mid, H, W) of a frame, from those of the frame after it (None: there is none)."""
+        """Return the backward state (B, mid, H, W) of a frame, from that of the next frame (None: there is none)."""
         return self._propagate(self.basicvsr.backward_resblocks, cleaned, state, flow_px)
 
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """Forward features (B, mid, H, W) of a frame, from those of the frame before it (None: there is none)."""
+        """Return the forward state (B, mid, H, W) of a frame, from that of the previous frame (None: none)."""
         return self._propagate(self.basicvsr.forward_resblocks, cleaned, state, flow_px)
 
     def reconstruct(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
-        """The high-resolution frame: (B, 3, H, W) and two (B, mid, H, W) to (B, 3, S*H, S*W)."""
+        """Return the high-resolution frame: (B, 3, H, W) and two (B, mid, H, W) to (B, 3, S*H, S*W)."""
         return self.basicvsr.reconstruct(cleaned, backward_features, forward_features)
 
-    def reconstruct_in_bands(
+    def reconstruct_in_tiles(
         self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor, *, rows: int
     ) -> Iterator[tuple[int, Tensor]]:
-        """What `reconstruct` returns, from top to bottom: (first row, (B, 3, so many rows, S*W)).
+        """Reconstruct a frame tile by tile, so that only one tile's feature maps are in memory.
 
-        Made `rows` >= 1 low-resolution rows at a time, so that only so many are held. Each band sees two rows more on
-        each side: the convolutions reach 1 + 1/2 + 1/4 + 1/4 rows. Equal to the whole but for rounding, where a library
-        chooses another kernel for another size.
+        Each tile has a halo of two rows on each side: the convolutions depend on 1 + 1/2 + 1/4 + 1/4 rows. The result
+        is that of `reconstruct` but for rounding, where a library chooses another kernel for another size.
 
-        Raises ValueError if rows is below 1.
+        Args:
+            cleaned: (B, 3, H, W).
+            backward_features: (B, mid, H, W).
+            forward_features: (B, mid, H, W).
+            rows: Low-resolution rows of a tile.
+
+        Yields:
+            From top to bottom (first row, (B, 3, rows of the tile, S*W)).
+
+        Raises:
+            ValueError: `rows` is below 1.
         """
         if rows < 1:
-            raise ValueError(f"RealBasicVSR.reconstruct_in_bands: rows must be at least 1, got {rows}")
+            raise ValueError(f"RealBasicVSR.reconstruct_in_tiles: rows must be at least 1, got {rows}")
         height = cleaned.shape[2]
         for first in range(0, height, rows):
             stop = min(first + rows, height)
-            seen_first, seen_stop = max(first - _REACH_ROWS, 0), min(stop + _REACH_ROWS, height)
-            band = self.reconstruct(
+            seen_first, seen_stop = max(first - _HALO_ROWS, 0), min(stop + _HALO_ROWS, height)
+            tile = self.reconstruct(
                 *(maps[:, :, seen_first:seen_stop] for maps in (cleaned, backward_features, forward_features))
             )
-            yield first * SCALE, band[:, :, (first - seen_first) * SCALE : (stop - seen_first) * SCALE]
+            yield first * SCALE, tile[:, :, (first - seen_first) * SCALE : (stop - seen_first) * SCALE]
 
     def super_resolve(self, cleaned: Tensor, *, run: RunStep = run_directly) -> Tensor:
-        """BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W).
+        """Run BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W).
 
         `run` calls each step (flows, propagation and reconstruction of a frame): the seam for gradient checkpointing.
         """
@@ -269,8 +282,10 @@ class RealBasicVSR(nn.Module):
         return trunk(self.trunk_input(cleaned, state, flow_px))  # type: ignore[no-any-return]
 
     def trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """The input of a propagation trunk, (B, 3 + mid, H, W): a frame (B, 3, H, W) and the hidden state, sampled
-        along the flow. No state: zeros. No flow: the state as it is.
+        """Return the input of a propagation trunk, (B, 3 + mid, H, W).
+
+        It is a frame (B, 3, H, W) and the hidden state, sampled along the flow. Without a state it is zeros; without a
+        flow the state stays as it is.
         """
         if state is None:
             shape = (cleaned.shape[0], self.sizes.mid_channels, *cleaned.shape[-2:])

@@ -14,10 +14,10 @@ DecidePer = Literal["frame", "sequence"]
 
 
 class CleansFrames(Protocol):
-    """What refinement needs of a network."""
+    """The part of a network that refinement needs."""
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
-        """What one cleaning pass adds: (B, 3, H, W) to the same."""
+        """Return what one cleaning pass adds: (B, 3, H, W) to the same."""
         ...
 
 
@@ -31,16 +31,23 @@ def refine(
 ) -> tuple[Tensor, Tensor]:
     """Clean a clip, and clean again what still changes much: at most three passes.
 
-    lr (N, T, 3, H, W); theta >= 0 in units of 1/255. A frame is cleaned again while its mean absolute change in the
-    last pass is at least theta / 255: with decide_per="frame" each by itself (Eq. 5), so that a frame's result
-    depends on that frame alone; with "sequence" by the mean over the whole call, as the published code does. Returns
-    the cleaned clip, shaped like lr, and the number of passes of each frame, (N, T) int64. lr is not changed.
+    A frame is cleaned again while its mean absolute change in the last pass is at least theta / 255 (Eq. 5). The change
+    is what was added: a pass that hardly shows is never repeated, whatever the whole residue would have been.
 
-    cleaning in [0, 1] (not in the paper): a pass adds so much of the residue. 1 is published; with 0 no pass is
-    computed. The change that theta is held against is what was added: Eq. 5 compares the picture after a pass with the
-    one before it, so a pass that hardly shows is never repeated, whatever the whole residue would have been.
+    Args:
+        model: The network, or a backend of it.
+        lr: (N, T, 3, H, W). It is not changed.
+        theta: Threshold, at least 0, in units of 1/255 (`dynamic_refine_thres` of the published code).
+        cleaning: Share of the residue that a pass adds, in [0, 1] (not in the paper). 1 is published; with 0 no pass is
+            computed.
+        decide_per: "frame": each frame is decided independently, so that its result depends on that frame alone.
+            "sequence": the mean over the whole call decides, as in the published code.
 
-    Raises ValueError for a clip of another shape, a theta below 0, a cleaning outside of [0, 1] or an unknown rule.
+    Returns:
+        The cleaned clip, shaped like lr, and the number of passes of each frame, (N, T) int64.
+
+    Raises:
+        ValueError: lr has another shape, theta is below 0, cleaning is outside of [0, 1], or the rule is unknown.
     """
     check_clip("refine", lr)
     if not theta >= 0:
@@ -71,10 +78,10 @@ def refine(
 
 
 def _mean_changes(added: Tensor) -> list[float]:
-    """Of each frame of (B, 3, H, W) the mean magnitude; of a value more than 64 counts as 64, NaN as 0.
+    """Return the mean magnitude of each frame of (B, 3, H, W); values beyond 64 count as 64, NaN as 0.
 
-    The same for any number of threads, on any device and in any company: what is added are whole numbers of 2^-24, and
-    a sum of integers has no order.
+    It is the same for any number of threads, on any device and in any batch: the values are summed as whole multiples
+    of 2^-24, and a sum of integers does not depend on the order.
     """
     unit = 2.0**-24
     magnitudes = (added.float().abs() / unit).nan_to_num_(posinf=64 / unit).clamp_(max=64 / unit).round_()

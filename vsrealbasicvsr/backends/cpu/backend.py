@@ -177,7 +177,7 @@ class CpuBackend:
     def _trunk_tiles(
         self, height: int, width: int, trunk: list[PackedConvolution], *, more_halo: int = 0
     ) -> list[Tile]:
-        """The tiles for a trunk, whose halo is a row for each 3x3 convolution and more_halo for what follows it."""
+        """Return the tiles for a trunk, whose halo is a row per 3x3 convolution and more_halo for what follows."""
         channels = max(trunk[0].channels_in - 3 + self._kernels.lanes, trunk[0].channels_out) + trunk[0].channels_out
         return self._tiles(height, width, halo=len(trunk) + more_halo, floats_per_px=channels)
 
@@ -190,7 +190,7 @@ class CpuBackend:
     def _flow_tiles(
         self, layers: list[PackedConvolution], height: int, width: int
     ) -> tuple[list[Tile], tuple[int, int]]:
-        """The tiles of a level, and the floats of the two places in which its feature maps take turns."""
+        """Return the tiles of a level, and the floats of the two places in which its feature maps take turns."""
         channels = [self._kernels.padded(8), *(layer.channels_out for layer in layers)]
         places = max(channels[0:-1:2]), max(channels[1:-1:2], default=0)
         tiles = self._tiles(height, width, halo=3 * len(layers), floats_per_px=sum(places))
@@ -245,7 +245,7 @@ class CpuBackend:
         tile: Tile,
         into: Tensor | None = None,
     ) -> tuple[Operations, Tensor]:
-        """The operations of a trunk on a frame's planes and a hidden state, and their output, (rows read, W, C).
+        """Return the operations of a trunk on a frame and a hidden state, and their output (rows read, W, C).
 
         The output is `into`, or scratch memory.
         """
@@ -283,8 +283,9 @@ class CpuBackend:
         return operations, features.view(rows, width, out)
 
     def _pyramid(self, frame: Tensor) -> list[Tensor]:
-        """A frame at every level of the flow network. Those of the last two frames are cached: the next flow is between
-        one of them and its neighbour.
+        """Return a frame at every level of the flow network.
+
+        The last two frames are cached: the next flow is between one of them and its neighbour.
         """
         for known, levels in self._pyramids:
             if known is frame:
@@ -304,8 +305,9 @@ class CpuBackend:
         tile: Tile,
         maps: list[Tensor],
     ) -> Operations:
-        """The operations that compute a tile of a level's `flow` (1, 2, h, w), from two frames (3, h, w) and the flow
-        of the level below.
+        """Return the operations that compute a tile of a level's `flow` (1, 2, h, w).
+
+        They read two frames (3, h, w) and the flow of the level below.
         """
         _, height, width = ref.shape
         rows = tile.num_read

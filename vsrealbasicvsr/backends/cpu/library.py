@@ -53,7 +53,7 @@ class Kernels:
     """A compiled library and its threads."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        """Raises OSError if the file is no such library, MemoryError if its threads cannot be made."""
+        """Load a library; raises OSError if the file is none of ours, MemoryError if its threads cannot start."""
         self._library = ctypes.CDLL(str(path))
         self._library.rbvsr_open.argtypes, self._library.rbvsr_open.restype = [ctypes.c_int], ctypes.c_void_p
         self._library.rbvsr_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]

@@ -127,5 +127,5 @@ class Packer:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A dense float32 copy: the model may be changed afterwards."""
+    """Return a dense float32 copy: the model may be changed afterwards."""
     return tensor.float().clone(memory_format=torch.contiguous_format)

@@ -181,7 +181,7 @@ class CudaBackend:
 
 
 def _num_multiprocessors(device: torch.device) -> int:
-    """The number of the device's multiprocessors, a measure of how much it computes at once."""
+    """Return the number of the device's multiprocessors, a measure of how much it computes at once."""
     if device.type != "cuda":
         return _MULTIPROCESSORS_ELSEWHERE
     return torch.cuda.get_device_properties(device).multi_processor_count
