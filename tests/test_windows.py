@@ -14,7 +14,7 @@ def test_every_frame_is_kept_by_exactly_one_window_and_read_with_its_context(num
 
     assert [n for window in windows for n in range(window.first, window.stop)] == list(range(num_frames))
     for window in windows:
-        assert all(grid.number_of(n) == window.number for n in range(window.first, window.stop))
+        assert all(grid.index_of(n) == window.index for n in range(window.first, window.stop))
         assert window.read_first == max(0, window.first - overlap)
         assert window.read_stop == min(num_frames, window.stop + overlap)
 
@@ -53,6 +53,6 @@ def test_senseless_sizes_are_refused(sizes):
 
 def test_frames_and_windows_outside_of_the_clip_are_refused():
     grid = Grid(num_frames=10, length=4, overlap=1)
-    for ask in (lambda: grid.number_of(10), lambda: grid.number_of(-1), lambda: grid.window(3)):
+    for ask in (lambda: grid.index_of(10), lambda: grid.index_of(-1), lambda: grid.window(3)):
         with pytest.raises(IndexError):
             ask()
