@@ -23,11 +23,11 @@ from types import ModuleType
 
 import vapoursynth
 
-from vsrealbasicvsr.kernel import available
+from vsrealbasicvsr.backends.cpu import available
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "vsrealbasicvsr/plugin/rbvsr.c"
-KERNELS = ROOT / "vsrealbasicvsr/kernel/kernels.c"
+KERNELS = ROOT / "vsrealbasicvsr/backends/cpu/kernels.c"
 NUM_THREADS = 8
 TIMEOUT_SECONDS = 1200
 

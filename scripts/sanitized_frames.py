@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import vapoursynth as vs
 
-from vsrealbasicvsr.kernel import load_kernels
+from vsrealbasicvsr.backends.cpu import load_kernels
 
 ARGUMENTS = {"device": "cpu", "length": 6, "overlap": 2}
 
