@@ -13,7 +13,7 @@ import torch
 import vapoursynth as vs
 from tolerances import WINOGRAD
 
-from vsrealbasicvsr.engine import WindowUpscaler
+from vsrealbasicvsr.engine import FrameCache, WindowUpscaler
 from vsrealbasicvsr.filter import conversion, entry
 from vsrealbasicvsr.weights import load_model, write_weights
 
@@ -282,7 +282,7 @@ def test_a_property_that_cannot_be_used_is_named_once_in_the_log(core, tiny_mode
 
 
 @pytest.mark.parametrize("error", [ValueError, LookupError, OSError, AssertionError, TypeError])
-@pytest.mark.parametrize("place", ["supply", "upscale_into", "host_of"])
+@pytest.mark.parametrize("place", [(FrameCache, "supply"), (WindowUpscaler, "upscale_into"), (FrameCache, "source")])
 def test_a_bug_in_a_frame_is_one_line_with_the_way_to_report_it(core, tiny_model, monkeypatch, error, place):
     out = as_format(core, vs.YUV420P8, num_frames=3).rbvsr.Upscale(model=tiny_model)
     lines: list[tuple[int, str]] = []
@@ -293,7 +293,7 @@ def test_a_bug_in_a_frame_is_one_line_with_the_way_to_report_it(core, tiny_model
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(WindowUpscaler, place, fail)
+            patch.setattr(*place, fail)
             with pytest.raises(vs.Error) as caught:
                 out.get_frame(0)
     finally:
