@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kern
 from vsrealbasicvsr.model import RealBasicVSR
 
 from .cuda import CudaNetwork, place_of, to_device, to_host
-from .memory import return_freed_memory
+from .limits import memory_cure
+from .memory import is_out_of_memory, return_freed_memory
 from .network import Network, TorchNetwork, as_3x3
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -42,7 +44,9 @@ class Compute:
         CUDA with graphs.
         """
         if kernels := self.kernels():
-            network = KernelNetwork(model, kernels, max_rows=max_rows)  # has weights of its own
+            # Has weights of its own. On the thread that computes: the caller's may have been forked, and there torch waits
+            # for workers that the child does not have.
+            network = self.run(lambda: KernelNetwork(model, kernels, max_rows=max_rows))
             return_freed_memory()
             return network
         with place_of(self.device):
@@ -97,6 +101,8 @@ def choose_compute(device: str, precision: str) -> Compute:
         if chosen.type == "cpu":
             chosen = torch.device("cpu")  # "cpu:0" is the same
     except Exception as error:  # torch raises what it likes, import errors for instance
+        if name == "cpu" and is_out_of_memory(error):
+            raise
         reason = printable(str(error).strip().split("\n")[0].split(". ")[0], 120) or type(error).__name__
         raise ComputeError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_what_there_is()}') from None
     if precision == "auto":
@@ -107,9 +113,9 @@ def choose_compute(device: str, precision: str) -> Compute:
     except UserError as error:
         raise ComputeError(str(error)) from None
     except (OSError, AttributeError) as error:
-        raise ComputeError(
-            f"the kernels cannot be loaded ({printable(str(error), 300)}). {ENVIRONMENT}=off computes without them."
-        ) from None
+        short = is_out_of_memory(error) or "failed to map segment" in str(error)
+        cure = memory_cure() if short else f"{ENVIRONMENT}=off computes without them."
+        raise ComputeError(f"the kernels cannot be loaded ({printable(str(error), 300)}). {cure}") from None
     return compute
 
 
@@ -169,3 +175,14 @@ def _thread_of(device: str) -> ThreadPoolExecutor:
         if device not in _threads:
             _threads[device] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")
         return _threads[device]
+
+
+def _after_fork() -> None:
+    """Forget the threads in a child, which does not have them, and the lock that one of them may hold."""
+    global _threads_lock
+    _threads.clear()
+    _threads_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
