@@ -5,6 +5,7 @@ order of the requests, on the number of threads or on what is still held.
 """
 
 from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
+from .limits import memory_cure
 from .memory import is_out_of_memory
 from .planes import MATRICES, PlaneFormat, to_planes
 from .scenes import Thumbnail, is_scene_cut, thumbnail
@@ -28,6 +29,7 @@ __all__ = [
     "choose_computes",
     "is_out_of_memory",
     "is_scene_cut",
+    "memory_cure",
     "thumbnail",
     "to_planes",
 ]

@@ -44,8 +44,8 @@ class Compute:
         CUDA with graphs.
         """
         if kernels := self.kernels():
-            # Has weights of its own. On the thread that computes: the caller's may have been forked, and there torch waits
-            # for workers that the child does not have.
+            # Has weights of its own. On the thread that computes: the caller's may have been forked, and there torch
+            # waits for workers that the child does not have.
             network = self.run(lambda: KernelNetwork(model, kernels, max_rows=max_rows))
             return_freed_memory()
             return network

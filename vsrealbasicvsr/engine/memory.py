@@ -7,7 +7,6 @@ picture.
 import ctypes
 import errno
 import functools
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from torch import Tensor
 
 from vsrealbasicvsr.kernel import empty_pages, is_large
 
+from .limits import address_space_left_bytes, memory_bytes
+
 CPU_BUDGET_BYTES = 11 * 2**29
 """Of the whole process on a CPU, if it holds one filter: 5.5 GiB."""
 
 CPU_SHARE = 0.5
-"""Of the machine's memory, at most."""
+"""Of the memory of the machine or the container, and of the address space that is left, at most."""
 
 GPU_SHARE = 0.7
 """Of the memory that is free on the GPU when the first frame is cleaned."""
@@ -43,6 +44,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
     r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
     r"|bad_alloc|bad allocation"
+    r"|failed to map segment"  # a shared object that is loaded late
+    r"|can't start new thread"  # no room for its stack, or too many processes
     r"|unable to find an engine to execute this computation"  # cuDNN found no room for the workspace of any
 )
 """In lower case. That other texts tell of allocations ("an allocator was not initialised") does not make them one."""
@@ -80,15 +83,14 @@ class Budget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a filter may fill on this device."""
+    """What a filter may fill on this device; on the CPU below zero if the limits leave less than the program takes."""
     if device.type == "cuda":
         held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
-    try:
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows
-        physical = 2 * CPU_BUDGET_BYTES
-    return int(min(CPU_BUDGET_BYTES, physical * CPU_SHARE)) - _PROGRAM_BYTES
+    memory, address_space = memory_bytes(), address_space_left_bytes()
+    free = int(min(CPU_BUDGET_BYTES, CPU_SHARE * memory if memory is not None else CPU_BUDGET_BYTES)) - _PROGRAM_BYTES
+    # The program is mapped already; the other share is for the threads' stacks and heaps, which map more than they use.
+    return free if address_space is None else min(free, int(CPU_SHARE * address_space))
 
 
 def packed(picture: Tensor) -> Tensor:

@@ -10,7 +10,15 @@ import torch
 import vapoursynth as vs
 
 import vsrealbasicvsr
-from vsrealbasicvsr.engine import Compute, Grid, SceneCuts, WindowUpscaler, choose_computes, is_out_of_memory
+from vsrealbasicvsr.engine import (
+    Compute,
+    Grid,
+    SceneCuts,
+    WindowUpscaler,
+    choose_computes,
+    is_out_of_memory,
+    memory_cure,
+)
 from vsrealbasicvsr.engine.compute import available_devices, cpu_kernels, triton_version
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
@@ -113,7 +121,7 @@ def _why_not_made(error: BaseException) -> str:
     """What to tell of an error that came from the machine while the filter was made."""
     text = printable(str(error) or type(error).__name__, 300)
     if is_out_of_memory(error):
-        return f'the network does not fit on the device ({text}). Free memory, or use device="cpu".'
+        return f'the network does not fit on the device ({text}). {memory_cure()} For a GPU\'s memory use device="cpu".'
     return f'the network could not be made ready on the device ({text}). Try another device, or device="cpu".'
 
 
