@@ -39,7 +39,10 @@
 #define THREAD_LOCAL __thread
 #endif
 
-#define PLUGIN_VERSION VS_MAKE_VERSION(0, 1)
+#ifndef RBVSR_VERSION_MAJOR
+#error "RBVSR_VERSION_MAJOR and RBVSR_VERSION_MINOR are defined by build_hook.py, from vsrealbasicvsr.__version__"
+#endif
+#define PLUGIN_VERSION VS_MAKE_VERSION(RBVSR_VERSION_MAJOR, RBVSR_VERSION_MINOR)
 #define MAX_ERROR_BYTES 512
 
 /* ---- Finding the Python of this process ------------------------------------------------------------------------- */
