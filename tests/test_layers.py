@@ -17,6 +17,8 @@ PACKAGE = "vsrealbasicvsr"
 LAYERS = [
     f"{PACKAGE}.errors",
     f"{PACKAGE}.whole_file",
+    f"{PACKAGE}.luma",
+    f"{PACKAGE}.scenes",
     f"{PACKAGE}.model",
     f"{PACKAGE}.weights",
     PACKAGE,

@@ -4,11 +4,12 @@ The promise that everything here keeps: frame n of the output depends on (clip, 
 order of the requests, on the number of threads or on what is still held.
 """
 
+from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut, thumbnail
+
 from .compute import Compute, ComputeError, Precision, choose_compute, choose_computes
 from .limits import memory_cure
 from .memory import is_out_of_memory
 from .planes import MATRICES, PlaneFormat, to_planes
-from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .upscaler import SceneCuts, SourceFrame, Statistics, WindowUpscaler
 from .windows import Grid, Window
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
+from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut, thumbnail
 
 from .compute import Compute
 from .memory import (
@@ -26,7 +27,6 @@ from .memory import (
     unpacked,
 )
 from .network import Network, Propagation
-from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .windows import Grid, Window
 
 SceneCuts = Literal["auto", "props", "off"]

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = np.array((0.299, 0.587, 0.114), np.float32)
+from vsrealbasicvsr.luma import luma
+
 _ROWS, _COLUMNS = 96, 128
 """Of a thumbnail."""
 
@@ -47,9 +48,8 @@ class Thumbnail:
 
 def thumbnail(rgb: Tensor) -> Thumbnail:
     """What the detector sees of a frame (3, H, W) in [0, 1], on the CPU."""
-    red, green, blue = F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS)).numpy()
-    luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-    return Thumbnail(luma, _borders(luma))
+    cells = luma(F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS))).numpy()
+    return Thumbnail(cells, _borders(cells))
 
 
 def is_scene_cut(before: Thumbnail, after: Thumbnail) -> bool:
