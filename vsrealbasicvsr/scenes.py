@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vsrealbasicvsr.luma import luma
 
-_ROWS, _COLUMNS = 96, 128
-"""Of a thumbnail."""
+THUMBNAIL_ROWS, THUMBNAIL_COLUMNS = _ROWS, _COLUMNS = 96, 128
 
 _SAME_COLOUR = 4 / 255
 """A border's cells differ by less from its colour: codec noise, averaged over a cell."""
@@ -48,7 +47,15 @@ class Thumbnail:
 
 def thumbnail(rgb: Tensor) -> Thumbnail:
     """What the detector sees of a frame (3, H, W) in [0, 1], on the CPU."""
-    cells = luma(F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS))).numpy()
+    return thumbnail_of_luma(luma(F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS))).numpy())
+
+
+def thumbnail_of_luma(cells: npt.NDArray[np.float32]) -> Thumbnail:
+    """Return what the detector sees of a frame whose luma was shrunk elsewhere.
+
+    Args:
+        cells: (96, 128) float32 in [0, 1], each the mean of the luma in its part of the frame.
+    """
     return Thumbnail(cells, _borders(cells))
 
 
