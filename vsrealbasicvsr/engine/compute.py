@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.devices import DeviceError, find_device
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.kernel import ENVIRONMENT, KernelNetwork, Kernels, load_kernels
 from vsrealbasicvsr.model import RealBasicVSR
@@ -93,18 +94,10 @@ def choose_compute(device: str, precision: str) -> Compute:
     if precision not in get_args(Precision):
         given = printable(precision, 100)
         raise ComputeError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
-    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # One name for one GPU, so that it gets one thread.
-        chosen = torch.device(f"cuda:{torch.cuda.current_device()}" if name == "cuda" else name)
-        torch.zeros(1, device=chosen).item()
-        if chosen.type == "cpu":
-            chosen = torch.device("cpu")  # "cpu:0" is the same
-    except Exception as error:  # torch raises what it likes, import errors for instance
-        if name == "cpu" and is_out_of_memory(error):
-            raise
-        reason = printable(str(error).strip().split("\n")[0].split(". ")[0], 120) or type(error).__name__
-        raise ComputeError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_what_there_is()}') from None
+        chosen = find_device(device)
+    except DeviceError as error:
+        raise ComputeError(f"device {error}. {_what_there_is()}") from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     compute = Compute(chosen, _DTYPES[precision])
