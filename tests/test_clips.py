@@ -272,8 +272,10 @@ def test_a_gap_stands_where_time_stamps_pause_and_nowhere_else(tmp_path: Path, m
 
 
 def test_scene_cuts_are_told_from_motion(photograph: Bytes) -> None:
-    dark, light = np.full((1, 96, 96, 3), 20, np.uint8), np.full((1, 96, 96, 3), 220, np.uint8)
-    assert has_scene_cut(np.concatenate([dark, dark, light, light]))
+    light = np.full_like(photograph, 220)
+    assert has_scene_cut(np.stack([photograph, photograph, light, light])), "nothing is left of the picture"
+    flash = np.clip(photograph * 1.6, 0, 255).astype(np.uint8)
+    assert not has_scene_cut(np.stack([photograph, flash, photograph])), "a flash is no cut"
     assert not has_scene_cut(panned(photograph, num_frames=6, height=360, width=480, step=12))
     fading = (photograph[None] * np.linspace(1, 0.3, 8)[:, None, None, None]).astype(np.uint8)
     assert not has_scene_cut(fading), "a fade is no cut"
@@ -281,6 +283,8 @@ def test_scene_cuts_are_told_from_motion(photograph: Bytes) -> None:
     two = np.stack([photograph[:, :512], other])
     assert has_scene_cut(two)
     assert has_scene_cut((two * 0.3).astype(np.uint8)), "at night as well"
+    behind_bars = two * (np.abs(np.arange(512) - 256) < 80).astype(np.uint8)[:, None]
+    assert has_scene_cut(behind_bars), "upright pictures between black bars as well"
     assert not has_scene_cut(photograph[None])
 
 

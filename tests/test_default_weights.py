@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from training.degradations import apply, evaluation_recipe
 from training.evaluate import super_resolve
-from training.losses import luma
 from training.metrics import psnr_db, to_bytes
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Grid, WindowUpscaler, choose_device
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS
 from vsrealbasicvsr.weights.reading import read_network
 

@@ -11,8 +11,8 @@ from scipy import ndimage, signal, special
 
 from training import metrics
 from training.evaluation import detail, libraries, visible
-from training.losses import luma
 from training.metrics import Absent, to_bytes
+from vsrealbasicvsr.luma import luma
 
 PORTS = 1e-4
 """A library in float32 against a plain port in float64, relative. Measured: 2e-6 and less, BRISQUE 2e-5."""

@@ -17,6 +17,9 @@ PACKAGE = "vsrealbasicvsr"
 LAYERS = [
     f"{PACKAGE}.errors",
     f"{PACKAGE}.whole_file",
+    f"{PACKAGE}.devices",
+    f"{PACKAGE}.luma",
+    f"{PACKAGE}.scenes",
     f"{PACKAGE}.model",
     f"{PACKAGE}.weights",
     PACKAGE,

@@ -12,8 +12,8 @@ from torch import nn
 
 from training import metrics
 from training.clips import CameraPath
-from training.losses import luma
 from training.metrics import Absent, Motion, flicker_255, load_lpips, niqe, psnr_db, ssim, to_bytes
+from vsrealbasicvsr.luma import luma
 
 NIQE_REFERENCE = 1e-3
 """Ours against a plain port, relative. Measured: 3e-10, and 1e-4 where a flat sky leaves the port nothing but its own

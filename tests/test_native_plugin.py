@@ -4,6 +4,7 @@ The package must be installed (`pip install -e .`), for only then does VapourSyn
 calls into Python, a fake vsrealbasicvsr on PYTHONPATH answers. What could hang or grow runs in a process of its own.
 """
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import vapoursynth as vs
 from conftest import load_build_hook
+
+import vsrealbasicvsr
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN_FOLDER = ROOT / "vsrealbasicvsr" / "plugin"
@@ -222,6 +225,18 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line_with_the_way_
         "rbvsr.Upscale: cannot import vsrealbasicvsr: ImportError: blocked by the test. Install it into the Python"
         f" that runs this script ({sys.executable}): pip install vsrealbasicvsr\n"
     )
+
+
+def test_the_version_stands_in_one_place_and_everything_tells_it(core: vs.Core) -> None:
+    expected = vsrealbasicvsr.__version__
+    assert importlib.metadata.version("vsrealbasicvsr") == expected
+    assert list(core.rbvsr.version) == [int(number) for number in expected.split(".")[:2]]
+    copies = [
+        path
+        for path in (ROOT / "pyproject.toml", *(ROOT / "vsrealbasicvsr").rglob("*.[ch]"))
+        if f'"{expected}"' in path.read_text(encoding="utf-8")
+    ]
+    assert copies == []
 
 
 def test_register_refuses_a_callable_that_no_call_waits_for(core: vs.Core) -> None:

@@ -73,5 +73,5 @@ def test_a_leak_counts_where_one_of_our_files_asked_for_the_memory():
     #1 0x7f in {place}
 """
     assert sanitize.is_ours(leak.format(place="request_frames vsrealbasicvsr/plugin/rbvsr.c:257"))
-    assert sanitize.is_ours(leak.format(place="rbvsr_open vsrealbasicvsr/kernel/kernels.c:611"))
+    assert sanitize.is_ours(leak.format(place="rbvsr_open vsrealbasicvsr/backends/cpu/kernels.c:611"))
     assert not sanitize.is_ours(leak.format(place="PyObject_Malloc Objects/obmalloc.c:1564"))

@@ -121,7 +121,7 @@ def with_value(value: float) -> Callable[[Tensor], Tensor]:
         (change_of(f"sharp.{BIAS}", lambda t: t.long()), f"1 not of a floating type (sharp.{BIAS})"),
         (change_of(f"sharp.{BIAS}", with_value(torch.nan)), f"1 with NaN or infinite values (sharp.{BIAS})"),
         (change_of(f"sharp.{BIAS}", with_value(-torch.inf)), f"1 with NaN or infinite values (sharp.{BIAS})"),
-        (change_of(BIAS, with_value(torch.nan)), f"NaN or infinite values in 1 tensors ({BIAS})"),
+        (change_of(BIAS, with_value(torch.nan)), f"keys 1 with NaN or infinite values ({BIAS})"),
         (lambda tensors, _: tensors.pop("image_cleaning.1.bias"), "1 missing (image_cleaning.1.bias)"),
         (change_of("basicvsr.more", torch.clone), "1 extra (basicvsr.more)"),
         (lambda tensors, _: tensors.update({"sharp.\x1b[31m\n" + "x" * 9999: torch.zeros(1)}), "(sharp.?[31m xxx"),
@@ -143,7 +143,7 @@ def test_numbers_whose_mixture_is_none_are_refused(tmp_path):
         tensors[BIAS], tensors["sharp." + BIAS] = torch.full((4,), -3e38), torch.full((4,), 3e38)
 
     path = rewrite(write_two(tmp_path / "two.safetensors", dtype=torch.float32), far_apart)
-    assert "NaN or infinite values in 1 tensors" in refusal(path, 0.5)
+    assert "1 with NaN or infinite values" in refusal(path, 0.5)
     assert load_model(path, detail=1)
 
 

@@ -24,6 +24,7 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation
 
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.scenes import THUMBNAIL_COLUMNS, THUMBNAIL_ROWS, Thumbnail, is_scene_cut, thumbnail_of_luma
 
 type Frames = npt.NDArray[np.uint8]
 type Floats = npt.NDArray[np.float64]
@@ -56,9 +57,6 @@ FOREGROUND_PROBABILITY = 1 / 3
 
 _UNSPECIFIED_MATRIX = 2
 _MARGIN_PX = 5.0  # Lanczos reads 4 pixels around the place it samples
-_CUT_DIFFERENCE = 28.0  # mean absolute grey difference of two neighbouring thumbnails, of 255, that tells a scene cut
-_DARK_CUT_DIFFERENCE = 8.0  # or this much, if the two have nothing in common:
-_DARK_CUT_CORRELATION = 0.4
 _LONG_PAUSE_SECONDS = 0.2  # frames are missing where time stamps pause that long and four times longer than usual
 _LONG_PAUSE_RATIO = 4.0
 
@@ -347,25 +345,11 @@ def has_scene_cut(frames: Frames) -> bool:
     return any(is_scene_cut(before, after) for before, after in itertools.pairwise(thumbnails))
 
 
-def thumbnail(frame: Frames) -> Floats:
-    """A frame (H, W, 3) in grey, (18, 32), 0..255: what scenes are told apart by."""
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA), dtype=np.float64)
-
-
-def is_scene_cut(before: Floats, after: Floats) -> bool:
-    """Whether two thumbnails differ so much that they show different scenes.
-
-    Much in grey level, or (dark scenes) less so, if the two are hardly correlated.
-    """
-    difference = float(np.abs(after - before).mean())
-    if difference <= _DARK_CUT_DIFFERENCE:
-        return False
-    if difference > _CUT_DIFFERENCE:
-        return True
-    spread = float(before.std() * after.std())
-    covariance = float(((before - before.mean()) * (after - after.mean())).mean())
-    return spread > 1.0 and covariance / spread < _DARK_CUT_CORRELATION
+def thumbnail(frame: Frames) -> Thumbnail:
+    """Return what scenes are told apart by, of a frame (H, W, 3). OpenCV shrinks it 20 times as fast as torch."""
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    cells = cv2.resize(grey, (THUMBNAIL_COLUMNS, THUMBNAIL_ROWS), interpolation=cv2.INTER_AREA)
+    return thumbnail_of_luma(np.asarray(cells, dtype=np.float32) / np.float32(255))
 
 
 def shrunk(image: Frames, factor: float) -> Frames:
@@ -441,11 +425,17 @@ def _are_frames(run: Sequence[Path]) -> bool:
                 except ValueError:
                     continue
                 sizes.add(picture.shape)
-                read[number] = thumbnail(picture)
+                read[number] = _grey(picture)
         before, after = read[place], read[place + 1]
         if before is not None and after is not None:
             differences.append(float(np.abs(after - before).mean()))
     return len(sizes) == 1 and bool(differences) and float(np.median(differences)) <= FRAMES_DIFFERENCE
+
+
+def _grey(picture: Frames) -> Floats:
+    """Return a picture (H, W, 3) in grey, (18, 32), 0..255: what FRAMES_DIFFERENCE is of."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA), dtype=np.float64)
 
 
 def _opened(path: Path) -> av.container.InputContainer:

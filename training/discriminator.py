@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsrealbasicvsr.model import StateDictError
+from vsrealbasicvsr.model import StateDictError, check_state_dict, first_names
 
 SIZE_MULTIPLE_PX = 8
 _FIRST_POWER_ITERATIONS = 15  # what torch.nn.utils.parametrizations.spectral_norm takes for a new layer
@@ -86,30 +86,12 @@ class UNetDiscriminator(nn.Module):
             found = f"shape {tuple(first.shape)}" if first is not None else f"absent from {len(state_dict)} keys"
             raise StateDictError(
                 f"not the tensors of a U-Net discriminator: 'conv_0.weight' tells the width, and it is {found}"
-                f" (the keys are {_first(sorted(state_dict)) or 'none'})"
+                f" (the keys are {first_names(sorted(state_dict)) or 'none'})"
             )
         with torch.device("meta"):  # shapes only: no memory, and no random numbers from the user's generator
             network = cls(int(first.shape[0]))
         own = network.state_dict()
-        problems = []
-        if missing := sorted(own.keys() - state_dict.keys()):
-            problems.append(f"{len(missing)} missing ({_first(missing)})")
-        if extra := sorted(state_dict.keys() - own.keys()):
-            problems.append(f"{len(extra)} extra ({_first(extra)})")
-        misshapen = [
-            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in sorted(own.keys() & state_dict.keys())
-            if state_dict[key].shape != own[key].shape
-        ]
-        if misshapen:
-            problems.append(f"{len(misshapen)} misshapen ({_first(misshapen)})")
-        broken = sorted(
-            key for key in state_dict if not state_dict[key].is_floating_point() or not state_dict[key].isfinite().all()
-        )
-        if broken:
-            problems.append(f"{len(broken)} not of finite floating-point numbers ({_first(broken)})")
-        if problems:
-            raise StateDictError(f"not the tensors of one U-Net discriminator: keys {', '.join(problems)}")
+        check_state_dict("not the tensors of one U-Net discriminator", own, state_dict)
         tensors = {key: tensor.detach().to(torch.float32, copy=True).contiguous() for key, tensor in state_dict.items()}
         network.load_state_dict(tensors, assign=True)
         return network
@@ -150,7 +132,3 @@ def _lrelu(x: Tensor) -> Tensor:
 
 def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

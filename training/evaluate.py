@@ -31,7 +31,8 @@ from training.evaluation.reports import report, write_results
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, Record, Scorer, load_measures
 from training.evaluation.sheets import write_frames, write_sheet
 from training.metrics import Absent, to_bytes
-from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.devices import DeviceError, find_device
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
 from vsrealbasicvsr.weights import load_model
 
@@ -204,17 +205,8 @@ def _no_niqe(crop_px: int) -> Absent | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of --device. Raises ValueError if torch has none of that name."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of --device. Raises UserError if torch has none of that name."""
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch finds no CUDA GPU here. Use --device cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except Exception as error:  # torch raises what it likes for a device that it does not have
-        raise UserError(f"--device {name} cannot be used ({printable(str(error), 120)}). Use --device cpu") from None
-    return device
+        return find_device(name)
+    except DeviceError as error:
+        raise UserError(f"--device {error}. Use auto, cpu, cuda or cuda:N") from None

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from training.checkpoints import whole_file
 from training.store import ClipStore
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.luma import LUMA_WEIGHTS
 from vsrealbasicvsr.model import STRIDES, SPyNet, flow_warp
 
 MARGIN_PX = 16
@@ -124,7 +125,7 @@ def start_as_gradient_matching(level: nn.Module) -> None:
     axis = torch.arange(7) - 3.0
     narrow, wide = torch.exp(-(axis**2) / 2), torch.exp(-(axis**2) / 8)
     smooth, average = (line[:, None] * line / line.sum() ** 2 for line in (narrow, wide))
-    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    luma = torch.tensor(LUMA_WEIGHTS).view(3, 1, 1)
     with torch.no_grad():
         first, second, *middle, last = (convolution.weight for convolution in convolutions)
         channel = 0

@@ -37,7 +37,7 @@ from training.networks import Networks, Processes, TrainingError, autocast_dtype
 from training.perceptual import PerceptualLoss
 from training.settings import PRESETS, Settings, add_options, changed, read_settings
 from training.steps import LossError, Steps
-from vsrealbasicvsr.errors import printable
+from vsrealbasicvsr.devices import DeviceError, find_device
 from vsrealbasicvsr.model import SCALE
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
@@ -468,24 +468,14 @@ def start_processes(device_name: str) -> Processes:
     """This process's place among those that torchrun started, or alone. Raises TrainingError for a missing device."""
     num = int(os.environ.get("WORLD_SIZE", "1"))
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name
+    if name == "cuda" or (num > 1 and name.startswith("cuda:")):  # each process has a GPU of its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise TrainingError(f"--device {name} is no device: use auto, cpu, cuda or cuda:1") from None
+        device = find_device(name)
+    except DeviceError as error:
+        raise TrainingError(f"--device {error}: use auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda":
-        if num > 1:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        elif name == "cuda":
-            device = torch.device("cuda", 0)
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise TrainingError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices; use cpu")
         torch.cuda.set_device(device)
-    try:
-        torch.zeros(1, device=device).item()
-    except Exception as error:  # torch raises what it likes for a device that it does not have
-        raise TrainingError(
-            f"--device {name} cannot be used ({printable(str(error), 120)}): use auto, cpu, cuda or cuda:1"
-        ) from None
     if num > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(num=num, rank=distributed.get_rank() if num > 1 else 0, device=device)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.model import SCALE, flow_warp
 
 Distance = Literal["charbonnier", "l1"]
@@ -101,12 +102,6 @@ def feature_matching_loss(fake: list[Tensor], real: list[Tensor]) -> Tensor:
 def squared_error_loss(hr: Tensor, truth: Tensor) -> Tensor:
     """The mean squared error of the output, both (N, T, 3, S*H, S*W): for networks that are to be exact, not crisp."""
     return F.mse_loss(hr, truth)
-
-
-def luma(rgb: Tensor) -> Tensor:
-    """BT.601 luma of (..., 3, H, W) in [0, 1]: (..., H, W)."""
-    red, green, blue = rgb.unbind(-3)
-    return 0.299 * red + 0.587 * green + 0.114 * blue  # no tensor of weights: a CUDA graph cannot copy one from the CPU
 
 
 def psnr_loss(hr: Tensor, truth: Tensor) -> Tensor:

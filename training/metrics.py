@@ -27,7 +27,7 @@ from scipy import ndimage, special
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from training.losses import luma
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.weights import reason_of
 
 type Floats = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.discriminator import SpectralConv
-from training.losses import luma
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.model import SCALE, flow_warp
 
 

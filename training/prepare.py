@@ -34,7 +34,6 @@ from tqdm import tqdm
 
 from training.clips import (
     LOSSY_PICTURE_SUFFIXES,
-    Floats,
     Found,
     Frames,
     Gap,
@@ -42,7 +41,6 @@ from training.clips import (
     Source,
     TimedFrame,
     find_sources,
-    is_scene_cut,
     read_numbered_frames,
     read_photograph,
     read_video,
@@ -62,6 +60,7 @@ from training.store import (
     write_index,
 )
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut
 from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 type Part = Literal["all", "train", "held-out"]
@@ -135,7 +134,7 @@ class _Cutter:
     num_kept: int = 0
     _pictures: list[Frames] = field(default_factory=list)
     _pts_seconds: list[float | None] = field(default_factory=list)
-    _last_thumbnail: Floats | None = None
+    _last_thumbnail: Thumbnail | None = None
     _num_to_leave_out: int = 0
 
     def add(self, frame: TimedFrame) -> None:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
+from vsrealbasicvsr.luma import BLUE, GREEN, RED, lean_luma
+
 _LUMA_RANGE, _COLOUR_RANGE = 219.0, 224.0
 _LUMA_ZERO, _COLOUR_ZERO = 16.0, 128.0
-_RED_PER_V, _BLUE_PER_U = 2 * (1 - _RED), 2 * (1 - _BLUE)
+_RED_PER_V, _BLUE_PER_U = 2 * (1 - RED), 2 * (1 - BLUE)
 
 
 def as_bytes(x: Tensor) -> Tensor:
@@ -32,11 +33,11 @@ def planes_from_rgb(x: Tensor) -> Tensor:
     num_frames, _, height, width = x.shape
     x, white = (x.to(torch.float32), 255.0) if x.dtype == torch.uint8 else (x.clamp(0, 1), 1.0)
     out = torch.empty((num_frames, height * 3 // 2, width), dtype=torch.uint8, device=x.device)
-    luma = _luma(x).mul_(_LUMA_RANGE / white).add_(_LUMA_ZERO + 0.5)
+    luma = lean_luma(x).mul_(_LUMA_RANGE / white).add_(_LUMA_ZERO + 0.5)
     out[:, :height] = luma  # the cast cuts off what follows the point: with the half, it rounds
     rows = x[:, :, 0::2] + x[:, :, 1::2]
     small = rows[..., 0::2].add_(rows[..., 1::2])  # sums of four
-    difference = small[:, [2, 0]].sub_(_luma(small)[:, None])  # blue and red against the luma: U and V
+    difference = small[:, [2, 0]].sub_(lean_luma(small)[:, None])  # blue and red against the luma: U and V
     per_u = _COLOUR_RANGE / (4 * white)
     difference[:, 0].mul_(per_u / _BLUE_PER_U)
     difference[:, 1].mul_(per_u / _RED_PER_V)
@@ -56,11 +57,6 @@ def rgb_from_planes(planes: Tensor) -> Tensor:
     red, green, blue = out.unbind(1)
     torch.add(luma, v, alpha=_RED_PER_V, out=red)
     torch.add(luma, u, alpha=_BLUE_PER_U, out=blue)
-    torch.sub(luma, u, alpha=_BLUE_PER_U * _BLUE / _GREEN, out=green)
-    green.sub_(v, alpha=_RED_PER_V * _RED / _GREEN)
+    torch.sub(luma, u, alpha=_BLUE_PER_U * BLUE / GREEN, out=green)
+    green.sub_(v, alpha=_RED_PER_V * RED / GREEN)
     return out.clamp_(0, 1)
-
-
-def _luma(x: Tensor) -> Tensor:
-    red, green, blue = x.unbind(1)
-    return red.mul(_RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)

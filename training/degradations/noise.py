@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vsrealbasicvsr.luma import lean_luma
+
 PHOTONS_AT_WHITE = 256
 """The published code takes the number of different levels in the frame, rounded up to a power of two: this, but for
 frames of few colours."""
@@ -16,8 +18,6 @@ EXACT_BELOW = 6.0
 the two distributions differ by 0.0012 (total variation), their means by 0.0002 photons, their variances by 0.03 %, and
 at 16 by 0.0003; a plain normal approximation would be off by 0.05 and 0.03, and would have no skew. Below, torch's own
 Poisson numbers are used: six times as slow, but only the darkest 2 % of the range need them."""
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def add_gaussian(x: Tensor, sigma: Tensor, *, grey: bool, generator: torch.Generator) -> None:
@@ -57,11 +57,7 @@ def add_poisson(x: Tensor, scale: Tensor, *, grey: bool, generator: torch.Genera
 
     grey: the luma's noise for the three channels.
     """
-    if grey:
-        red, green, blue = x.unbind(1)
-        light = red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]
-    else:
-        light = x.clone()
+    light = lean_luma(x)[:, None] if grey else x.clone()
     expected = light.mul_(255).round_().clamp_(0, 255).mul_(PHOTONS_AT_WHITE / 255)
     surplus = counted(expected, generator).sub_(expected)
     x.addcmul_(surplus, scale[:, None, None, None], value=1 / PHOTONS_AT_WHITE)

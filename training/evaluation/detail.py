@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from torch import Tensor
 
-from training.losses import luma
+from vsrealbasicvsr.luma import luma
 
 type Floats = npt.NDArray[np.float64]
 

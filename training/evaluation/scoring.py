@@ -15,8 +15,8 @@ from torch import Tensor
 from training import metrics
 from training.evaluation import detail, libraries, visible
 from training.evaluation.pairs import Footage, Pair
-from training.losses import luma
 from training.metrics import Absent, Lpips, Motion, psnr_db
+from vsrealbasicvsr.luma import luma
 
 BICUBIC, OURS, AGAINST, TRUTH = "bicubic", "ours", "against", "truth"
 

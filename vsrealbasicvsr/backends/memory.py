@@ -13,6 +13,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|not enough memory|(?:can't|cannot|could not|unable to|failed to) allocate"  # torch's on a CPU, the C library's
     r"|alloc(?:ation)?_failed"  # cublas_status_alloc_failed; cudnn_..._device_allocation_failed
     r"|bad_alloc|bad allocation"
+    r"|failed to map segment"  # a shared object that is loaded late
+    r"|can't start new thread"  # no memory for its stack, or too many processes
     r"|unable to find an engine to execute this computation"  # cuDNN found no memory for the workspace of any
 )
 """Patterns in lower case. Other texts about allocations ("an allocator was not initialised") do not mean that memory is

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vsrealbasicvsr.model import refine
+from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut, thumbnail
 
 from .memory import packed, unpacked
 from .messages import Messages
-from .scenes import Thumbnail, is_scene_cut, thumbnail
 from .source_frame import SourceFrame
 from .worker import Worker
 

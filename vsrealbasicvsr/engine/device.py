@@ -1,18 +1,23 @@
 """Devices and precisions: what the user's names mean on this machine, and the threads that compute."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr import backends
+from vsrealbasicvsr import backends, devices
 from vsrealbasicvsr.backends import KERNELS_VARIABLE, Backend, Kernels, load_kernels
+from vsrealbasicvsr.devices import find_device
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import RealBasicVSR
+
+from .limits import memory_cure
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -45,7 +50,10 @@ class DeviceConfig:
         Returns:
             On the CPU in float32 our own kernels where the processor has them; elsewhere torch, on CUDA with graphs.
         """
-        return backends.create_backend(model, self.device, self.dtype, max_tile_rows=max_tile_rows)
+        create = partial(backends.create_backend, model, self.device, self.dtype, max_tile_rows=max_tile_rows)
+        # Kernels pack their weights on the compute thread: the caller's may have been forked, and there torch waits for
+        # workers that the child does not have.
+        return self.run(create) if self.kernels() else create()
 
     def kernels(self) -> Kernels | None:
         """Return our own kernels if this device computes with them, else None."""
@@ -87,16 +95,10 @@ def choose_device(device: str, precision: str) -> DeviceConfig:
     if precision not in get_args(Precision):
         given = printable(precision, 100)
         raise DeviceError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
-    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # One name for one GPU, so that it gets one thread.
-        chosen = torch.device(f"cuda:{torch.cuda.current_device()}" if name == "cuda" else name)
-        torch.zeros(1, device=chosen).item()
-        if chosen.type == "cpu":
-            chosen = torch.device("cpu")  # "cpu:0" is the same
-    except Exception as error:  # torch raises many kinds, import errors for instance
-        reason = printable(str(error).strip().split("\n")[0].split(". ")[0], 120) or type(error).__name__
-        raise DeviceError(f'device "{printable(name, 100)}" cannot be used ({reason}). {_available_text()}') from None
+        chosen = find_device(device)
+    except devices.DeviceError as error:
+        raise DeviceError(f"device {error}. {_available_text()}") from None
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     config = DeviceConfig(chosen, _DTYPES[precision])
@@ -105,10 +107,9 @@ def choose_device(device: str, precision: str) -> DeviceConfig:
     except UserError as error:
         raise DeviceError(str(error)) from None
     except (OSError, AttributeError) as error:
-        raise DeviceError(
-            f"the kernels cannot be loaded ({printable(str(error), 300)}). "
-            f"{KERNELS_VARIABLE}=off computes without them."
-        ) from None
+        short = backends.is_out_of_memory(error) or "failed to map segment" in str(error)
+        cure = memory_cure() if short else f"{KERNELS_VARIABLE}=off computes without them."
+        raise DeviceError(f"the kernels cannot be loaded ({printable(str(error), 300)}). {cure}") from None
     return config
 
 
@@ -166,3 +167,14 @@ def _thread_of(device: str) -> ThreadPoolExecutor:
         if device not in _threads:
             _threads[device] = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rbvsr-{device}")
         return _threads[device]
+
+
+def _after_fork() -> None:
+    """Forget the threads in a child, which does not have them, and the lock that one of them may hold."""
+    global _threads_lock
+    _threads.clear()
+    _threads_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

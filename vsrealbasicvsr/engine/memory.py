@@ -3,7 +3,6 @@
 Whatever is cached would otherwise be computed again, to the same bits: a budget never changes the output.
 """
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,13 @@ from torch import Tensor
 
 from vsrealbasicvsr.backends import empty_pages, is_large
 
+from .limits import address_space_left_bytes, memory_bytes
+
 CPU_BUDGET_BYTES = 11 * 2**29
 """CPU memory budget of a process with one filter, in bytes: 5.5 GiB."""
 
 CPU_SHARE = 0.5
-"""Maximum share of the machine's memory."""
+"""Maximum share of the memory of the machine or the container, and of the address space that is left."""
 
 GPU_SHARE = 0.7
 """Share of the memory that is free on the GPU when the first frame is cleaned."""
@@ -77,15 +78,14 @@ class Budget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how many bytes a filter may fill on this device."""
+    """Return how many bytes a filter may fill on this device; below zero if the limits leave less than the program."""
     if device.type == "cuda":
         held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
-    try:
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows
-        physical = 2 * CPU_BUDGET_BYTES
-    return int(min(CPU_BUDGET_BYTES, physical * CPU_SHARE)) - _PROGRAM_BYTES
+    memory, address_space = memory_bytes(), address_space_left_bytes()
+    free = int(min(CPU_BUDGET_BYTES, CPU_SHARE * memory if memory is not None else CPU_BUDGET_BYTES)) - _PROGRAM_BYTES
+    # The program is mapped already; the other share is for the threads' stacks and heaps, which map more than they use.
+    return free if address_space is None else min(free, int(CPU_SHARE * address_space))
 
 
 def packed(frame: Tensor) -> Tensor:

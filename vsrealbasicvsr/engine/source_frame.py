@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .scenes import Thumbnail
+from vsrealbasicvsr.scenes import Thumbnail
 
 
 @dataclass(slots=True)

@@ -11,7 +11,15 @@ import vapoursynth as vs
 
 import vsrealbasicvsr
 from vsrealbasicvsr.backends import triton_version
-from vsrealbasicvsr.engine import DeviceConfig, Grid, SceneCuts, WindowUpscaler, choose_devices, is_out_of_memory
+from vsrealbasicvsr.engine import (
+    DeviceConfig,
+    Grid,
+    SceneCuts,
+    WindowUpscaler,
+    choose_devices,
+    is_out_of_memory,
+    memory_cure,
+)
 from vsrealbasicvsr.engine.device import available_devices, cpu_kernels
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
@@ -114,7 +122,7 @@ def _why_not_made(error: BaseException) -> str:
     """What to tell of an error that came from the machine while the filter was made."""
     text = printable(str(error) or type(error).__name__, 300)
     if is_out_of_memory(error):
-        return f'the network does not fit on the device ({text}). Free memory, or use device="cpu".'
+        return f'the network does not fit on the device ({text}). {memory_cure()} For a GPU\'s memory use device="cpu".'
     return f'the network could not be made ready on the device ({text}). Try another device, or device="cpu".'
 
 

@@ -17,7 +17,15 @@ import numpy as np
 import torch
 import vapoursynth as vs
 
-from vsrealbasicvsr.engine import FrameCache, PlaneFormat, SourceFrame, WindowUpscaler, is_out_of_memory, to_planes
+from vsrealbasicvsr.engine import (
+    FrameCache,
+    PlaneFormat,
+    SourceFrame,
+    WindowUpscaler,
+    is_out_of_memory,
+    memory_cure,
+    to_planes,
+)
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 
@@ -234,7 +242,7 @@ def _why_failed(n: int, error: Exception) -> str:
     if is_out_of_memory(error):
         return (
             f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text}). "
-            'Free memory, or use a smaller clip, precision="fp16" on a GPU, or device="cpu".'
+            f'{memory_cure()} Otherwise use a smaller clip, precision="fp16" on a GPU, or device="cpu".'
         )
     if isinstance(error, RuntimeError):  # torch's, the GPU driver's
         return f"rbvsr.Upscale: frame {n} could not be computed ({text}). Try another device or precision."

@@ -12,11 +12,11 @@ from .architecture import (
     START_PASSES_KEY,
     STRIDES,
     Architecture,
-    StateDictError,
 )
 from .flow import SPyNet, flow_warp
 from .network import SCALE, RealBasicVSR, RunStep, run_directly
 from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
+from .state_dict import StateDictError, check_state_dict, first_names
 
 __all__ = [
     "MAX_BLOCKS",
@@ -32,6 +32,8 @@ __all__ = [
     "RunStep",
     "SPyNet",
     "StateDictError",
+    "check_state_dict",
+    "first_names",
     "flow_warp",
     "refine",
     "run_directly",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vsrealbasicvsr.errors import UserError
+from .state_dict import StateDictError
 
 STRIDE_KEY = "basicvsr.spynet.stride"
 STRIDES = (2, 4, 8)
@@ -16,10 +16,6 @@ MAX_BLOCKS = 200
 """Maximum blocks of a trunk or of the cleaning module; the published network has 20."""
 MAX_FLOW_LEVELS = 12
 """Maximum levels of the flow network: the coarsest of so many sees a frame of 2048 pixels as one."""
-
-
-class StateDictError(UserError):
-    """A state dict is not that of a RealBasicVSR network; the text says what was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Architecture, StateDictError
+from .architecture import Architecture
 from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
+from .state_dict import check_state_dict
 
 SCALE = 4
 
@@ -142,28 +143,11 @@ class RealBasicVSR(nn.Module):
             f"basicvsr.spynet.{name}": torch.tensor(value).view(1, 3, 1, 1)
             for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
         }
-        problems = []
-        if missing := sorted(own.keys() - state_dict.keys() - constants.keys()):
-            problems.append(f"{len(missing)} missing ({_first(missing)})")
-        if extra := sorted(state_dict.keys() - own.keys()):
-            problems.append(f"{len(extra)} extra ({_first(extra)})")
-        misshapen = [
-            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in sorted(own.keys() & state_dict.keys())
-            if state_dict[key].shape != own[key].shape
-        ]
-        if misshapen:
-            problems.append(f"{len(misshapen)} misshapen ({_first(misshapen)})")
-        if wrong_type := sorted(key for key, tensor in state_dict.items() if not tensor.is_floating_point()):
-            problems.append(f"{len(wrong_type)} not of a floating type ({_first(wrong_type)})")
-        if problems:
-            raise StateDictError(f"not the tensors of one RealBasicVSR network: keys {', '.join(problems)}")
+        check_state_dict("not the tensors of one RealBasicVSR network", own, state_dict, optional=constants)
         tensors = {
             key: tensor.detach().to(torch.float32, copy=True).contiguous()
             for key, tensor in (constants | dict(state_dict)).items()
         }
-        if broken := sorted(key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()):
-            raise StateDictError(f"NaN or infinite values in {len(broken)} tensors ({_first(broken)})")
         network.load_state_dict(tensors, assign=True)
         return network
 
@@ -303,7 +287,3 @@ def check_clip(function: str, clip: Tensor) -> None:
     """Raise ValueError unless `clip` is (N, T, 3, H, W) with no empty axis."""
     if clip.ndim != 5 or clip.shape[2] != 3 or 0 in clip.shape:
         raise ValueError(f"{function}: expected a clip of shape (N, T, 3, H, W), got {tuple(clip.shape)}")
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -6,6 +6,7 @@ Runs while a wheel is built, editable or not. Knows nothing of what they do.
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -52,9 +53,20 @@ def library_name(platform: str = sys.platform) -> str:
     return {"win32": "rbvsr.dll", "darwin": "librbvsr.dylib"}.get(platform, "librbvsr.so")
 
 
+def version_macros(source: Path = Path(__file__).parents[1] / "__init__.py") -> dict[str, str]:
+    """Return the macros that tell rbvsr.c the package's `__version__`, which stands nowhere else.
+
+    Read, not imported: the package needs torch, which is not there when it is built.
+    """
+    found = re.search(r'^__version__ = "(\d+)\.(\d+)', source.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return {"RBVSR_VERSION_MAJOR": found[1], "RBVSR_VERSION_MINOR": found[2]}
+
+
 def unix_command(compiler: list[str], source: Path, library: Path) -> list[str]:
     """The command line that compiles `source` into `library` with gcc or clang."""
-    return [*compiler, *UNIX_FLAGS, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
+    versions = [f"-D{name}={number}" for name, number in version_macros().items()]
+    return [*compiler, *UNIX_FLAGS, *versions, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
 
 
 def compile_plugin(source: Path, library: Path) -> None:
@@ -90,6 +102,7 @@ def compile_with_visual_c(source: Path, library: Path) -> None:
             [str(source)],
             output_dir=str(library.parent),
             include_dirs=[vapoursynth.get_include()],
+            macros=list(version_macros().items()),
             extra_preargs=["/std:c11", "/O2"],
         )
         compiler.link_shared_object(objects, str(library))

@@ -39,7 +39,10 @@
 #define THREAD_LOCAL __thread
 #endif
 
-#define PLUGIN_VERSION VS_MAKE_VERSION(0, 1)
+#ifndef RBVSR_VERSION_MAJOR
+#error "RBVSR_VERSION_MAJOR and RBVSR_VERSION_MINOR are defined by build_hook.py, from vsrealbasicvsr.__version__"
+#endif
+#define PLUGIN_VERSION VS_MAKE_VERSION(RBVSR_VERSION_MAJOR, RBVSR_VERSION_MINOR)
 #define MAX_ERROR_BYTES 512
 
 /* ---- Finding the Python of this process ------------------------------------------------------------------------- */
@@ -89,11 +92,31 @@ static const char PROGRAM[] =
     "def call(**arguments):\n"
     "    import sys, vapoursynth\n"
     "    try:\n"
+    "        import resource\n" /* now: it is a library too, and might not be mapped later */
+    "        limit = resource.getrlimit(resource.RLIMIT_AS)[0]\n"
+    "    except ImportError:\n" /* Windows */
+    "        limit = -1\n"
+    "    try:\n"
     "        from vsrealbasicvsr.filter import entry\n"
     "    except Exception as error:\n"
-    "        reason = ' '.join(f'{type(error).__name__}: {error}'.split()).rstrip('.')\n"
-    "        return {'error': f'rbvsr.{NAME}: cannot import vsrealbasicvsr: {reason}. Install it into the Python'\n"
-    "                         f' that runs this script ({sys.executable or sys.prefix}): pip install vsrealbasicvsr'}\n"
+    "        reason = ' '.join(f'{type(error).__name__}: {error}'.split()).rstrip('.: ')\n"
+    /* Here, for where torch cannot be imported no module of ours can. "failed to map segment" is what the dynamic linker
+     * says of short address space and of file systems mounted noexec alike. */
+    "        unmapped = 'failed to map segment' in reason or 'zero-fill pages' in reason\n"
+    "        short = (isinstance(error, MemoryError) or getattr(error, 'errno', None) == 12 or 'bad_alloc' in reason\n"
+    "                 or 'start new thread' in reason or 'allocate memory' in reason and 'static TLS' not in reason)\n"
+    "        if limit >= 0 and (short or unmapped and 'not permitted' not in reason):\n"
+    "            cure = (f'This process is limited to {limit >> 20} MiB of address space, and torch maps more: raise'\n"
+    "                    ' that (ulimit -v unlimited).')\n"
+    "        elif short:\n"
+    "            cure = 'Memory is short: free some, or raise what the container or ulimit allows.'\n"
+    "        elif unmapped:\n"
+    "            cure = ('Memory is short, or the file system of that library is mounted noexec: free memory, or mount'\n"
+    "                    ' it with exec.')\n"
+    "        else:\n"
+    "            cure = (f'Install it into the Python that runs this script ({sys.executable or sys.prefix}):'\n"
+    "                    ' pip install vsrealbasicvsr')\n"
+    "        return {'error': f'rbvsr.{NAME}: cannot import vsrealbasicvsr: {reason}. {cure}'}\n"
     "    try:\n"
     "        result = entry.FUNCTIONS[NAME](**arguments)\n"
     "    except vapoursynth.Error as error:\n"

@@ -7,13 +7,12 @@ al., "ESRGAN", ECCVW 2018, section 3.4).
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 
-import torch
 from torch import Tensor
 
-from vsrealbasicvsr.model import Architecture, StateDictError
+from vsrealbasicvsr.model import Architecture, StateDictError, check_state_dict
 
 SHARP = "sharp."
 """Before the name of a tensor: that of the sharp set."""
@@ -34,22 +33,14 @@ def check_sets(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor]) -> N
 
     The text names the keys as a file has them. The faithful set is not checked by itself.
     """
-    problems = []
-    if lone := sorted(sharp.keys() - faithful.keys()):
-        problems.append(f"{len(lone)} without a partner ({_first(lone)})")
-    partners = sorted(sharp.keys() & faithful.keys())
-    if misshapen := [
-        f"{SHARP}{key} {tuple(sharp[key].shape)} instead of {tuple(faithful[key].shape)}"
-        for key in partners
-        if sharp[key].shape != faithful[key].shape
-    ]:
-        problems.append(f"{len(misshapen)} misshapen ({_some(misshapen)})")
-    if wrong_type := [key for key in partners if not sharp[key].is_floating_point()]:
-        problems.append(f"{len(wrong_type)} not of a floating type ({_first(wrong_type)})")
-    elif broken := [key for key in partners if not torch.isfinite(sharp[key].float()).all()]:
-        problems.append(f"{len(broken)} with NaN or infinite values ({_first(broken)})")
-    if problems:
-        raise StateDictError(f"the sharp set does not go with the faithful one: keys {', '.join(problems)}")
+    check_state_dict(
+        "the sharp set does not go with the faithful one",
+        faithful,
+        sharp,
+        optional=faithful,
+        prefix=SHARP,
+        extra="without a partner",
+    )
     if different := differences(
         Architecture.from_state_dict(faithful), Architecture.from_state_dict({**faithful, **sharp})
     ):
@@ -86,11 +77,3 @@ def differences(one: Architecture, other: Architecture) -> str:
     """The sizes in which two architectures differ, "mid_channels is 64 and 48"; nothing if they are one."""
     names = [size.name for size in fields(Architecture) if getattr(one, size.name) != getattr(other, size.name)]
     return ", ".join(f"{name} is {getattr(one, name)} and {getattr(other, name)}" for name in names)
-
-
-def _first(keys: list[str]) -> str:
-    return _some([SHARP + key for key in keys])
-
-
-def _some(texts: Collection[str]) -> str:
-    return ", ".join(list(texts)[:3]) + (", ..." if len(texts) > 3 else "")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import RealBasicVSR, StateDictError
+from vsrealbasicvsr.model import RealBasicVSR, StateDictError, first_names
 
 from .mixing import SHARP, check_sets, mix, parse_default_detail, split_sets
 from .pickles import MAX_TENSORS, read_pickled
@@ -142,7 +142,7 @@ def read_discriminator(path: Path) -> dict[str, Tensor]:
     for prefix in _DISCRIMINATOR_PREFIXES:
         if chosen := _below(prefix, values):
             return _only_tensors(path, chosen, ("",))
-    begin = _first(sorted(values)) or "nothing"
+    begin = first_names(sorted(values)) or "nothing"
     raise refused(
         path,
         f"holds no discriminator: none of its {len(values)} keys begins with 'discriminator.' (it holds {begin})",
@@ -337,7 +337,3 @@ def _only_tensors(path: Path, values: Mapping[str, Any], parts: tuple[str, ...])
         elif key.startswith(parts):
             raise refused(path, f"holds a {type(value).__name__} instead of a tensor at {key!r}", "Use a state dict")
     return tensors
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -538,8 +538,10 @@ static inline void relax(void) {
 #endif
 }
 
-typedef struct {
-    int num_threads;
+typedef struct pool {
+    struct pool *older; /* the pool that was opened before this one */
+    pthread_mutex_t caller; /* held by the thread whose operations run */
+    int num_threads, num_wanted;
     pthread_mutex_t lock;
     pthread_cond_t begin, end;
     uint64_t round;
@@ -586,13 +588,14 @@ static void work(pool *p, int number) {
 typedef struct {
     pool *pool;
     int number;
+    uint64_t round; /* the last one before it was started */
 } worker;
 
 static void *serve(void *argument) {
     worker self = *(worker *)argument;
     free(argument);
     pool *p = self.pool;
-    uint64_t seen = 0;
+    uint64_t seen = self.round;
     pthread_mutex_lock(&p->lock);
     for (;;) {
         while (p->round == seen) pthread_cond_wait(&p->begin, &p->lock);
@@ -609,8 +612,48 @@ EXPORT int rbvsr_lanes(void) { return LANES; }
 
 EXPORT int rbvsr_operation_bytes(void) { return (int)sizeof(operation); }
 
+static _Atomic(pool *) newest;
+
+/* Nothing that another thread may change outlives a fork: the child has none of the threads, and the fork may have come
+ * while one of them held a lock, or was replacing its scratch memory. That memory is given up: it is the parent's until
+ * somebody writes to it. */
+static void begin_anew(pool *p) {
+    pthread_mutex_init(&p->caller, NULL);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->begin, NULL);
+    pthread_cond_init(&p->end, NULL);
+    memset(p->scratch, 0, (size_t)p->num_wanted * sizeof *p->scratch);
+    memset(p->scratch_size, 0, (size_t)p->num_wanted * sizeof *p->scratch_size);
+    p->num_threads = 1;
+    p->round = 0;
+    p->busy = 0;
+}
+
+static void after_fork(void) {
+    for (pool *p = atomic_load(&newest); p; p = p->older) begin_anew(p);
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+
+/* Start the threads that are wanted and are not there; fewer do the same work, where no more can be had. */
+static void start_threads(pool *p) {
+    while (p->num_threads < p->num_wanted) {
+        pthread_t thread;
+        worker *w = malloc(sizeof *w);
+        if (!w) break;
+        *w = (worker){p, p->num_threads, p->round};
+        if (pthread_create(&thread, NULL, serve, w)) {
+            free(w);
+            break;
+        }
+        pthread_detach(thread);
+        p->num_threads++;
+    }
+    p->num_wanted = p->num_threads;
+}
+
 /* Threads that wait for work, asleep; NULL for want of memory. The caller's thread is one of the `num_threads`. They
- * live as long as the process. */
+ * live as long as the process; after a fork the child starts its own when it first has work for them. */
 EXPORT pool *rbvsr_open(int num_threads) {
     pool *p = calloc(1, sizeof *p);
     if (!p) return NULL;
@@ -622,29 +665,22 @@ EXPORT pool *rbvsr_open(int num_threads) {
         free(p);
         return NULL;
     }
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->begin, NULL);
-    pthread_cond_init(&p->end, NULL);
-    p->num_threads = 1;
-    while (p->num_threads < num_threads) {
-        pthread_t thread;
-        worker *w = malloc(sizeof *w);
-        if (!w) break;
-        *w = (worker){p, p->num_threads};
-        if (pthread_create(&thread, NULL, serve, w)) {
-            free(w);
-            break; /* fewer threads do the same work */
-        }
-        pthread_detach(thread);
-        p->num_threads++;
+    p->num_wanted = num_threads;
+    begin_anew(p);
+    start_threads(p);
+    p->older = atomic_load(&newest);
+    while (!atomic_compare_exchange_weak(&newest, &p->older, p)) {
     }
     return p;
 }
 
-/* Carry out the operations one after another; 0, or 1 for want of memory. One caller at a time. */
+/* Carry out the operations one after another; 0, or 1 for want of memory. Callers at once wait for each
+ * other. */
 EXPORT int rbvsr_run(pool *p, const operation *operations, long num) {
     atomic_long *counters = calloc(2 * (size_t)num, sizeof *counters);
     if (!counters) return 1;
+    pthread_mutex_lock(&p->caller);
+    start_threads(p);
     pthread_mutex_lock(&p->lock);
     p->operations = operations;
     p->num_operations = num;
@@ -659,6 +695,8 @@ EXPORT int rbvsr_run(pool *p, const operation *operations, long num) {
     pthread_mutex_lock(&p->lock);
     while (p->busy) pthread_cond_wait(&p->end, &p->lock);
     pthread_mutex_unlock(&p->lock);
+    const int failed = atomic_load(&p->failed);
+    pthread_mutex_unlock(&p->caller);
     free(counters);
-    return atomic_load(&p->failed);
+    return failed;
 }

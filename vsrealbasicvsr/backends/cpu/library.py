@@ -65,17 +65,18 @@ class Kernels:
         self._pool = self._library.rbvsr_open(max(num_threads, 1))
         if not self._pool:
             raise MemoryError("not enough memory for the threads of the kernels")
-        self._lock = threading.Lock()
 
     def padded(self, channels: int) -> int:
         """Return the number of channels that a feature map of so many has in memory."""
         return -(-channels // self.lanes) * self.lanes
 
     def run(self, operations: npt.NDArray[np.void]) -> None:
-        """Carry out an array of OPERATION in order. Raises MemoryError if a convolution's scratch memory is lacking."""
-        with self._lock:
-            if self._library.rbvsr_run(self._pool, operations.ctypes.data, len(operations)):
-                raise MemoryError("not enough memory for the scratch of a convolution")
+        """Carry out an array of OPERATION in order, also in a child that was forked.
+
+        Concurrent callers wait for each other. Raises MemoryError if a convolution's scratch memory is lacking.
+        """
+        if self._library.rbvsr_run(self._pool, operations.ctypes.data, len(operations)):
+            raise MemoryError("not enough memory for the scratch of a convolution")
 
 
 def load_kernels(name: str | None = None) -> Kernels | None:
@@ -132,3 +133,13 @@ def _load(name: str, num_threads: int) -> Kernels:
             assert path is not None
             _loaded[name, num_threads] = Kernels(path, num_threads)
         return _loaded[name, num_threads]
+
+
+def _after_fork() -> None:
+    """Replace the lock in a child: a thread that it does not have may hold it."""
+    global _loaded_lock
+    _loaded_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = np.array((0.299, 0.587, 0.114), np.float32)
-_ROWS, _COLUMNS = 96, 128
+from vsrealbasicvsr.luma import luma
+
+THUMBNAIL_ROWS, THUMBNAIL_COLUMNS = _ROWS, _COLUMNS = 96, 128
 """Size of a thumbnail."""
 
 _SAME_COLOUR = 4 / 255
@@ -50,9 +51,16 @@ class Thumbnail:
 
 def thumbnail(rgb: Tensor) -> Thumbnail:
     """Return the thumbnail of a frame (3, H, W) in [0, 1], on the CPU."""
-    red, green, blue = F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS)).numpy()
-    luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-    return Thumbnail(luma, _borders(luma))
+    return thumbnail_of_luma(luma(F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS))).numpy())
+
+
+def thumbnail_of_luma(cells: npt.NDArray[np.float32]) -> Thumbnail:
+    """Return the thumbnail of a frame whose luma was shrunk elsewhere.
+
+    Args:
+        cells: (96, 128) float32 in [0, 1], each the mean of the luma in its part of the frame.
+    """
+    return Thumbnail(cells, _borders(cells))
 
 
 def is_scene_cut(before: Thumbnail, after: Thumbnail) -> bool:
