@@ -43,4 +43,4 @@ $(INSTALLED): pyproject.toml vsrealbasicvsr/plugin/rbvsr.c vsrealbasicvsr/plugin
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo
+	rm -rf $(VENV) .editable .mypy_cache .pytest_cache .ruff_cache build dist demo

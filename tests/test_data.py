@@ -389,7 +389,7 @@ def test_a_pool_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes that a process reads")
 def test_the_stochastic_scheme_reads_half_the_bytes(tmp_path: Path) -> None:
-    """What it costs in time, scripts/benchmark.py measures: a busy machine is no place to assert that."""
+    """What it costs in time, scripts/benchmark measures: a busy machine is no place to assert that."""
     store = write_store(tmp_path, {"video": np.zeros((60, 96, 128, 3), dtype=np.uint8)})
 
     def num_bytes(*, stochastic: bool) -> int:
