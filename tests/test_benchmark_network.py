@@ -27,6 +27,7 @@ from scripts.benchmark import (
 from scripts.benchmark import (
     vspipe as through_vspipe,
 )
+from vsrealbasicvsr import refine
 from vsrealbasicvsr.engine import choose_compute
 from vsrealbasicvsr.filter import entry
 
@@ -282,6 +283,13 @@ def test_the_flops_are_those_of_the_published_network():
     assert flops / (64 * 64) == pytest.approx(12.9e6, rel=0.01)  # as the README says
     weights = sum(p.numel() for p in peers.CompactNetwork().body.parameters() if p.ndim == 4)
     assert peers.compact_flops(8, 6) == 2 * weights * 8 * 6
+
+
+@pytest.mark.parametrize("model", subjects.MODELS)
+def test_a_frame_is_cleaned_once_as_with_trained_weights_and_footage(model):
+    with torch.inference_mode():
+        _, num_passes = refine(subjects.build_network(model), subjects.moving_clip(2, 64, 48)[None], theta=5)
+    assert (num_passes == 1).all()
 
 
 def test_random_weights_are_the_same_every_time(tmp_path):

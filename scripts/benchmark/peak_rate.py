@@ -43,9 +43,11 @@ class PeakRate:
         )
 
 
-def measure_peak(compute: Compute) -> PeakRate:
-    """The best of several runs each. A GPU gets larger ones, to be busy."""
+def measure_peak(compute: Compute, *, tiny: bool = False) -> PeakRate:
+    """The best of several runs each. A GPU gets larger ones, to be busy; tiny: to see that it runs."""
     side, (width, height) = (2048, (320, 180)) if compute.device.type == "cpu" else (8192, (1280, 720))
+    if tiny:
+        side, width, height = 64, 32, 24
     options: dict[str, Any] = {"device": compute.device, "dtype": compute.dtype}
     a, b = torch.randn(side, side, **options), torch.randn(side, side, **options)
     maps = torch.randn(1, 64, height, width, **options).contiguous(memory_format=torch.channels_last)
