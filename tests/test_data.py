@@ -477,3 +477,18 @@ def test_of_what_goes_wrong_in_a_worker_a_bug_keeps_its_traceback(store: ClipSto
     note = _Failure.of(caught.value, 0).error().__notes__
     assert "Traceback" in note[0]
     assert not hasattr(_Failure.of(ClipError("x.npy is cut short. Prepare it again."), 0).error(), "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("load", "codec", "num_workers", "shares"),
+    [
+        (0.18, 0.12, 15, (9, 6)),
+        (0.70, 0.06, 15, (14, 1)),
+        (0.01, 0.90, 15, (1, 14)),
+        (0.5, 0.5, 2, (1, 1)),
+        (0.5, 0.5, 1, (1, 1)),
+        (0.0, 0.0, 4, (1, 3)),
+    ],
+)
+def test_workers_beside_a_gpu_are_shared_as_drawing_and_codecs_cost(load, codec, num_workers, shares):
+    assert InputCost(load, codec, 0.7).shares_of(num_workers) == shares

@@ -58,6 +58,8 @@ STEPS: dict[type[Step], str] = {
 }
 PARTS = (READ, SHARPEN, *STEPS.values(), OTHER)
 ENCODER, AS_ONE = "  of it, encoder and decoder", "make_sample"
+LEFT_TO_CPU = (READ, STEPS[Jpeg], ENCODER)
+"""What training with a GPU leaves to the CPU."""
 _DETAILS = {"Poisson noise": (LEVELS,), "video codec": (ENCODER,)}
 ROWS = (READ, SHARPEN, *(row for name in STEPS.values() for row in (name, *_DETAILS.get(name, ()))), OTHER)
 """Of the table; a detail is a part of the row above it."""
@@ -122,7 +124,9 @@ def plain_clip(files: Files, drawn: Drawn, num_frames: int, watch: Watch) -> Byt
 def our_clip(clips: store.ClipStore, options: SampleOptions, index: int, watch: Watch) -> Bytes:
     """The same as training.samples.make_sample does it, part by part."""
 
-    def run_codec(step: VideoCodec, planes: codecs.Planes) -> codecs.Planes:
+    def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
+        if isinstance(step, Jpeg):  # has a row of its own
+            return codecs.run(step, planes)
         with watch.on(ENCODER):
             return codecs.run(step, planes)
 
@@ -147,7 +151,7 @@ class InputReport:
     """What the input costs, CPU seconds a clip. Ratios are to the plain pipeline, medians over repeats.
 
     parts: row -> how often in a clip, plain, ours. reading: name -> L frames, U frames, the ratio of the two.
-    left_to_cpu: of ours where a GPU does all but reading, encoding and decoding.
+    left_to_cpu: of ours where a GPU does all but reading, JPEG, encoding and decoding.
     """
 
     num_clips: int
@@ -278,8 +282,8 @@ def report_of(
         plain=Spread.of(of(plain, *PARTS)),
         ours=Spread.of(of(ours, *PARTS)),
         ratio=ratio(of(ours, *PARTS), of(plain, *PARTS)),
-        left_to_cpu=Spread.of(of(ours, READ, ENCODER)),
-        left_to_cpu_ratio=ratio(of(ours, READ, ENCODER), of(plain, *PARTS)),
+        left_to_cpu=Spread.of(of(ours, *LEFT_TO_CPU)),
+        left_to_cpu_ratio=ratio(of(ours, *LEFT_TO_CPU), of(plain, *PARTS)),
         as_one=Spread.of(of(ours, AS_ONE)),
         reading={
             name: (Spread.of(of(watch, every)), Spread.of(of(watch, half)), ratio(of(watch, half), of(watch, every)))

@@ -80,17 +80,20 @@ def _run_stage(stage: Stage, setting: Setting, results: Results, seconds: float)
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_in_process, args=(stage, setting, results, seconds, sender))
-    process.start()
+    before = time.monotonic()
+    process.start()  # the first one waits until the fork server has imported what all need
     sender.close()
-    process.join(seconds)
+    process.join(max(seconds - (time.monotonic() - before), 0.0))
     if process.is_alive():
-        _kill(process.pid)
+        _kill_group_of(process.pid)
+        process.kill()  # if it was not yet the first of its group
         process.join()
         return "cut off"
-    error = None
-    with contextlib.suppress(EOFError):
-        error = receiver.recv() if receiver.poll() else f"the process ended with status {process.exitcode}"
-    return "done" if error == "" else f"failed: {error}"
+    try:
+        error: str = receiver.recv()
+    except EOFError:
+        error = f"the process ended with status {process.exitcode}"
+    return f"failed: {error}" if error else "done"
 
 
 def _context() -> ForkServerContext | SpawnContext:
@@ -116,11 +119,7 @@ def _in_process(stage: Stage, setting: Setting, results: Results, seconds: float
     sender.send(error)
 
 
-def _kill(pid: int | None) -> None:
-    if pid is None:
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
+def _kill_group_of(pid: int | None) -> None:
+    if pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGTERM)
