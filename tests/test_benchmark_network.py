@@ -189,9 +189,11 @@ def test_as_many_frames_are_in_flight_as_are_asked_for(tiny_model):
 
 
 def test_a_quick_run_leaves_other_upscalers_and_vspipe_out(tmp_path):
-    text, report = run(*TINY, "--no-stand-ins", "--no-vspipe", "--requests", "2", folder=tmp_path)
+    text, report = run(*TINY, "--no-stand-ins", "--no-vspipe", "--no-peaks", "--requests", "2", folder=tmp_path)
     assert [row["name"] for row in report["rows"]] == ["plain", "engine"]
     assert report["not_measured"] == {}
+    assert report["peaks"] == []
+    assert all(row["rss_bytes"] is row["share_of_peak"] is None for row in report["rows"])
     assert "2 requests in flight" in text
 
 

@@ -53,6 +53,9 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="of the engine and vspipe, as Upscale takes it")
     parser.add_argument("--no-vspipe", dest="vspipe", action="store_false", help="leave vspipe's rows out")
     parser.add_argument(
+        "--no-peaks", dest="peaks", action="store_false", help="leave the machine's peak rate and peak memory out"
+    )
+    parser.add_argument(
         "--no-stand-ins", dest="stand_ins", action="store_false", help="leave other upscalers and their networks out"
     )
 

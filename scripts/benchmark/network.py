@@ -58,7 +58,7 @@ def run_network(arguments: argparse.Namespace) -> None:
     num_frames = arguments.frames or (GPU_FRAMES if on_gpu else CPU_FRAMES)
     num_requests = arguments.requests or os.cpu_count() or 1
     computes = [Compute(compute.device, dtype) for dtype in dict.fromkeys([torch.float32, compute.dtype])]
-    peaks = [measure_peak(each) for each in computes]
+    peaks = [measure_peak(each) for each in computes] if arguments.peaks else []
     rows: list[Row] = []
     not_measured: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -80,13 +80,14 @@ def run_network(arguments: argparse.Namespace) -> None:
                 vspipe=vspipe,
                 num_requests=num_requests,
                 with_stand_ins=arguments.stand_ins,
+                with_peaks=arguments.peaks,
             )
             new_rows, reasons = measure_size(setting, models, arguments.repeats)
             rows += new_rows
             not_measured |= reasons
             file.unlink()
     # Before and after: another program may have been at work for a while.
-    peaks = [before.larger_of(measure_peak(each)) for before, each in zip(peaks, computes, strict=True)]
+    peaks = [before.larger_of(measure_peak(each)) for before, each in zip(peaks, computes, strict=False)]
     about = {**machine(), "kernels": cpu_kernels(), "num_torch_threads": torch.get_num_threads()}
     about["device"] = torch.cuda.get_device_name(compute.device) if on_gpu else str(compute.device)
     report = NetworkReport(

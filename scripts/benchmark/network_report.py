@@ -52,9 +52,9 @@ class Row:
 
     def with_share_of(self, peaks: Sequence[PeakRate]) -> Row:
         """The same row with the share that its rate has of the peak of its type."""
-        largest = next(peak.largest for peak in peaks if peak.dtype == self.dtype)
+        largest = next((peak.largest for peak in peaks if peak.dtype == self.dtype), None)
         rate = self.flops_per_second
-        return dataclasses.replace(self, share_of_peak=rate / largest if rate else None)
+        return dataclasses.replace(self, share_of_peak=rate / largest if rate and largest else None)
 
     @property
     def title(self) -> str:

@@ -93,6 +93,7 @@ class Setting:
     vspipe: Vspipe | None
     num_requests: int
     with_stand_ins: bool
+    with_peaks: bool
 
     @property
     def num_frames(self) -> int:
@@ -183,8 +184,11 @@ def vspipe_way(setting: Setting, vspipe: Vspipe, model: str, flops: float) -> Wa
             planes = np.fromfile(path, np.float32).reshape(-1, 3, SCALE * height, SCALE * width)
         finally:
             path.unlink(missing_ok=True)
+        hr = torch.from_numpy(planes[:, [2, 0, 1]])  # vspipe writes G, B, R
+        if not setting.with_peaks:
+            return First(hr=hr)
         piped = vspipe.run(_SCRIPT, given(USUAL, setting.num_frames, warm_up=False))
-        return First(hr=torch.from_numpy(planes[:, [2, 0, 1]]), rss_bytes=piped.peak_bytes)  # vspipe writes G, B, R
+        return First(hr=hr, rss_bytes=piped.peak_bytes)
 
     return Way(
         name=VSPIPE,
@@ -223,7 +227,12 @@ def all_ways(setting: Setting, models: Sequence[str]) -> tuple[list[Way], dict[s
 
 
 def peaks_of_child(setting: Setting, kind: str, model: str, dtype: torch.dtype) -> First:
-    """The peaks of one plain or engine run in a process of its own. Raises RuntimeError if it failed."""
+    """The peaks of one plain or engine run in a process of its own, if they are wanted.
+
+    Raises RuntimeError if it failed.
+    """
+    if not setting.with_peaks:
+        return First()
     command = [sys.executable, "-m", "scripts.benchmark.ways", kind, weights_for_upscale(model, setting.folder)]
     command += [str(setting.file), str(setting.compute.device), dtype_name(dtype), str(setting.num_requests)]
     done = process.run(command, folder=ROOT)

@@ -56,7 +56,7 @@ def call(packed: str, seconds: int) -> str:
     site = "/tmp/site"
     text = (
         f'mkdir -p {site} "$OUT" && tar -xJf {packed}/site.tar.xz -C {site} && PYTHONUNBUFFERED=1'
-        f" CUDA_MODULE_LOADING=LAZY PYTHONPATH={site}:. python3 -m scripts.gpu measure --packed {packed}"
+        f" CUDA_MODULE_LOADING=LAZY PYTHONPATH={site}:$PWD python3 -m scripts.gpu measure --packed {packed}"
         f' --seconds {seconds} --out "$OUT"'
     )
     if len(text) > MAX_COMMAND_LENGTH:

@@ -90,7 +90,14 @@ def vspipe(setting: Setting, results: Results, seconds: float) -> None:
     for width, height in setting.sizes:
         report = setting.out / f"network_{width}x{height}.json"
         words = ["-m", "scripts.benchmark", "network", "--device", setting.device, "--sizes", f"{width}x{height}"]
-        words += ["--models", "default" if setting.tiny else "published,default", "--repeats", "1", "--no-stand-ins"]
+        words += [
+            "--models",
+            "default" if setting.tiny else "published,default",
+            "--repeats",
+            "1",
+            "--no-stand-ins",
+            "--no-peaks",
+        ]
         words += ["--frames", "3"] if setting.tiny else []
         ended = run_program([*words, "--json", str(report)], setting.out / "vspipe.log", until - time.monotonic())
         if ended != "done":
@@ -98,7 +105,8 @@ def vspipe(setting: Setting, results: Results, seconds: float) -> None:
             continue
         found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         for row in found["rows"]:
-            results.add(f"{width}x{height} {row['model']} {row['name']}", **row)
+            title = f"{width}x{height} {row['model']} {row.pop('name')}"
+            results.add(title, **row)
         if found["not_measured"]:
             failed.append(f"{width}x{height} not measured: {found['not_measured']}")
     if failed:
@@ -129,7 +137,7 @@ def training(setting: Setting, results: Results, seconds: float) -> None:
     num_workers = str(max(1, (os.cpu_count() or 2) - (0 if setting.device == "cuda" else 1)))
     footage = setting.packed / "footage"
     words = ["-m", "training", "prepare", str(footage), str(clips), "--workers", num_workers, "--images", "photographs"]
-    words += ["--tile-px", "128", "--min-frames", "2"] if setting.tiny else []
+    words += ["--tile-px", "128", "--min-px", "128", "--min-frames", "2"] if setting.tiny else []
     ended = run_program(words, log, until - time.monotonic())
     results.add("prepare", ended=ended, seconds_left=round(until - time.monotonic(), 1))
     if ended != "done":

@@ -19,6 +19,8 @@ PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PACKAGES = ("vapoursynth", "vsutil", "av")
 """What the machine lacks. It has torch, and most of what training needs."""
+IN_THE_TREE = ("vsrealbasicvsr", "training")
+"""Packages of our own wheel, of which only the compiled libraries are needed."""
 
 
 def fetch_wheels(root: Path, folder: Path) -> list[Path]:
@@ -47,11 +49,14 @@ def _pip(words: list[str]) -> None:
 
 
 def archive(wheels: Iterable[Path], path: Path) -> None:
-    """Write an archive of everything in the wheels, to be unpacked into a folder of PYTHONPATH."""
+    """Write an archive of what is in the wheels, to be unpacked into a folder of PYTHONPATH.
+
+    IN_THE_TREE is left out: the working tree travels, and stands on the path too.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as file:
                 file.extractall(folder)
         with tarfile.open(path, "w:xz") as tar:
-            for entry in sorted(Path(folder).iterdir()):
+            for entry in sorted(path for path in Path(folder).iterdir() if path.name not in IN_THE_TREE):
                 tar.add(entry, arcname=entry.name)
