@@ -152,6 +152,8 @@ def convolutions(setting: Setting, results: Results) -> None:
             results.add(f"{size} epilogue", ms=median_ms(partial(epilogue, x, bias, 0.0), device))
             results.add(f"{size} epilogue with residual", ms=median_ms(partial(epilogue, x, bias, 1.0, x), device))
             results.add(f"{size} warp of a state", ms=median_ms(partial(flow_warp, x, flow), device))
+            with torch.backends.cudnn.flags(enabled=False):
+                results.add(f"{size} warp without cuDNN", ms=median_ms(partial(flow_warp, x, flow), device))
 
 
 def _maps(channels: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
