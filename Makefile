@@ -19,7 +19,7 @@ OLDEST := .venv-oldest
 .PHONY: demo test test-oldest check sanitize install clean
 
 demo: $(INSTALLED)
-	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
+	@$(VENV)/bin/python -m scripts.demo $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
 		$${OUT:+--out "$$OUT"} $${THETA:+--theta "$$THETA"} \
 		$${DETAIL:+--detail "$$DETAIL"} $${CLEANING:+--cleaning "$$CLEANING"}
 
