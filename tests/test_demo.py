@@ -22,18 +22,8 @@ FILM_RATE = Fraction(24000, 1001)
 
 
 def command(source: Path, out: Path, model: Path, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "scripts.demo",
-        "--input",
-        str(source),
-        "--out",
-        str(out),
-        "--model",
-        str(model),
-        *more,
-    ]
+    words = ["--input", str(source), "--out", str(out), "--model", str(model), *more]
+    return [sys.executable, "-m", "scripts.demo", *words]
 
 
 def run(line: list[str], *, path: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -227,9 +217,8 @@ def test_a_run_that_is_interrupted_leaves_neither_files_nor_processes(
     older = out / "long_x4.mp4"
     older.write_text("the result of an earlier run")
     line = command(source, out, tiny_model, "--length", "5", "--overlap", "5")
-    process = subprocess.Popen(
-        line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = ""
     while "/300" not in said or " 0/300" in said:  # until the first frame is done
