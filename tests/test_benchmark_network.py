@@ -28,7 +28,7 @@ from scripts.benchmark import (
     vspipe as through_vspipe,
 )
 from vsrealbasicvsr import refine
-from vsrealbasicvsr.engine import choose_compute
+from vsrealbasicvsr.engine import choose_device
 from vsrealbasicvsr.filter import entry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,7 +174,7 @@ def test_the_engine_is_asked_for_several_frames_at_once_and_tells_its_passes_and
 def test_as_many_frames_are_in_flight_as_are_asked_for(tiny_model):
     clip, model = subjects.moving_clip(6, 24, 16), ways.load_model(tiny_model)
     together = threading.Barrier(3)  # broken by a timeout if fewer than three requests wait at once
-    upscaler = engine_runs.make_upscaler(model, choose_compute("cpu", "fp32"), len(clip))
+    upscaler = engine_runs.make_upscaler(model, choose_device("cpu", "fp32"), len(clip))
     made: dict[int, torch.Tensor] = {}
 
     def keep(n, frame):
@@ -184,7 +184,7 @@ def test_as_many_frames_are_in_flight_as_are_asked_for(tiny_model):
     run = engine_runs.run_engine(upscaler, clip, 3, keep)
     assert sorted(made) == list(range(6))
     assert len(run.ends) == 6
-    alone = engine_runs.make_upscaler(model, choose_compute("cpu", "fp32"), len(clip))
+    alone = engine_runs.make_upscaler(model, choose_device("cpu", "fp32"), len(clip))
     assert torch.equal(engine_runs.engine_clip(alone, clip, 1), torch.stack([made[n] for n in range(6)]))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vsrealbasicvsr.engine import Compute, Grid, SceneCuts, SourceFrame, WindowUpscaler
+from vsrealbasicvsr.engine import DeviceConfig, Grid, SceneCuts, SourceFrame, WindowUpscaler
 from vsrealbasicvsr.model import RealBasicVSR
 
 from .turns import EngineRun, synchronise
@@ -57,7 +57,7 @@ def plain_clip(network: RealBasicVSR, frames: Tensor, device: torch.device) -> T
 
 
 def make_upscaler(
-    network: RealBasicVSR, compute: Compute, num_frames: int, arguments: Arguments = USUAL
+    network: RealBasicVSR, compute: DeviceConfig, num_frames: int, arguments: Arguments = USUAL
 ) -> WindowUpscaler:
     """The engine for a clip of so many frames."""
     grid = Grid(num_frames=num_frames, length=arguments.length, overlap=arguments.overlap)
@@ -66,13 +66,13 @@ def make_upscaler(
 
 def upscaled_frame(upscaler: WindowUpscaler, frames: Tensor, n: int) -> Tensor:
     """Frame n of the clip, (3, S*H, S*W) float32 on the CPU, as a host asks for it. From any thread."""
-    number = upscaler.expect(n)
+    index = upscaler.cache.acquire(n)
     try:
-        while missing := upscaler.missing(number):
-            upscaler.supply(number, {i: SourceFrame(frames[i].clone()) for i in missing})
+        while missing := upscaler.cache.missing(index):
+            upscaler.cache.supply(index, {i: SourceFrame(frames[i].clone()) for i in missing})
         return upscaler.upscale(n)[0]
     finally:
-        upscaler.release(n)
+        upscaler.cache.release(n)
 
 
 def run_engine(
@@ -114,7 +114,7 @@ def plain_flops_per_frame(network: RealBasicVSR, num_frames: int, width: int, he
 
 
 @dataclass(frozen=True, slots=True)
-class StepClock(Compute):
+class StepClock(DeviceConfig):
     """A compute whose networks add what each of their steps takes to `spent`, seconds by the step's name.
 
     On a GPU each step waits until it is done. Of a step that calls another, the outer one is charged.
@@ -123,8 +123,8 @@ class StepClock(Compute):
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS.values(), 0.0), compare=False)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
-        """As Compute's, with a clock at each step."""
-        network = Compute.prepare(self, *args, **kwargs)
+        """As DeviceConfig's, with a clock at each step."""
+        network = DeviceConfig.prepare(self, *args, **kwargs)
         running: list[str] = []
 
         def timed_step(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +151,7 @@ class StepClock(Compute):
 
 
 @dataclass(frozen=True, slots=True)
-class WaitClock(Compute):
+class WaitClock(DeviceConfig):
     """A compute that adds to `spent` the seconds that its thread is busy, and those that requests wait for copies.
 
     Nothing else changes: on a GPU, where steps go on after they were started, this is what the host does beside them.
@@ -161,7 +161,7 @@ class WaitClock(Compute):
     lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def run[T](self, job: Callable[[], T]) -> T:
-        """As Compute's, with a clock on its thread."""
+        """As DeviceConfig's, with a clock on its thread."""
 
         def clocked() -> T:
             before = time.perf_counter()
@@ -170,13 +170,13 @@ class WaitClock(Compute):
             finally:
                 self._add("busy", time.perf_counter() - before)
 
-        return Compute.run(self, clocked)
+        return DeviceConfig.run(self, clocked)
 
     def on_host(self, made: Sequence[Tensor]) -> list[Tensor]:
-        """As Compute's, with a clock on the thread that waits."""
+        """As DeviceConfig's, with a clock on the thread that waits."""
         before = time.perf_counter()
         try:
-            return Compute.on_host(self, made)
+            return DeviceConfig.on_host(self, made)
         finally:
             self._add("copies", time.perf_counter() - before)
 
@@ -185,7 +185,7 @@ class WaitClock(Compute):
             self.spent[name] += seconds
 
 
-def engine_shares(network: RealBasicVSR, compute: Compute, frames: Tensor, num_requests: int) -> dict[str, float]:
+def engine_shares(network: RealBasicVSR, compute: DeviceConfig, frames: Tensor, num_requests: int) -> dict[str, float]:
     """Which share of a whole clip each step of the network takes, and the rest. A run of its own: the clocks cost."""
     clocked = StepClock(compute.device, compute.dtype)
     run = run_engine(make_upscaler(network, clocked, len(frames)), frames, num_requests)
@@ -193,7 +193,7 @@ def engine_shares(network: RealBasicVSR, compute: Compute, frames: Tensor, num_r
     return {**shares, REST: 1 - sum(shares.values())}
 
 
-def engine_waits(network: RealBasicVSR, compute: Compute, frames: Tensor, num_requests: int) -> dict[str, float]:
+def engine_waits(network: RealBasicVSR, compute: DeviceConfig, frames: Tensor, num_requests: int) -> dict[str, float]:
     """Seconds a frame that the host waits: its compute thread for work, and the requests (summed) for copies."""
     clocked = WaitClock(compute.device, compute.dtype)
     run = run_engine(make_upscaler(network, clocked, len(frames)), frames, num_requests)

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vsrealbasicvsr.engine import Compute, choose_compute
-from vsrealbasicvsr.engine.compute import cpu_kernels
+from vsrealbasicvsr.engine import DeviceConfig, choose_device
+from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
 
 from .network_report import NetworkReport, Row, rows_of
@@ -52,12 +52,12 @@ def run_network(arguments: argparse.Namespace) -> None:
     models = [name.strip() for name in arguments.models.split(",")]
     if unknown := [name for name in models if name not in MODELS]:
         raise UserError(f'--models must be of {", ".join(MODELS)}, got "{unknown[0]}"')
-    compute = choose_compute(arguments.device, arguments.precision)
+    compute = choose_device(arguments.device, arguments.precision)
     on_gpu = compute.device.type == "cuda"
     sizes = [size_of(text) for text in (arguments.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)).split(",")]
     num_frames = arguments.frames or (GPU_FRAMES if on_gpu else CPU_FRAMES)
     num_requests = arguments.requests or os.cpu_count() or 1
-    computes = [Compute(compute.device, dtype) for dtype in dict.fromkeys([torch.float32, compute.dtype])]
+    computes = [DeviceConfig(compute.device, dtype) for dtype in dict.fromkeys([torch.float32, compute.dtype])]
     peaks = [measure_peak(each) for each in computes] if arguments.peaks else []
     rows: list[Row] = []
     not_measured: dict[str, str] = {}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsrealbasicvsr.engine import Compute
+from vsrealbasicvsr.engine import DeviceConfig
 
 from .turns import dtype_name, timed
 
@@ -43,7 +43,7 @@ class PeakRate:
         )
 
 
-def measure_peak(compute: Compute, *, tiny: bool = False) -> PeakRate:
+def measure_peak(compute: DeviceConfig, *, tiny: bool = False) -> PeakRate:
     """The best of several runs each. A GPU gets larger ones, to be busy; tiny: to see that it runs."""
     side, (width, height) = (2048, (320, 180)) if compute.device.type == "cpu" else (8192, (1280, 720))
     if tiny:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vsrealbasicvsr.engine import DeviceConfig as Compute
+from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
 from vsrealbasicvsr.model import SCALE
 
 from .basicvsrpp import BasicVSRPlusPlus
@@ -74,7 +74,7 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
     flops = compact_flops(width, height)
 
     def way(dtype: torch.dtype, layout: torch.memory_format) -> Way:
-        network, compute = compact_network().to(device, dtype).to(memory_format=layout), Compute(device, dtype)
+        network, compute = compact_network().to(device, dtype).to(memory_format=layout), DeviceConfig(device, dtype)
 
         def once() -> float:
             def job() -> Tensor:
@@ -104,7 +104,7 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
 
 def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype, dtypes: list[torch.dtype]) -> Way:
     """BasicVSR++ on the whole clip. Its work is not counted: torch's counter does not know deformable convolutions."""
-    compute = Compute(device, dtype)
+    compute = DeviceConfig(device, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = BasicVSRPlusPlus().eval().requires_grad_(False).to(device, dtype)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.engine import DeviceConfig as Compute
+from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
 
 MAX_PSNR_DB = 200.0
 """What two equal pictures have here, instead of infinity."""
@@ -95,7 +95,7 @@ def measure_in_turns(ways: Sequence[Way], num_repeats: int) -> Turns:
     return Turns(first, {index: times for index, times in seconds.items() if index not in failed}, failed)
 
 
-def timed(compute: Compute, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
+def timed(compute: DeviceConfig, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """The seconds that a job takes on the thread that computes for this device, and its result.
 
     The engine's thread: each thread that calls torch gets a pool of workers of its own.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vsrealbasicvsr import load_model
-from vsrealbasicvsr.engine import Compute
+from vsrealbasicvsr.engine import DeviceConfig
 from vsrealbasicvsr.model import SCALE
 
 from . import peers, process
@@ -87,7 +87,7 @@ class Setting:
 
     frames: Tensor
     file: Path
-    compute: Compute
+    compute: DeviceConfig
     precision: str
     folder: Path
     vspipe: Vspipe | None
@@ -113,7 +113,7 @@ class Setting:
 
 def plain_way(setting: Setting, model: str, dtype: torch.dtype, flops: float) -> Way:
     """The plain network in this type, contiguous, on the frames that are compared."""
-    compute = Compute(setting.compute.device, dtype)
+    compute = DeviceConfig(setting.compute.device, dtype)
     network = build_network(model).to(compute.device, dtype)
 
     def run() -> tuple[float, Tensor]:
@@ -243,7 +243,7 @@ def peaks_of_child(setting: Setting, kind: str, model: str, dtype: torch.dtype) 
 
 def main(kind: str, weights: str, clip: str, device: str, dtype: str, num_requests: str) -> int:
     """Run one way once, the exit status; what torch took of the GPU is printed as JSON."""
-    compute = Compute(torch.device(device), getattr(torch, dtype))
+    compute = DeviceConfig(torch.device(device), getattr(torch, dtype))
     network = load_model(weights if weights == "default" else Path(weights))
     frames = torch.from_numpy(np.load(clip))
     if kind == PLAIN:

@@ -21,7 +21,7 @@ from scripts.benchmark.engine_runs import Arguments, engine_waits, make_upscaler
 from scripts.benchmark.peak_rate import measure_peak
 from scripts.benchmark.subjects import moving_clip
 from scripts.benchmark.turns import psnr_db
-from vsrealbasicvsr.engine import Compute, SceneCuts
+from vsrealbasicvsr.engine import DeviceConfig, SceneCuts
 from vsrealbasicvsr.model import flow_warp
 
 from .results import Results
@@ -66,7 +66,7 @@ def parity(setting: Setting, results: Results) -> None:
     """Every step against the CPU's in float32, and the same bytes twice."""
     for model, (width, height) in itertools.product(setting.models, setting.parity_sizes):
         frames = pictures(4, width, height)
-        on_cpu = Compute(torch.device("cpu"), torch.float32)
+        on_cpu = DeviceConfig(torch.device("cpu"), torch.float32)
         reference = _all_steps(on_cpu, on_cpu.prepare(network(model)), frames)
         for precision in setting.precisions:
             compute = setting.compute(precision)
@@ -99,7 +99,7 @@ def graphs(setting: Setting, results: Results) -> None:
         )
 
 
-def _all_steps(compute: Compute, prepared: Any, frames: Sequence[Tensor]) -> list[Tensor]:
+def _all_steps(compute: DeviceConfig, prepared: Any, frames: Sequence[Tensor]) -> list[Tensor]:
     """All that is made of frames, both directions at once, states carried on; float32, on the CPU."""
 
     def job() -> list[Tensor]:
@@ -130,7 +130,7 @@ def _apart(made: Tensor, reference: Tensor) -> float:
 
 def convolutions(setting: Setting, results: Results) -> None:
     """CuDNN's convolutions of the network's shapes, what comes after them, and the warp of a state."""
-    from vsrealbasicvsr.engine.epilogue import by_torch, by_triton
+    from vsrealbasicvsr.backends.cuda.epilogue import by_torch, by_triton
 
     device = setting.compute("fp32").device
     half = DTYPES[setting.fastest]
@@ -211,7 +211,7 @@ def steps(setting: Setting, results: Results) -> None:
         results.add(f"{width}x{height} plain {precision}", frame=ms)
 
 
-def _step_times(compute: Compute, prepared: Any, picture: Tensor) -> dict[str, float]:
+def _step_times(compute: DeviceConfig, prepared: Any, picture: Tensor) -> dict[str, float]:
     x = compute.to_device(picture)[None]
     state, flow = prepared.propagate_backward(x, None, None), prepared.flow(x, x)
     jobs: dict[str, Callable[[], object]] = {

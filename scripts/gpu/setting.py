@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.benchmark.subjects import build_network
-from vsrealbasicvsr.engine import Compute
+from vsrealbasicvsr.engine import DeviceConfig
 from vsrealbasicvsr.model import RealBasicVSR
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -53,10 +53,10 @@ class Setting:
         """Keys of DTYPES that are measured."""
         return ["fp32"] if self.device == "cpu" else list(DTYPES)
 
-    def compute(self, precision: str) -> Compute:
+    def compute(self, precision: str) -> DeviceConfig:
         """The engine's way to compute on the device in this precision."""
         name = "cuda:0" if self.device == "cuda" else self.device
-        return Compute(torch.device(name), DTYPES[precision])
+        return DeviceConfig(torch.device(name), DTYPES[precision])
 
     @property
     def fastest(self) -> str:
