@@ -4,25 +4,30 @@
 #   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
 #            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
 #   make test                              the default tests
+#   make test-oldest                       the default tests with the oldest torch that pyproject.toml promises
 #   make check                             ruff, mypy and the default tests
 #   make sanitize                          both C files under gcc's sanitizers, address, undefined and thread, with
 #                                          frames through a real core on 8 threads: minutes; it says what is lacking
-#   make clean                             remove .venv and what tools left
+#   make clean                             remove .venv, .venv-oldest and what tools left
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test check sanitize install clean
+.PHONY: demo test test-oldest check sanitize install clean
 
 demo: $(INSTALLED)
-	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
+	@$(VENV)/bin/python -m scripts.demo $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
 		$${OUT:+--out "$$OUT"} $${THETA:+--theta "$$THETA"} \
 		$${DETAIL:+--detail "$$DETAIL"} $${CLEANING:+--cleaning "$$CLEANING"}
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest
 
 check: $(INSTALLED)
 	scripts/check
@@ -42,5 +47,13 @@ $(INSTALLED): pyproject.toml vsrealbasicvsr/plugin/rbvsr.c vsrealbasicvsr/plugin
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# A venv of its own, 5 GB. torchvision is bound to torch's version, so both are the oldest ones.
+$(OLDEST)/.installed: pyproject.toml
+	@rm -f $@
+	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) && "$$python" -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]' \
+		$$(sed -nE 's/^ *"(torch|torchvision)>=([0-9.]*)".*/\1==\2.*/p' pyproject.toml)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo
+	rm -rf $(VENV) $(OLDEST) .editable .mypy_cache .pytest_cache .ruff_cache build dist demo

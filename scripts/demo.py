@@ -1,7 +1,7 @@
 """A video at four times the size, made as a user would make it: vspipe, a .vpy script, a pipe, ffmpeg.
 
-    python scripts/demo.py                                          a low-quality clip is made first
-    python scripts/demo.py --input in.mp4 --frames 48 --out demo
+    python -m scripts.demo                                          a low-quality clip is made first
+    python -m scripts.demo --input in.mp4 --frames 48 --out demo
 
 Leaves OUT/NAME_x4.mp4 (or .mkv) with the input's frames, times, colours, audio and the rest, and OUT/NAME_x4.png:
 a frame enlarged by bicubic interpolation beside the same frame upscaled. Nothing half-written stays behind. With
@@ -23,7 +23,10 @@ from pathlib import Path
 import av
 import numpy as np
 import vapoursynth as vs
-from encode import (
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from skimage import data
+
+from scripts.encode import (
     ENCODER,
     MAX_ERROR_LENGTH,
     EncodeError,
@@ -32,9 +35,6 @@ from encode import (
     pipe,
     print_warning,
 )
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from skimage import data
-
 from vsrealbasicvsr.app.joining import join
 from vsrealbasicvsr.app.source import Source, open_source
 from vsrealbasicvsr.app.timeline import Timeline

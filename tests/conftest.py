@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import av
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-import vapoursynth as vs
-from skimage import data, transform
 
 from vsrealbasicvsr.model import Architecture, RealBasicVSR
 from vsrealbasicvsr.weights import load_model, write_weights
@@ -26,6 +23,9 @@ from vsrealbasicvsr.weights import load_model, write_weights
 # A deadlock is a test that fails, not a test that hangs.
 TIMEOUT_SECONDS = 120
 ROOT = Path(__file__).resolve().parents[1]
+
+# What only some tests need (VapourSynth, codecs, pictures) is imported where they ask for it: a GPU machine without
+# network may lack the others, and runs tests/test_cuda.py.
 
 MakeClip = Callable[..., Path]
 
@@ -40,13 +40,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def core() -> vs.Core:
+def core() -> Any:
+    import vapoursynth as vs
+
     assert hasattr(vs.core, "rbvsr"), "the plugin is not installed: pip install -e . --no-deps"
     return vs.core.core
 
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Path:
+    import imageio_ffmpeg
+
     return Path(shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe())
 
 
@@ -91,6 +95,8 @@ def vspipe_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 @pytest.fixture
 def vspipe(vspipe_environment: dict[str, str], tmp_path: Path) -> Vspipe:
+    import vapoursynth as vs
+
     return Vspipe(Path(vs.__file__).parent / "vspipe", vspipe_environment, tmp_path)
 
 
@@ -146,6 +152,8 @@ def load_build_hook() -> ModuleType:
 
 
 def moving_photograph(num_frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+    from skimage import data, transform
+
     photograph = data.astronaut()
     for n in range(num_frames):
         view = transform.AffineTransform(scale=(2.0, 2.0), translation=(180 + 2 * n, 40 + n))
@@ -173,6 +181,8 @@ def write_clip(
     pts: time stamp of each frame in units of time_base; default: one after another at `rate`. audio_codecs: one track
     of a tone for each. colours: attributes of the codec context, such as color_range. options: of the video codec.
     """
+    import av
+
     time_base = time_base or 1 / rate
     pts = list(range(num_frames)) if pts is None else pts
     seconds = float((pts[-1] + 1) * time_base)

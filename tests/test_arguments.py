@@ -5,7 +5,6 @@ import inspect
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,8 @@ import pytest
 import vapoursynth as vs
 from conftest import ROOT, TIMEOUT_SECONDS
 
+from scripts import demo
 from vsrealbasicvsr.filter import entry
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import demo
 
 SCRIPT = ROOT / "scripts" / "upscale.vpy"
 STUB = ROOT / "vsrealbasicvsr" / "plugin" / "rbvsr.pyi"
@@ -157,8 +153,8 @@ def test_make_demo_passes_on_what_it_says_that_it_takes(tmp_path):
     values = {name: f"{name.lower()} of mine" for name in said}
     command = ["make", "-s", "demo", f"VENV={tmp_path}", *(f"{name}={value}" for name, value in values.items())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
-    program, *words = done.stdout.splitlines()
-    assert program == "scripts/demo.py"
+    option, program, *words = done.stdout.splitlines()
+    assert (option, program) == ("-m", "scripts.demo")
     assert dict(zip(words[::2], words[1::2], strict=True)) == {f"--{n.lower()}": value for n, value in values.items()}
 
 

@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.benchmark import __main__, plain_pipeline
+from scripts.benchmark import input as of_input
+from scripts.benchmark.cpu_clock import Watch
 from training import degradations, samples
 from training.degradations import PUBLISHED
 from training.samples import SampleOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import benchmark  # noqa: E402 - scripts: they lie outside of every package
-import benchmark_input  # noqa: E402
-
 TINY = ("--num-clips", "2", "--repeats", "2", "--num-frames", "4", "--crop", "16")
 
 
@@ -27,8 +25,8 @@ TINY = ("--num-clips", "2", "--repeats", "2", "--num-frames", "4", "--crop", "16
 def tiny(tmp_path_factory):
     """What the command prints and writes in a tiny setting."""
     path = tmp_path_factory.mktemp("benchmark") / "input.json"
-    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), "input", *TINY, "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.benchmark", "input", *TINY, "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 
@@ -36,7 +34,7 @@ def tiny(tmp_path_factory):
 def test_the_table_has_every_degradation_the_whole_and_the_reading(tiny):
     text, _ = tiny
     for row in (
-        *benchmark_input.ROWS,
+        *of_input.ROWS,
         "whole input, CPU alone",
         "what a GPU leaves to it",
         "PNG frames",
@@ -60,20 +58,20 @@ def test_the_json_has_the_machine_the_versions_and_the_commit(tiny):
 def test_the_parts_make_the_whole(tiny):
     _, plain = tiny
     for side, name in ((1, "plain"), (2, "ours")):
-        lowest = sum(plain["parts"][part][side]["low"] for part in benchmark_input.PARTS)
-        highest = sum(plain["parts"][part][side]["high"] for part in benchmark_input.PARTS)
+        lowest = sum(plain["parts"][part][side]["low"] for part in of_input.PARTS)
+        highest = sum(plain["parts"][part][side]["high"] for part in of_input.PARTS)
         assert lowest <= plain[name]["median"] + 1e-9
         assert plain[name]["median"] <= highest + 1e-9
 
 
 def test_a_wrong_argument_gets_one_clear_line(capsys):
-    assert benchmark.main(["input", "--num-clips", "0"]) == 2
+    assert __main__.main(["input", "--num-clips", "0"]) == 2
     assert capsys.readouterr().err == "benchmark input: --num-clips must be above 0, got 0\n"
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return benchmark_input.make_clips(tmp_path_factory.mktemp("made") / "clips", num_frames=8, side_px=128)
+    return of_input.make_clips(tmp_path_factory.mktemp("made") / "clips", num_frames=8, side_px=128)
 
 
 OPTIONS = SampleOptions(crop_px=32, num_frames=8)
@@ -82,14 +80,14 @@ OPTIONS = SampleOptions(crop_px=32, num_frames=8)
 def test_ours_part_by_part_is_what_training_gets(clips):
     for index in range(3):
         expected = samples.make_sample(clips, OPTIONS, index).lr
-        found = benchmark_input.our_clip(clips, OPTIONS, index, benchmark_input.Watch(1))
+        found = of_input.our_clip(clips, OPTIONS, index, Watch(1))
         assert np.array_equal(found, expected.permute(0, 2, 3, 1).numpy())
 
 
 def test_the_plain_unsharp_mask_is_ours(clips):
     clip = torch.from_numpy(clips.read(0, num_frames=1)).permute(0, 3, 1, 2)
-    plain = benchmark_input.plain_bytes(
-        benchmark_input.plain_unsharp(benchmark_input.plain_floats(clips.read(0, num_frames=1)[0]))
+    plain = plain_pipeline.plain_bytes(
+        plain_pipeline.plain_unsharp(plain_pipeline.plain_floats(clips.read(0, num_frames=1)[0]))
     )
     ours = degradations.unsharp(clip)[0].permute(1, 2, 0).numpy()
     difference = np.abs(plain.astype(int) - ours)
@@ -105,9 +103,9 @@ def recipe_steps(kinds):
 
 def both(step, clip):
     """The frames after one step by the plain pipeline and by ours, as floats; all of one size only."""
-    frames = [benchmark_input.plain_floats(frame) for frame in clip.permute(0, 2, 3, 1).numpy()]
+    frames = [plain_pipeline.plain_floats(frame) for frame in clip.permute(0, 2, 3, 1).numpy()]
     size = (clip.shape[2] // 4, clip.shape[3] // 4)
-    plain = np.stack(benchmark_input.plain_step(step, frames, size, benchmark_input.Watch(1)))
+    plain = np.stack(plain_pipeline.plain_step(step, frames, size, Watch(1)))
     _, pieces = next(degradations.apply_steps(degradations.Recipe((step,)), clip))
     ours = torch.cat([piece.float() / 255 if piece.dtype == torch.uint8 else piece for piece in pieces])
     return plain, ours.permute(0, 2, 3, 1).numpy()

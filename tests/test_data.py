@@ -389,7 +389,7 @@ def test_a_pool_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes that a process reads")
 def test_the_stochastic_scheme_reads_half_the_bytes(tmp_path: Path) -> None:
-    """What it costs in time, scripts/benchmark.py measures: a busy machine is no place to assert that."""
+    """What it costs in time, scripts/benchmark measures: a busy machine is no place to assert that."""
     store = write_store(tmp_path, {"video": np.zeros((60, 96, 128, 3), dtype=np.uint8)})
 
     def num_bytes(*, stochastic: bool) -> int:
@@ -477,3 +477,18 @@ def test_of_what_goes_wrong_in_a_worker_a_bug_keeps_its_traceback(store: ClipSto
     note = _Failure.of(caught.value, 0).error().__notes__
     assert "Traceback" in note[0]
     assert not hasattr(_Failure.of(ClipError("x.npy is cut short. Prepare it again."), 0).error(), "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("load", "codec", "num_workers", "shares"),
+    [
+        (0.18, 0.12, 15, (9, 6)),
+        (0.70, 0.06, 15, (14, 1)),
+        (0.01, 0.90, 15, (1, 14)),
+        (0.5, 0.5, 2, (1, 1)),
+        (0.5, 0.5, 1, (1, 1)),
+        (0.0, 0.0, 4, (1, 3)),
+    ],
+)
+def test_workers_beside_a_gpu_are_shared_as_drawing_and_codecs_cost(load, codec, num_workers, shares):
+    assert InputCost(load, codec, 0.7).shares_of(num_workers) == shares

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -443,12 +444,30 @@ def test_frames_of_several_sizes_enter_the_codec_in_the_first_ones(clip: Tensor)
 def test_another_way_to_run_codecs_can_be_given(clip: Tensor):
     seen = []
 
-    def run_codec(step: VideoCodec, planes: codecs.Planes) -> codecs.Planes:
-        seen.append((step.codec, planes.shape, planes.dtype))
+    def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
+        seen.append((step.name, planes.shape, planes.dtype))
         return planes
 
     apply(evaluation_recipe(0, 6), clip, run_codec=run_codec)
-    assert seen == [("h264", (6, 36, 32), np.dtype(np.uint8))]
+    assert seen == [("video_codec", (6, 36, 32), np.dtype(np.uint8))]
+
+
+def test_jpeg_is_run_with_the_codecs_too_each_frame_with_its_own_quality(clip: Tensor):
+    """So that a GPU's frames are compressed by the processes that run video codecs, as on a CPU."""
+    step, seen = Jpeg(quality=(90, 70, 50, 30, 20, 10)), []
+
+    def run_codec(step: VideoCodec | Jpeg, frames: codecs.Planes) -> codecs.Planes:
+        seen.append((frames.shape[1:], len(frames), step.quality))
+        return codecs.run(step, frames)
+
+    *_, (_, pieces) = apply_steps(Recipe((step,)), clip, run_codec=run_codec)
+    assert {shape for shape, _, _ in seen} == {tuple(clip.shape[1:])}
+    assert [number for _, number, _ in seen] == [len(quality) for _, _, quality in seen]
+    assert tuple(itertools.chain.from_iterable(quality for _, _, quality in seen)) == step.quality
+    expected = codecs.run(step, clip.numpy())
+    assert torch.equal(torch.cat(pieces), torch.from_numpy(expected))
+    errors = [psnr(a / 255, b / 255) for a, b in zip(torch.cat(pieces), clip, strict=True)]
+    assert errors == sorted(errors, reverse=True)
 
 
 def test_an_encoder_that_this_build_lacks_is_an_error_of_the_settings(monkeypatch):
@@ -805,3 +824,14 @@ def test_the_command_says_what_is_wrong(small_clip_file, make_clip, tmp_path):
     for path, frames in ((tmp_path / "none.mp4", "3"), (small_clip_file, "0"), (tiny, "2")):
         with pytest.raises((ValueError, OSError), match=r"read_clip|none\.mp4"):
             degrade.run(degrade_arguments(str(path), "--frames", frames, "--out", str(tmp_path)))
+
+
+def test_threads_on_different_streams_share_no_cached_tensor(monkeypatch):
+    """What is evicted on one stream may still be read on another."""
+    made = []
+    for stream in (1, 2, 1):
+        monkeypatch.setattr("training.degradations.resizing.stream_of", lambda device, stream=stream: stream)
+        made.append(area_weights(8, 4, torch.device("cpu")))
+    assert made[0] is made[2]
+    assert made[0] is not made[1]
+    assert torch.equal(made[0], made[1])

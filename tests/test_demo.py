@@ -14,24 +14,23 @@ import pytest
 from conftest import ROOT, TIMEOUT_SECONDS, MakeClip
 from PIL import Image
 
-sys.path.insert(0, str(ROOT / "scripts"))
+from scripts import demo, encode
 
-import demo
-import encode
-
-DEMO = ROOT / "scripts" / "demo.py"
 MAX_SECONDS_TO_END = 20
 MATROSKA_TICK = Fraction(1, 1000)
 FILM_RATE = Fraction(24000, 1001)
 
 
 def command(source: Path, out: Path, model: Path, *more: str) -> list[str]:
-    return [sys.executable, str(DEMO), "--input", str(source), "--out", str(out), "--model", str(model), *more]
+    words = ["--input", str(source), "--out", str(out), "--model", str(model), *more]
+    return [sys.executable, "-m", "scripts.demo", *words]
 
 
 def run(line: list[str], *, path: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PATH": path} if path else {})
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    return subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,8 @@ def test_a_run_that_is_interrupted_leaves_neither_files_nor_processes(
     older = out / "long_x4.mp4"
     older.write_text("the result of an earlier run")
     line = command(source, out, tiny_model, "--length", "5", "--overlap", "5")
-    process = subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = ""
     while "/300" not in said or " 0/300" in said:  # until the first frame is done

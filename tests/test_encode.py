@@ -16,9 +16,7 @@ import pytest
 import vapoursynth as vs
 from conftest import ROOT, TIMEOUT_SECONDS, MakeClip
 
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import encode
+from scripts import encode
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 (README_SCRIPT,) = re.findall(r"```python\n(import vapoursynth as vs\n.+?)```", README, re.DOTALL)

@@ -192,11 +192,9 @@ def test_a_setting_that_names_no_kernels_is_an_error(monkeypatch):
 
 
 SANITIZED = """
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import test_kernels as t
 from vsrealbasicvsr.backends.cpu import CpuBackend, Kernels
 for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
@@ -220,11 +218,12 @@ def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
     )
     subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", SANITIZED.format(tests=str(ROOT / "tests"), library=str(library))],
+        [sys.executable, "-c", SANITIZED.format(library=str(library))],
         env={
             "LD_PRELOAD": runtime.stdout.strip(),
             "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
             "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT / "tests"),
             "OMP_NUM_THREADS": "1",
         },
         capture_output=True,

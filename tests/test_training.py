@@ -23,7 +23,8 @@ from training.__main__ import main
 from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
 from training.discriminator import UNetDiscriminator
 from training.loop import Networks, Processes, TrainingError
-from training.settings import PRESETS
+from training.networks import autocast_dtype_of
+from training.settings import PRESETS, Settings
 from training.steps import Steps
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
@@ -598,3 +599,19 @@ def test_ctrl_c_in_a_study_lets_its_run_end_with_a_checkpoint(clips, tmp_path):
     assert process.returncode == 130, said
     assert "the same command goes on where it was" in said.splitlines()[-1]
     assert load_checkpoint(list_checkpoints(tmp_path / "1x2")[-1])["iteration"] > 1
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_auto_precision_is_bf16_only_where_a_gpu_multiplies_it(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert autocast_dtype_of(Settings(), torch.device("cuda")) is dtype
+    assert autocast_dtype_of(dataclasses.replace(Settings(), precision="bf16"), torch.device("cuda")) is torch.bfloat16
+
+
+def test_a_loss_that_only_some_steps_have_is_told_all_the_same():
+    """Plain steps and captured ones between two readings have different losses."""
+    settings = dataclasses.replace(PRESETS["smoke"], iterations=4)
+    steps = Steps(Networks(settings, torch.device("cpu")), Processes(num=1, rank=0, device=torch.device("cpu")), None)
+    steps._sums, steps._num_summed = {"output": 1.0, "rest": 4.0}, 2
+    steps._graph_sums = ["output"], torch.tensor([2.0])
+    assert steps.read_losses() == {"output": 1.5, "rest": 2.0}

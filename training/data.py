@@ -5,7 +5,7 @@ samples k B R + r B ... k B R + (r + 1) B - 1, however many workers there are: a
 processes with smaller batches, sees what it would have seen.
 
     CPU   workers: draw and degrade                      first process: stack
-    GPU   workers: draw    threads: copy, degrade on the GPU, video codecs in other workers    first process: stack
+    GPU   workers: draw    threads: copy, degrade on the GPU, codecs in other workers    first process: stack
 
 Everything travels as 8-bit frames. Knows no networks and no losses.
 """
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.degradations import VideoCodec, codecs
+from training.degradations import Jpeg, VideoCodec, codecs
 from training.resident_pool import ResidentPool, cuts_of
 from training.samples import (
     Drawn,
@@ -70,8 +70,8 @@ __all__ = [
 
 PREFETCH_BATCHES = 4
 """Samples that are under way, in batches: the slowest takes twice as long as the usual one, and is not to be felt."""
-DRAWING_SHARE = 8
-"""Of so many workers beside a GPU one draws; the others run codecs."""
+NUM_MEASURED = 4
+"""Samples that are made to find out how to share workers between drawing and codecs."""
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -98,7 +98,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class InputCost:
-    """CPU seconds for one clip, one thread: reading and drawing, video codecs, all other degradations."""
+    """CPU seconds for one clip, one thread: reading and drawing, codecs (JPEG too), all other degradations."""
 
     load_seconds: float
     codec_seconds: float
@@ -118,6 +118,12 @@ class InputCost:
         """Workers that make a batch in the time of a training step; with_gpu: the GPU does what is no codec."""
         seconds = self.load_seconds + self.codec_seconds if with_gpu else self.seconds
         return max(1, -int(-seconds * batch // step_seconds))
+
+    def shares_of(self, num_workers: int) -> tuple[int, int]:
+        """Workers that draw, and workers that run codecs, beside a GPU that does the rest: as their costs are."""
+        drawing_share = self.load_seconds / max(self.load_seconds + self.codec_seconds, 1e-9)
+        num_drawing = min(max(round(num_workers * drawing_share), 1), max(num_workers - 1, 1))
+        return num_drawing, max(num_workers - num_drawing, 1)
 
     def describe(self, *, batch: int, step_seconds: float | None = None, with_gpu: bool = False) -> str:
         """One line for the user."""
@@ -193,7 +199,10 @@ def make_loader(
     Raises ValueError if no clip is large enough for the options.
     """
     if device is not None and device.type != "cpu" and not options.pool_clips:
-        num_drawing = max(1, num_workers // DRAWING_SHARE) if num_workers else 0
+        num_drawing, num_codecs = 0, 0
+        if num_workers:
+            cost = measure_input(store, options, num_samples=NUM_MEASURED)
+            num_drawing, num_codecs = cost.shares_of(num_workers)
         return make_feeder(
             store,
             options,
@@ -203,7 +212,7 @@ def make_loader(
             num_processes=num_processes,
             rank=rank,
             num_drawing=num_drawing,
-            num_codecs=max(1, num_workers - num_drawing) if num_workers else 0,
+            num_codecs=num_codecs,
             device=device,
         )
     _check(store, options)
@@ -255,7 +264,7 @@ def measure_input(store: ClipStore, options: SampleOptions, *, num_samples: int 
     options = options.of_pool_clips() if options.pool_clips else options
     load_seconds, codec_seconds, all_seconds = 0.0, 0.0, 0.0
 
-    def run_codec(step: VideoCodec, planes: codecs.Planes) -> codecs.Planes:
+    def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
         nonlocal codec_seconds
         started = time.process_time()
         coded = codecs.run(step, planes)
@@ -446,7 +455,7 @@ def _degraded_on(device: torch.device, drawn: Drawn, options: SampleOptions, run
         return _OnDevice(sample, _of_thread.stream.record_event())
 
 
-def _run_elsewhere(processes: ProcessPoolExecutor, step: VideoCodec, planes: codecs.Planes) -> codecs.Planes:
+def _run_elsewhere(processes: ProcessPoolExecutor, step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
     return processes.submit(codecs.run, step, planes).result()
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from training import degradations
 from training.clips import TimedFrame, read_video
-from training.degradations import Pieces, Recipe, VideoCodec
-from training.degradations.codecs import Planes, decode, encode
+from training.degradations import Jpeg, Pieces, Recipe, VideoCodec
+from training.degradations.codecs import Planes, decode, encode, run_jpeg
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.whole_file import whole_file
 
@@ -108,7 +108,9 @@ def contact_sheet(recipe: Recipe, clip: Tensor, *, unsharp: bool) -> Picture:
         rows.append(_row("unsharp mask", [clip], shown, height, width))
     spent: list[str] = []
 
-    def run_codec(step: VideoCodec, planes: Planes) -> Planes:
+    def run_codec(step: VideoCodec | Jpeg, planes: Planes) -> Planes:
+        if isinstance(step, Jpeg):
+            return run_jpeg(step, planes)
         encoded = encode(step, planes)
         spent.append(f" -> {encoded.encoder}, {encoded.num_bits / len(planes):.0f} bits a frame")
         return decode(step, encoded, shape=planes.shape)

@@ -271,7 +271,10 @@ def learning_rate(iteration: int, settings: Settings, *, peak: float | None = No
 def autocast_dtype_of(settings: Settings, device: torch.device) -> torch.dtype | None:
     """The one place that decides precision. bfloat16 has float32's range: no loss scaling; gradients stay float32.
 
-    On a CPU it is slower than float32 unless the CPU multiplies it (AVX512-BF16, AMX), so that "auto" leaves it.
+    On a CPU it is slower than float32 unless the CPU multiplies it (AVX512-BF16, AMX), so that "auto" leaves it; and
+    so it does on a GPU below capability 8.0, for which cuDNN has no convolutions in bfloat16 (though torch's
+    is_bf16_supported says yes).
     """
-    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    is_auto = settings.precision == "auto" and device.type == "cuda"
+    wanted = settings.precision == "bf16" or (is_auto and torch.cuda.get_device_capability(device) >= (8, 0))
     return torch.bfloat16 if wanted else None

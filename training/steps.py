@@ -74,10 +74,8 @@ class Steps:
         means = {name: value / max(self._num_summed, 1) for name, value in self._sums.items()}
         if self._graph_sums is not None:
             names, sums = self._graph_sums
-            means = {name: means.get(name, 0.0) for name in names}
-            means = {
-                name: means[name] + value / self._num_summed for name, value in zip(names, sums.tolist(), strict=True)
-            }
+            for name, value in zip(names, sums.tolist(), strict=True):
+                means[name] = means.get(name, 0.0) + value / self._num_summed
             if not all(map(math.isfinite, means.values())):
                 raise LossError(f"losses are not finite: {means}")
         self._sums, self._graph_sums, self._num_summed = {}, None, 0

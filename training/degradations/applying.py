@@ -5,9 +5,9 @@ overshoot, or uint8 where the step before left bytes. A step that needs bytes cu
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,8 +41,8 @@ everything at once."""
 def apply(recipe: Recipe, clip: Tensor, *, run_codec: codecs.RunCodec = codecs.run) -> Tensor:
     """The degraded clip, uint8 (T, 3, H / 4, W / 4), on the device of `clip`, uint8 (T, 3, H, W), which is left alone.
 
-    `run_codec` may carry a codec step out elsewhere, in another process say; it gets the planes of yuv420p,
-    uint8 (T, 3 h / 2, w), and returns as many. Equal recipes and clips give equal bits on equal kinds of device.
+    `run_codec` may carry a codec step or JPEG out elsewhere, in another process say; see `codecs.run`. Equal recipes
+    and clips give equal bits on equal kinds of device.
 
     Raises ValueError on another layout, if H or W is no multiple of 4, if the recipe is for another number of frames,
     or if it does not end at a quarter of the clip's size.
@@ -80,7 +80,7 @@ def apply_steps(
             case ChromaNoise():
                 pieces = _add_chroma_noise(step, pieces)
             case Jpeg():
-                pieces = _compress_frames(step, pieces)
+                pieces = _compress_frames(step, pieces, run_codec)
             case VideoCodec():
                 pieces = _compress_video(step, pieces, run_codec)
         yield step, pieces
@@ -175,40 +175,15 @@ def _add_chroma_noise(step: ChromaNoise, pieces: Pieces) -> Pieces:
     return out
 
 
-def _compress_frames(step: Jpeg, pieces: Pieces) -> Pieces:
-    qualities = iter([round(quality) for quality in step.quality])
-    compress = _compress_on_gpu if pieces[0].is_cuda else _compress_on_cpu
+def _compress_frames(step: Jpeg, pieces: Pieces, run_codec: codecs.RunCodec) -> Pieces:
     out: Pieces = []
+    first = 0
     for piece in _small(pieces):
-        x = as_bytes(piece)
-        out.append(compress(x, [next(qualities) for _ in x]))
+        some = replace(step, quality=step.quality[first : first + len(piece)])
+        coded = run_codec(some, as_bytes(piece).cpu().numpy())
+        out.append(torch.from_numpy(coded).to(piece.device))
+        first += len(piece)
     return out
-
-
-def _compress_on_cpu(x: Tensor, qualities: list[int]) -> Tensor:
-    """Through OpenCV's libjpeg, 4:2:0. Twice as fast as torchvision's, which is announced to go."""
-    out = torch.empty_like(x)
-    for frame, target, quality in zip(x.numpy(), out.numpy(), qualities, strict=True):
-        red, green, blue = frame
-        fine, encoded = cv2.imencode(".jpg", cv2.merge((blue, green, red)), (cv2.IMWRITE_JPEG_QUALITY, quality))
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if fine else None
-        if decoded is None:
-            raise RuntimeError(f"apply: OpenCV cannot write a JPEG of {frame.shape[2]}x{frame.shape[1]}.")
-        for channel, plane in zip((2, 1, 0), target, strict=True):
-            cv2.extractChannel(decoded, channel, plane)
-    return out
-
-
-def _compress_on_gpu(x: Tensor, qualities: list[int]) -> Tensor:
-    """Through torchvision's nvJPEG, neighbours of equal quality together."""
-    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg  # only who has a GPU needs it
-
-    encoded: list[Tensor] = []
-    for quality, group in groupby(zip(x, qualities, strict=True), key=lambda pair: pair[1]):
-        encoded += encode_jpeg([frame.contiguous() for frame, _ in group], quality=quality)
-    # its decoder wants the data on the CPU and is told where the frames shall be
-    decoded = decode_jpeg([data.cpu() for data in encoded], mode=ImageReadMode.RGB, device=x.device)
-    return torch.stack(decoded)
 
 
 def _compress_video(step: VideoCodec, pieces: Pieces, run_codec: codecs.RunCodec) -> Pieces:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.degradations.streams import stream_of
+
 type Filter = Literal["bilinear", "area", "bicubic"]
 
 FILTERS: tuple[Filter, ...] = ("bilinear", "area", "bicubic")
@@ -50,9 +52,13 @@ def resized_by_torch(x: Tensor, height: int, width: int, *, filter_name: Filter,
     return F.interpolate(x, size=(height, width), mode=filter_name, align_corners=False, antialias=antialias)
 
 
-@lru_cache(maxsize=256)
 def area_weights(old: int, new: int, device: torch.device) -> Tensor:
     """(new, old): which part of an output pixel's area each input pixel has; rows sum to 1."""
+    return _area_weights(old, new, device, stream_of(device))
+
+
+@lru_cache(maxsize=256)
+def _area_weights(old: int, new: int, device: torch.device, stream: int) -> Tensor:
     edges = torch.arange(new + 1, dtype=torch.float64) * (old / new)
     pixels = torch.arange(old, dtype=torch.float64)
     covered = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.degradations.kernels import gaussian_line, reflected_index
+from training.degradations.streams import stream_of
 
 SIZE_PX = 51
 SIGMA_PX = 8.0
@@ -58,14 +59,15 @@ def sharpened(frames: Tensor, amount: float) -> Tensor:
 
 def _wide_blur(x: Tensor) -> Tensor:
     """The frames (T, C, H, W) float32, blurred with the mask's Gaussian, reflected at the borders."""
-    rows_out, rows_in = _blur_factors(x.shape[2], x.device)
-    columns_out, columns_in = _blur_factors(x.shape[3], x.device)
+    stream = stream_of(x.device)
+    rows_out, rows_in = _blur_factors(x.shape[2], x.device, stream)
+    columns_out, columns_in = _blur_factors(x.shape[3], x.device, stream)
     small = torch.matmul(torch.matmul(rows_in, x), columns_in.T)
     return torch.matmul(torch.matmul(rows_out, small), columns_out.T)
 
 
-@lru_cache(maxsize=16)
-def _blur_factors(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=64)
+def _blur_factors(size: int, device: torch.device, stream: int) -> tuple[Tensor, Tensor]:
     """The matrix of the blur on a line of `size` pixels as a product (size, rank) (rank, size), float32.
 
     So wide a Gaussian lets few frequencies through: of 256 singular values 36 lie above 1e-3. Multiplying with two thin

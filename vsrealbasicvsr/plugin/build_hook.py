@@ -139,6 +139,27 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
     return made, failures
 
 
+def link_packages(root: Path, packages: list[str], folders: list[str]) -> None:
+    """Link the packages in `folders`, which an editable installation puts on the import path in place of `root`.
+
+    In `root` lie `tests` and `scripts` too: names that belong to everybody. Raises RuntimeError where the system makes
+    no links.
+    """
+    for folder in folders:
+        (root / folder).mkdir(exist_ok=True)
+        for package in packages:
+            link = root / folder / package
+            if link.is_symlink() or link.exists():
+                continue
+            try:
+                link.symlink_to(Path("..") / package, target_is_directory=True)
+            except OSError as error:
+                raise RuntimeError(
+                    f"vsrealbasicvsr: an editable installation needs symbolic links, and {link} cannot be made"
+                    f" ({error.strerror}). On Windows turn on developer mode, or install with `pip install .`"
+                ) from None
+
+
 class PluginBuildHook(BuildHookInterface[Any]):
     """Adds the plugin and its manifest to a wheel, and names the platform that it was compiled for."""
 
@@ -160,6 +181,8 @@ class PluginBuildHook(BuildHookInterface[Any]):
         for failure in failures:
             self.app.display_warning(f"vsrealbasicvsr: {failure}\nOn such a processor torch computes, more slowly.")
         build_data["force_include"].update(files)
+        if version == "editable":
+            link_packages(Path(self.root), self.build_config.packages, self.build_config.dev_mode_dirs)
         # Present only when an editable wheel is built, where it replaces force_include.
         if "force_include_editable" in build_data:
             build_data["force_include_editable"].update(files)

@@ -40,13 +40,21 @@ class Finished:
         return lines[-1] if lines else f"exit status {self.returncode}, and no word"
 
 
-def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Finished:
-    """Run a command to its end; environment: all of its variables, by default ours."""
-    with tempfile.TemporaryDirectory() as folder:
-        note = Path(folder) / "peak_bytes"
+def run(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Finished:
+    """Run a command to its end; environment: all of its variables, folder: where it runs, by default ours."""
+    with tempfile.TemporaryDirectory() as notes:
+        note = Path(notes) / "peak_bytes"
         between = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(note), *command]
         done = subprocess.run(
-            between, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+            between,
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         peak = note.read_text() if note.exists() else ""
     return Finished(done.returncode, done.stdout, done.stderr, int(peak) if peak else None)

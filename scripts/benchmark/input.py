@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import itertools
 import math
-import resource
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
-from benchmark_report import Spread, aligned, machine, print_machine, write_json
-from scipy import special
 
 from training import degradations, samples, store
 from training.clips import moved_photograph, read_video
@@ -49,181 +41,9 @@ from training.samples import Drawn, SampleOptions
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
-type Bytes = npt.NDArray[np.uint8]
-type Floats = npt.NDArray[np.float32]
-
-
-# ---- CPU time --------------------------------------------------------------------------------------------------------
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process, all of its threads, and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-@dataclass(slots=True)
-class Watch:
-    """CPU seconds by what they were spent on, one sum for each repeat."""
-
-    num_repeats: int
-    repeat: int = 0
-    spent: dict[str, list[float]] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def on(self, name: str) -> Iterator[None]:
-        """What happens inside counts as `name`, in the repeat that `repeat` says."""
-        before = cpu_seconds()
-        yield
-        self.add(name, cpu_seconds() - before)
-
-    def add(self, name: str, seconds: float) -> None:
-        """So much more was spent on `name`."""
-        self.spent.setdefault(name, [0.0] * self.num_repeats)[self.repeat] += seconds
-
-    def per_clip(self, names: Sequence[str], num_clips: int) -> list[float]:
-        """What all of these cost together for one clip, repeat by repeat."""
-        nothing = [0.0] * self.num_repeats
-        sums = zip(*(self.spent.get(name, nothing) for name in names), strict=True)
-        return [sum(parts) / num_clips for parts in sums]
-
-
-# ---- a plain pipeline ------------------------------------------------------------------------------------------------
-
-# Frames are float32 (H, W, 3) in [0, 1], RGB, one after another, as in the published code.
-
-
-def plain_unsharp(frame: Floats) -> Floats:
-    """The published mask: two convolutions with 51 x 51 taps."""
-    line = cv2.getGaussianKernel(51, 8.0)
-    kernel = line @ line.T
-    difference = frame - cv2.filter2D(frame, -1, kernel)
-    edges = cv2.filter2D((np.abs(difference) * 255 > 10).astype(np.float32), -1, kernel)
-    sharp = np.clip(frame + 0.5 * difference, 0, 1)
-    return np.asarray(edges * sharp + (1 - edges) * frame, dtype=np.float32)
-
-
-def plain_step(step: Step, frames: list[Floats], output_size: tuple[int, int], watch: Watch) -> list[Floats]:
-    """The frames after a step of the recipe, made one by one; output_size is (height, width)."""
-    match step:
-        case Blur() | SincBlur():
-            return [
-                np.asarray(cv2.filter2D(frame, -1, plain_kernel(step, t)), dtype=np.float32)
-                for t, frame in enumerate(frames)
-            ]
-        case Resize():
-            return plain_resize(step, frames, output_size)
-        case GaussianNoise():
-            generator = np.random.RandomState(step.seed)
-            noise = (generator.randn(*frame.shape[:2], 1 if step.grey else 3).astype(np.float32) for frame in frames)
-            strengths = np.array(step.sigma_255, dtype=np.float32) / 255
-            return [frame + sigma * some for frame, sigma, some in zip(frames, strengths, noise, strict=True)]
-        case PoissonNoise():
-            return plain_poisson(step, frames, watch)
-        case ChromaNoise():
-            return plain_chroma_noise(step, frames)
-        case Jpeg():
-            return [plain_jpeg(frame, round(quality)) for frame, quality in zip(frames, step.quality, strict=True)]
-        case VideoCodec():
-            return plain_codec(step, frames)
-
-
-def plain_chroma_noise(step: ChromaNoise, frames: list[Floats]) -> list[Floats]:
-    """Blotches of colour, new in every frame."""
-    generator = np.random.RandomState(step.seed)
-    out = []
-    for frame, sigma in zip(frames, step.sigma_255, strict=True):
-        cells = generator.randn(frame.shape[0] // step.cell_px + 2, frame.shape[1] // step.cell_px + 2, 2)
-        blue, red = np.moveaxis(cv2.resize(cells * sigma * 1.5 / 255, frame.shape[1::-1]), 2, 0)
-        added = np.stack([1.402 * red, -0.344136 * blue - 0.714136 * red, 1.772 * blue], axis=2)
-        out.append(frame + added.astype(np.float32))
-    return out
-
-
-def plain_kernel(step: Blur | SincBlur, t: int) -> npt.NDArray[np.float64]:
-    """The kernel of frame t, (size, size)."""
-    offsets = np.arange(step.size_px) - step.size_px // 2
-    x, y = np.meshgrid(offsets, offsets)
-    if isinstance(step, SincBlur):
-        cutoff, radius = step.cutoff_radians[t], np.maximum(np.hypot(x, y), 1e-9)
-        kernel = cutoff * special.j1(cutoff * radius) / (2 * np.pi * radius)
-        kernel[radius < 0.5] = cutoff**2 / (4 * np.pi)
-        return np.asarray(kernel / kernel.sum())
-    cos, sin = np.cos(step.angle_radians[t]), np.sin(step.angle_radians[t])
-    q = ((x * cos + y * sin) / step.sigma_x_px[t]) ** 2 + ((y * cos - x * sin) / step.sigma_y_px[t]) ** 2
-    power = q ** step.beta[t] if step.beta[t] != 1 else q
-    kernel = 1 / (1 + power) if step.family.startswith("plateau") else np.exp(-0.5 * power)
-    return np.asarray(kernel / kernel.sum())
-
-
-def plain_resize(step: Resize, frames: list[Floats], output_size: tuple[int, int]) -> list[Floats]:
-    """Every frame in its own size: OpenCV's, without antialiasing."""
-    names = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}
-    height, width = frames[0].shape[:2]
-    sizes = [output_size] * len(frames)
-    if step.scale is not None:
-        sizes = [(max(2, int(height * s) // 2 * 2), max(2, int(width * s) // 2 * 2)) for s in step.scale]
-    return [
-        np.asarray(cv2.resize(frame, size[::-1], interpolation=names[step.filter]), dtype=np.float32)
-        for frame, size in zip(frames, sizes, strict=True)
-    ]
-
-
-def plain_poisson(step: PoissonNoise, frames: list[Floats], watch: Watch) -> list[Floats]:
-    """Photons counted one by one. The published code takes as many at white as the frame has different levels."""
-    generator = np.random.RandomState(step.seed)
-    out: list[Floats] = []
-    for frame, scale in zip(frames, step.scale, strict=True):
-        light = (np.clip((frame * 255).round(), 0, 255) / 255).astype(np.float32)
-        if step.grey:
-            light = np.asarray(cv2.cvtColor(light, cv2.COLOR_RGB2GRAY), dtype=np.float32)[..., None]
-        with watch.on(LEVELS):
-            photons = 2 ** np.ceil(np.log2(len(np.unique(light))))
-        noise = generator.poisson(light * photons) / photons - light
-        out.append(frame + noise.astype(np.float32) * np.float32(scale))
-    return out
-
-
-def plain_jpeg(frame: Floats, quality: int) -> Floats:
-    """To JPEG and back."""
-    fine, encoded = cv2.imencode(".jpg", plain_bytes(frame)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not fine:
-        raise RuntimeError(f"plain_jpeg: OpenCV failed to encode a frame of {frame.shape}.")
-    return plain_floats(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[:, :, ::-1])
-
-
-def plain_codec(step: VideoCodec, frames: list[Floats]) -> list[Floats]:
-    """Into an MP4 in memory and back, with FFmpeg's own choice of threads."""
-    buffer, options = BytesIO(), {"preset": step.preset or ""} if step.codec != "mpeg4" else {}
-    if step.crf is not None:
-        options["crf"] = str(step.crf)
-    height, width = frames[0].shape[:2]
-    with av.open(buffer, "w", format="mp4") as file:
-        stream = file.add_stream(codecs.IMPLEMENTATIONS[step.codec].encoder, rate=1, options=options)
-        if not isinstance(stream, av.VideoStream):
-            raise RuntimeError(f"plain_codec: {step.codec} is no video codec.")
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        if step.bits_per_frame is not None:
-            stream.bit_rate = step.bits_per_frame
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(plain_bytes(frame), format="rgb24")))
-        file.mux(stream.encode())
-    buffer.seek(0)
-    with av.open(buffer, "r") as file:
-        return [plain_floats(picture.to_ndarray(format="rgb24")) for picture in file.decode(video=0)]
-
-
-def plain_bytes(frame: Floats) -> Bytes:
-    """Rounded to 8 bits, overshoot cut off: the published fault of wrapping around costs no less."""
-    return np.asarray(np.clip(frame * 255, 0, 255).round(), dtype=np.uint8)
-
-
-def plain_floats(frame: npt.NDArray[Any]) -> Floats:
-    """In [0, 1]."""
-    return frame.astype(np.float32) / np.float32(255)
-
-
-# ---- the input of training -------------------------------------------------------------------------------------------
+from .cpu_clock import Watch
+from .plain_pipeline import LEVELS, Bytes, plain_bytes, plain_floats, plain_step, plain_unsharp
+from .report import Spread, aligned, machine, print_machine, write_json
 
 READ, SHARPEN, OTHER = "reading", "unsharp mask", "8 bits, mirroring"
 STEPS: dict[type[Step], str] = {
@@ -237,7 +57,9 @@ STEPS: dict[type[Step], str] = {
     VideoCodec: "video codec",
 }
 PARTS = (READ, SHARPEN, *STEPS.values(), OTHER)
-LEVELS, ENCODER, AS_ONE = "  of it, counting levels", "  of it, encoder and decoder", "make_sample"
+ENCODER, AS_ONE = "  of it, encoder and decoder", "make_sample"
+LEFT_TO_CPU = (READ, STEPS[Jpeg], ENCODER)
+"""What training with a GPU leaves to the CPU."""
 _DETAILS = {"Poisson noise": (LEVELS,), "video codec": (ENCODER,)}
 ROWS = (READ, SHARPEN, *(row for name in STEPS.values() for row in (name, *_DETAILS.get(name, ()))), OTHER)
 """Of the table; a detail is a part of the row above it."""
@@ -302,7 +124,9 @@ def plain_clip(files: Files, drawn: Drawn, num_frames: int, watch: Watch) -> Byt
 def our_clip(clips: store.ClipStore, options: SampleOptions, index: int, watch: Watch) -> Bytes:
     """The same as training.samples.make_sample does it, part by part."""
 
-    def run_codec(step: VideoCodec, planes: codecs.Planes) -> codecs.Planes:
+    def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
+        if isinstance(step, Jpeg):  # has a row of its own
+            return codecs.run(step, planes)
         with watch.on(ENCODER):
             return codecs.run(step, planes)
 
@@ -327,7 +151,7 @@ class InputReport:
     """What the input costs, CPU seconds a clip. Ratios are to the plain pipeline, medians over repeats.
 
     parts: row -> how often in a clip, plain, ours. reading: name -> L frames, U frames, the ratio of the two.
-    left_to_cpu: of ours where a GPU does all but reading, encoding and decoding.
+    left_to_cpu: of ours where a GPU does all but reading, JPEG, encoding and decoding.
     """
 
     num_clips: int
@@ -424,28 +248,42 @@ def measure_input(
         for index in range(num_clips):
             one(index)
 
+    counted = collections.Counter(STEPS[type(step)] for one in drawn for step in one.recipe.steps)
+    times = {name: counted[name] / num_clips if name in STEPS.values() else 1.0 for name in PARTS}
+    times |= {detail: times[name] for name, details in _DETAILS.items() for detail in details}
+    return report_of(plain, ours, reading, times, options, num_clips=num_clips)
+
+
+def report_of(
+    plain: Watch,
+    ours: Watch,
+    reading: dict[str, Watch],
+    times: dict[str, float],
+    options: SampleOptions,
+    *,
+    num_clips: int,
+) -> InputReport:
+    """The report of what the watches measured; times: how often each row happens in a clip."""
+
     def of(watch: Watch, *names: str) -> list[float]:
         return watch.per_clip(names, num_clips)
 
     def ratio(part: list[float], whole: list[float]) -> float:
         return statistics.median(p / w for p, w in zip(part, whole, strict=True))
 
-    counted = collections.Counter(STEPS[type(step)] for one in drawn for step in one.recipe.steps)
-    times = {name: counted[name] / num_clips if name in STEPS.values() else 1.0 for name in PARTS}
-    times |= {detail: times[name] for name, details in _DETAILS.items() for detail in details}
-    every, half = str(options.num_frames), str(num_read)
+    every, half = str(options.num_frames), str(options.num_unique)
     return InputReport(
         num_clips=num_clips,
-        num_repeats=num_repeats,
+        num_repeats=plain.num_repeats,
         num_frames=options.num_frames,
-        num_read=num_read,
+        num_read=options.num_unique,
         crop_px=options.crop_px,
         parts={name: (times[name], Spread.of(of(plain, name)), Spread.of(of(ours, name))) for name in ROWS},
         plain=Spread.of(of(plain, *PARTS)),
         ours=Spread.of(of(ours, *PARTS)),
         ratio=ratio(of(ours, *PARTS), of(plain, *PARTS)),
-        left_to_cpu=Spread.of(of(ours, READ, ENCODER)),
-        left_to_cpu_ratio=ratio(of(ours, READ, ENCODER), of(plain, *PARTS)),
+        left_to_cpu=Spread.of(of(ours, *LEFT_TO_CPU)),
+        left_to_cpu_ratio=ratio(of(ours, *LEFT_TO_CPU), of(plain, *PARTS)),
         as_one=Spread.of(of(ours, AS_ONE)),
         reading={
             name: (Spread.of(of(watch, every)), Spread.of(of(watch, half)), ratio(of(watch, half), of(watch, every)))

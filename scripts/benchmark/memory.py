@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_report import machine, print_machine, write_json
-from benchmark_subjects import size_of, smooth_picture, weights_for_upscale
-from benchmark_vspipe import Vspipe
 
 from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
+
+from .report import machine, print_machine, write_json
+from .subjects import size_of, smooth_picture, weights_for_upscale
+from .vspipe import Vspipe
 
 TRAVEL_PX = 30
 """Of the picture, out and back, two pixels a frame."""

@@ -1,9 +1,9 @@
 """What things cost on this machine, measured side by side in one run: interleaved repeats, medians and spread.
 
-    python scripts/benchmark.py input
-    python scripts/benchmark.py input --data clips/ --step-seconds 0.5 --batch 16 --json input.json
-    python scripts/benchmark.py network --sizes 64x64,320x180 --models default --json network.json
-    python scripts/benchmark.py memory --size 1920x1080 --frames 32 --length 30
+    python -m scripts.benchmark input
+    python -m scripts.benchmark input --data clips/ --step-seconds 0.5 --batch 16 --json input.json
+    python -m scripts.benchmark network --sizes 64x64,320x180 --models default --json network.json
+    python -m scripts.benchmark memory --size 1920x1080 --frames 32 --length 30
 
 input: the CPU time of one training clip of the published recipe, ours against a plain pipeline.
 network: time and memory of a frame: the published structure as it stands, the engine alone, and vspipe with all.
@@ -41,7 +41,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", metavar="WxH,...", help="default: 64x64,128x96,320x180; on a GPU also 640x360,720x480,1280x720"
     )
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
-    parser.add_argument("--frames", type=int, default=10, metavar="N", help="of the clip")
+    parser.add_argument("--frames", type=int, metavar="N", help="of the clip, default: 10, on a GPU 90")
+    parser.add_argument("--requests", type=int, metavar="N", help="in flight in the engine, default: one for each core")
     parser.add_argument(
         "--models",
         default="published,default",
@@ -51,6 +52,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="as Upscale takes it")
     parser.add_argument("--precision", default="auto", help="of the engine and vspipe, as Upscale takes it")
     parser.add_argument("--no-vspipe", dest="vspipe", action="store_false", help="leave vspipe's rows out")
+    parser.add_argument(
+        "--no-peaks", dest="peaks", action="store_false", help="leave the machine's peak rate and peak memory out"
+    )
+    parser.add_argument(
+        "--no-stand-ins", dest="stand_ins", action="store_false", help="leave other upscalers and their networks out"
+    )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,23 +70,23 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_input(arguments: argparse.Namespace) -> None:
     """Carry out `input`."""
-    import benchmark_input
+    from . import input
 
-    benchmark_input.run_input(arguments)
+    input.run_input(arguments)
 
 
 def run_network(arguments: argparse.Namespace) -> None:
     """Carry out `network`."""
-    import benchmark_network
+    from . import network
 
-    benchmark_network.run_network(arguments)
+    network.run_network(arguments)
 
 
 def run_memory(arguments: argparse.Namespace) -> None:
     """Carry out `memory`."""
-    import benchmark_memory
+    from . import memory
 
-    benchmark_memory.run_memory(arguments)
+    memory.run_memory(arguments)
 
 
 PARTS = (
@@ -91,7 +98,9 @@ PARTS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 2 with one line on standard error for what the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     for name, text, add_arguments, run in PARTS:
         part = parts.add_parser(name, help=text)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.engine import DeviceConfig as Compute
+from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
 
 MAX_PSNR_DB = 200.0
 """What two equal pictures have here, instead of infinity."""
@@ -31,20 +31,40 @@ class First:
     cuda_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EngineRun:
+    """What a run of the engine took. ends: seconds from the start to the end of each frame, ascending."""
+
+    seconds: float
+    ends: Sequence[float]
+    passes_per_frame: float
+
+    @property
+    def steady_frames_per_second(self) -> float | None:
+        """The rate of the second half of the frames, or None of a single frame."""
+        half = len(self.ends) // 2
+        if not half or self.ends[-1] <= self.ends[-half - 1]:
+            return None
+        return half / (self.ends[-1] - self.ends[-half - 1])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """One way to upscale the clip.
 
-    model: the network, "" where it is none of ours. flops_per_frame: multiplications and additions of the network as it
-    is written, however it is computed. first: the untimed run. seconds: a timed one, of the whole clip.
+    model: the network, "" where it is none of ours. num_frames: of a timed run. flops_per_frame: multiplications and
+    additions of the network as it is written, however it is computed. first: the untimed run. seconds: a timed one.
+    runs: what the timed runs of the engine tell besides.
     """
 
     name: str
     model: str
     dtype: torch.dtype
+    num_frames: int
     flops_per_frame: float | None
     first: Callable[[], First]
     seconds: Callable[[], float]
+    runs: list[EngineRun] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +95,7 @@ def measure_in_turns(ways: Sequence[Way], num_repeats: int) -> Turns:
     return Turns(first, {index: times for index, times in seconds.items() if index not in failed}, failed)
 
 
-def timed(compute: Compute, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
+def timed(compute: DeviceConfig, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """The seconds that a job takes on the thread that computes for this device, and its result.
 
     The engine's thread: each thread that calls torch gets a pool of workers of its own.
@@ -89,6 +109,11 @@ def timed(compute: Compute, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
         return time.perf_counter() - before, result
 
     return compute.run(work)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name without "torch."."""
+    return str(dtype).removeprefix("torch.")
 
 
 def synchronise(device: torch.device) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmark_basicvsrpp import BasicVSRPlusPlus
-from benchmark_turns import First, Way, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vsrealbasicvsr.engine import DeviceConfig as Compute
+from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
 from vsrealbasicvsr.model import SCALE
+
+from .basicvsrpp import BasicVSRPlusPlus
+from .turns import First, Way, timed
 
 STAND_IN = "stand-in for vs-realesrgan (needs CUDA): realesr-animevideov3 in torch"
 CHANNELS_LAST = ", channels_last"
@@ -73,7 +74,7 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
     flops = compact_flops(width, height)
 
     def way(dtype: torch.dtype, layout: torch.memory_format) -> Way:
-        network, compute = compact_network().to(device, dtype).to(memory_format=layout), Compute(device, dtype)
+        network, compute = compact_network().to(device, dtype).to(memory_format=layout), DeviceConfig(device, dtype)
 
         def once() -> float:
             def job() -> Tensor:
@@ -90,7 +91,9 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
             return First()
 
         name = STAND_IN + (CHANNELS_LAST if layout == torch.channels_last else "") + _type_name(dtype, dtypes)
-        return Way(name=name, model="", dtype=dtype, flops_per_frame=flops, first=first, seconds=once)
+        return Way(
+            name=name, model="", dtype=dtype, num_frames=num_frames, flops_per_frame=flops, first=first, seconds=once
+        )
 
     layouts = (torch.contiguous_format, torch.channels_last)
     ways = [way(dtype, layout) for dtype in dtypes for layout in layouts]
@@ -101,7 +104,7 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
 
 def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype, dtypes: list[torch.dtype]) -> Way:
     """BasicVSR++ on the whole clip. Its work is not counted: torch's counter does not know deformable convolutions."""
-    compute = Compute(device, dtype)
+    compute = DeviceConfig(device, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = BasicVSRPlusPlus().eval().requires_grad_(False).to(device, dtype)
@@ -114,7 +117,9 @@ def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtyp
         return First()
 
     name = BASICVSRPP_STAND_IN + _type_name(dtype, dtypes)
-    return Way(name=name, model="", dtype=dtype, flops_per_frame=None, first=first, seconds=once)
+    return Way(
+        name=name, model="", dtype=dtype, num_frames=len(frames), flops_per_frame=None, first=first, seconds=once
+    )
 
 
 def _type_name(dtype: torch.dtype, dtypes: list[torch.dtype]) -> str:
@@ -163,7 +168,9 @@ def peer_way(peer: str, frames: Tensor, device: torch.device, dtype: torch.dtype
         return First(cuda_bytes=torch.cuda.max_memory_allocated(device))
 
     flops = compact_flops(width, height) if peer == "vsrealesrgan" else None
-    return Way(name=peer, model="", dtype=dtype, flops_per_frame=flops, first=first, seconds=once)
+    return Way(
+        name=peer, model="", dtype=dtype, num_frames=len(frames), flops_per_frame=flops, first=first, seconds=once
+    )
 
 
 def _build_realesrgan(clip: Any, device_index: int, folder: Path) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import benchmark_process
+from . import process
 
 _REPORT = re.compile(r"Output (\d+) frames in (\d+\.\d+) seconds \((\d+\.\d+) fps\)")
 
@@ -71,7 +71,7 @@ class Vspipe:
         path.write_text(textwrap.dedent(script), encoding="utf-8")
         arguments = [text for name, value in given.items() for text in ("--arg", f"{name}={value}")]
         command = [str(self.executable), *arguments, str(path), str(output) if output else "--"]
-        done = benchmark_process.run(command, environment=self.environment)
+        done = process.run(command, environment=self.environment)
         report = _REPORT.search(done.stderr)
         if done.returncode or report is None:
             raise VspipeError(f"vspipe failed: {done.last_words()}")

@@ -26,12 +26,20 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def build_network(model: str) -> RealBasicVSR:
-    """The network of one of MODELS, float32, in evaluation mode, on the CPU. Random weights are the same every time."""
+    """The network of one of MODELS, float32, in evaluation mode, on the CPU. Random weights are the same every time.
+
+    Random cleaning is scaled down until it changes little, as trained cleaning does: a frame is cleaned once.
+    """
     if model == "default":
         return load_model("default")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return RealBasicVSR().eval().requires_grad_(False)
+        network = RealBasicVSR().eval().requires_grad_(False)
+    last = network.image_cleaning[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    for parameter in last.parameters():
+        parameter.mul_(0.1)
+    return network
 
 
 def weights_for_upscale(model: str, folder: Path) -> str:
