@@ -3,7 +3,8 @@
 #   make demo                              upscale a low-quality clip made on the spot; results in demo/
 #   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
 #            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
-#   make test                              the default tests
+#   make test                              the default tests, on as many workers as there are cores
+#   make test-fast                         those of them that take no seconds each: no whole programs, no long series
 #   make check                             ruff, mypy and the default tests
 #   make sanitize                          both C files under gcc's sanitizers, address, undefined and thread, with
 #                                          frames through a real core on 8 threads: minutes; it says what is lacking
@@ -14,7 +15,7 @@
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check sanitize install clean
+.PHONY: demo test test-fast check sanitize install clean
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/python scripts/demo.py $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
@@ -22,7 +23,10 @@ demo: $(INSTALLED)
 		$${DETAIL:+--detail "$$DETAIL"} $${CLEANING:+--cleaning "$$CLEANING"}
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
+
+test-fast: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n auto -m "not slow and not long"
 
 check: $(INSTALLED)
 	scripts/check

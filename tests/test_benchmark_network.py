@@ -22,6 +22,8 @@ import benchmark_subjects  # noqa: E402
 import benchmark_turns  # noqa: E402
 import benchmark_vspipe  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 SAME_DB = 100
 """Rounding in float32 leaves some 130 dB; a picture in 8 bits would leave 59."""
 TINY = ("network", "--sizes", "24x16", "--frames", "3", "--repeats", "1", "--models", "default", "--device", "cpu")

@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import demo
 import encode
 
+pytestmark = pytest.mark.long
+
 DEMO = ROOT / "scripts" / "demo.py"
 MAX_SECONDS_TO_END = 20
 MATROSKA_TICK = Fraction(1, 1000)
