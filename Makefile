@@ -3,7 +3,8 @@
 #   make demo                              upscale a low-quality clip made on the spot; results in demo/
 #   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
 #            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
-#   make test                              the default tests
+#   make test                              the default tests, on as many workers as there are cores
+#   make test-fast                         those of them that take no seconds each: no whole programs, no long series
 #   make test-oldest                       the default tests with the oldest torch that pyproject.toml promises
 #   make check                             ruff, mypy and the default tests
 #   make sanitize                          both C files under gcc's sanitizers, address, undefined and thread, with
@@ -16,7 +17,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest check sanitize install clean
+.PHONY: demo test test-fast test-oldest check sanitize install clean
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/python -m scripts.demo $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
@@ -24,10 +25,13 @@ demo: $(INSTALLED)
 		$${DETAIL:+--detail "$$DETAIL"} $${CLEANING:+--cleaning "$$CLEANING"}
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
+
+test-fast: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n auto -m "not slow and not long"
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest -n auto
 
 check: $(INSTALLED)
 	scripts/check

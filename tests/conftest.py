@@ -29,6 +29,35 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MakeClip = Callable[..., Path]
 
+MAX_WORKERS = 4
+"""More would wait for the longest file, and each takes about a GB of memory."""
+
+LONGEST_FILES = ("test_training.py", "test_upscaler.py", "test_app_files.py", "test_app_runs.py", "test_filter.py",
+                 "test_process.py", "test_demo.py", "test_pipe.py", "test_benchmark_network.py")  # fmt: skip
+"""Started first, so that no worker is left alone with a long file at the end."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Decide the number of workers of `-n auto`, which make test passes, and the number of threads of each.
+
+    One worker for each core, with one thread: the networks of the tests are so small that threads waiting for each
+    other would take most of the time. A file stays on one worker, because its fixtures are shared. No workers where
+    there is a GPU: the tests of device="auto" would compete for it.
+    """
+    if torch.cuda.is_available() or os.environ.get("RBVSR_REQUIRE_CUDA") == "1":
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config.option.dist, config.option.loadscopereorder = "loadfile", False
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", num_cores)), MAX_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs a GPU is skipped without one, unless RBVSR_REQUIRE_CUDA=1 says that it must not be."""

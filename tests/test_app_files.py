@@ -14,6 +14,8 @@ from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.upscaling import upscale_file
 from vsrealbasicvsr.errors import UserError
 
+pytestmark = pytest.mark.long
+
 VIDEO = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1"]
 AUDIO = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1"]
 H264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]

@@ -16,6 +16,8 @@ from conftest import TIMEOUT_SECONDS
 
 from vsrealbasicvsr.app.plan import Segment, plan_segments, runs, share
 
+pytestmark = pytest.mark.long
+
 NUM_FRAMES = 60
 SEGMENT = ["--length", "5", "--overlap", "2", "--segment-frames", "10", "--device", "cpu"]
 

@@ -85,6 +85,7 @@ def test_the_script_passes_every_argument_on(native, script):
         assert what in str(caught.value)
 
 
+@pytest.mark.long
 def test_the_script_gives_what_the_function_gives(native, script, core, two_sets, small_clip_file):
     texts = {"theta": "1.5", "model": str(two_sets), "length": "2", "overlap": "1", "scene_cuts": "off"}
     texts |= {"device": "cpu", "precision": "fp32", "tile": "7", "detail": "0.25", "cleaning": "0.5"}

@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--num-clips", "2", "--repeats", "2", "--num-frames", "4", "--crop", "16")
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """What the command prints and writes in a tiny setting."""

@@ -32,6 +32,8 @@ from vsrealbasicvsr.engine import choose_device
 from vsrealbasicvsr.filter import entry
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.long
+
 SAME_DB = 100
 """Rounding in float32 leaves some 130 dB; a picture in 8 bits would leave 59."""
 TINY = ("network", "--sizes", "24x16", "--frames", "3", "--repeats", "1", "--models", "default", "--device", "cpu")

@@ -148,6 +148,7 @@ FILL = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are Unix's")
 def test_a_disk_that_takes_no_more_leaves_the_last_good_checkpoint_and_says_so(tmp_path):
     done = subprocess.run(

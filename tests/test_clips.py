@@ -93,6 +93,7 @@ def test_a_photograph_smaller_than_the_view_is_reflected_not_padded() -> None:
     assert clip.min() == clip.max() == 200
 
 
+@pytest.mark.long
 def test_a_camera_on_a_tripod_does_not_move(photograph: Bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, all frames are one picture, and objects still move in front of it; not asked for, nothing is drawn."""
 

@@ -375,6 +375,7 @@ class Constants(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.long
 def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it(monkeypatch):
     """On the meta device, where all that depends on values raises."""
     # Up to torch 2.11 `_convolution` is not there for this device; `convolution` is, and the switches decide no shape.

@@ -59,6 +59,7 @@ def gradient(frames: torch.Tensor) -> float:
     return float((across.square() + down.square()).sqrt().mean())
 
 
+@pytest.mark.long
 def test_the_faithful_set_is_nearer_to_the_truth_than_bicubic_and_nowhere_much_farther(faithful):
     """The goal is 1.0 dB on average and none below bicubic; the model card says how far these weights are from it."""
     gains = gains_db(faithful)
@@ -66,6 +67,7 @@ def test_the_faithful_set_is_nearer_to_the_truth_than_bicubic_and_nowhere_much_f
     assert min(gains) > -0.3
 
 
+@pytest.mark.long
 def test_detail_sharpens_step_by_step_for_a_price_in_decibels():
     pictures = {detail: load_model("default", detail=detail) for detail in (0.0, 0.6, 1.0)}
     lengths = {
@@ -101,6 +103,7 @@ def test_cleaning_comes_to_rest_on_stripes(model, period):
     assert (cleaned - lr).abs().mean() < 12 / 255
 
 
+@pytest.mark.long
 def test_in_bands_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(model):
     lr, _ = degraded("astronaut", num_frames=6)
 

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -318,6 +319,15 @@ def codec_step(
     codec: str, *, preset: str = "ultrafast", bits: int | None = 40_000, crf: int | None = None
 ) -> VideoCodec:
     return VideoCodec(codec=codec, preset=None if codec in WITHOUT_CRF else preset, bits_per_frame=bits, crf=crf)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="asks Linux for the policy of a thread")
+@pytest.mark.parametrize("codec", CODECS)
+def test_an_encoder_leaves_the_priority_of_its_caller_alone(codec: str):
+    """Seen as root: SVT-AV1 made its caller a real-time thread for the rest of the process."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    run_step(codec_step(codec), flat(COLOURS[0]))
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -16,6 +16,8 @@ from PIL import Image
 
 from scripts import demo, encode
 
+pytestmark = pytest.mark.long
+
 MAX_SECONDS_TO_END = 20
 MATROSKA_TICK = Fraction(1, 1000)
 FILM_RATE = Fraction(24000, 1001)

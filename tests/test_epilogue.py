@@ -147,6 +147,7 @@ print(num)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch came without Triton")
 def test_the_kernel_gives_torchs_values_in_tritons_interpreter():
     done = subprocess.run(
@@ -173,6 +174,7 @@ def test_without_triton_nothing_of_it_is_asked_for(monkeypatch):
     assert unsupported_reason(by_triton, CPU, torch.float32) == "Triton is not installed"
 
 
+@pytest.mark.long
 def test_the_cpu_loads_no_triton():
     code = (
         "import sys, vsrealbasicvsr.filter.entry; print('vsrealbasicvsr.backends.cuda.epilogue_triton' in sys.modules)"

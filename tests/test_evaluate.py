@@ -201,6 +201,7 @@ def test_the_network_sees_only_the_degraded_clip_and_answers_in_8_bits(clips, ti
     assert not torch.equal(uncleaned, enlarged[OURS])
 
 
+@pytest.mark.long
 def test_the_same_arguments_give_the_same_numbers(results, tiny_model, clips, tmp_path):
     again = run_tiny(tiny_model, clips, tmp_path, "--against", tiny_model, *CHOSEN)
     assert again["clips"] == results[1]["clips"]

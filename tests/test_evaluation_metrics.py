@@ -293,6 +293,7 @@ def still():
     return PHOTOGRAPHS["coffee"].expand(4, -1, -1, -1)
 
 
+@pytest.mark.long
 def test_jod_is_10_for_equal_clips_and_falls_as_the_damage_grows(jod, still):
     assert jod(still, still, 25) == 10
     for damaged in (blurred, noisy):

@@ -119,6 +119,7 @@ def test_a_network_whose_sequences_start_with_several_passes_gives_what_torch_gi
     assert (expected["first"] - without["first"]).abs().max() > 5 * WINOGRAD, "the passes do something"
 
 
+@pytest.mark.long
 def test_the_published_network_comes_within_100_db(kernels):
     model = RealBasicVSR().eval()
     frames = smooth(2, 40, 52)
@@ -204,6 +205,7 @@ print("done")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HERE)
 def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
     compiler = shutil.which("gcc")
@@ -343,6 +345,7 @@ def compiled(program: str, name: str, folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HERE)
 def test_what_has_no_end_is_rectified_as_torch_does_it(name, tmp_path):
     values = torch.tensor([torch.inf, -torch.inf, torch.nan, 0, -0.0, 1, -1, 3e38, -3e38, 1e-45, -1e-45, 2, 3, 4, 5, 6])
@@ -359,6 +362,7 @@ def test_what_has_no_end_is_rectified_as_torch_does_it(name, tmp_path):
         assert torch.equal(made.nan_to_num(7, posinf=8, neginf=9), expected.nan_to_num(7, posinf=8, neginf=9)), slope
 
 
+@pytest.mark.long
 def test_threads_that_cannot_be_made_for_want_of_memory_leave_nothing_behind(tmp_path):
     opening = compiled(SHORT_OF_MEMORY, HERE[0], tmp_path)
     assert [opening.held_after(number) for number in range(4)] == [0, 0, 0, -1]

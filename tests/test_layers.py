@@ -235,6 +235,7 @@ def run(program: str) -> object:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_importing_the_package_imports_no_host_no_codec_and_no_training():
     loaded = run(f"import json, sys, {PACKAGE}; print(json.dumps(sorted(sys.modules)))")
     unwanted = ["vapoursynth", "vsutil", "cv2", "av", "skimage", "training", "scripts"]
@@ -295,6 +296,7 @@ device.run(lambda: model(lr))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", ["", WORK], ids=["imported", "used"])
 def test_no_switch_of_torch_or_of_the_process_is_changed(steps):
     assert run(SWITCHES.replace("{steps}", steps).replace("{{", "{").replace("}}", "}")) == {}

@@ -76,6 +76,7 @@ def check_case(settings: dict, case: reference.Case, stride: dict[str, int]) -> 
         frames = frames + residue
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_output_cleaned_frames_flows_and_passes_are_the_references(name):
     check_case(*CASES[name], reference.KEPT_STRIDE)

@@ -268,6 +268,7 @@ def test_vspipe_shows_the_error_line(fake_package: Path, vspipe: dict[str, str],
     assert line in (result.stdout + result.stderr).splitlines()
 
 
+@pytest.mark.long
 def test_fifty_environments_in_one_process_leave_nothing_behind(fake_package: Path) -> None:
     output = run_program(
         """
@@ -515,6 +516,7 @@ def test_thousands_of_frames_in_random_order_do_not_grow_the_process() -> None:
     assert stress(2000, 64) < MAX_GROWTH_MIB_UNDER_STRESS
 
 
+@pytest.mark.long
 def test_thousands_of_frames_do_not_grow_the_process() -> None:
     output = run_program("""
         import resource

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import TIMEOUT_SECONDS, Vspipe
 
+pytestmark = pytest.mark.long
+
 NUM_FRAMES = 30
 MAX_SECONDS_TO_END = 20
 """What a process may take to end after Ctrl-C: frames under way are finished first, on a machine that may be busy."""

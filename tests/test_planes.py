@@ -123,6 +123,7 @@ def both_ways(tiny_model, monkeypatch):
     return upscale
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format_id", FORMATS, ids=lambda format_id: vs.PresetVideoFormat(format_id).name)
 def test_upscale_gives_the_same_clip_wherever_it_is_converted(core, both_ways, format_id):
     clip = as_format(core, format_id, num_frames=2).std.SetFrameProps(text="übung", several=[1, 2])
@@ -157,6 +158,7 @@ def test_each_frame_is_converted_by_its_own_properties_and_those_that_torch_cann
             assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(theirs, ours, strict=True))
 
 
+@pytest.mark.long
 def test_converted_frames_are_the_same_bytes_in_any_order_and_upscaled_once(core, tiny_model, monkeypatch):
     monkeypatch.setattr(entry, "_converts", lambda computes: True)
     made = []

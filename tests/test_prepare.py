@@ -135,6 +135,7 @@ def test_the_summary_counts_everything(footage: Path, tmp_path: Path, capsys: py
         assert lines[-1] == "files that are neither video nor picture: 1 .txt"
 
 
+@pytest.mark.long
 def test_the_same_footage_gives_the_same_bytes_whoever_cuts_it(footage: Path, prepared: Path, tmp_path: Path) -> None:
     assert main(["prepare", str(footage), str(tmp_path / "out"), *SMALL[:-1], "2"]) == 0
     assert contents(tmp_path / "out") == contents(prepared)
@@ -259,6 +260,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
         assert np.load(path).ndim == 4
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, photograph: Bytes) -> None:
     frames = np.concatenate([panned(photograph, num_frames=60, height=96, width=128)] * 3)
     (tmp_path / "in").mkdir()

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def run_python(script: str, *arguments: object, threads: str | None = "1") -> str:
     """What the script prints. threads: of OpenMP; None: as many as it finds cores."""

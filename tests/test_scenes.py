@@ -43,6 +43,7 @@ def test_another_picture_is_a_cut_whatever_borders_it_has(pictures, name):
     assert all(count <= 1 for count, _ in missed.values()), missed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("framing", ["16:9", "2.39 in 4:3", "9:16 in 16:9"])
 @pytest.mark.parametrize("look", ["plain", "noise, logo, subtitles"])
 def test_what_moves_flashes_or_fades_is_no_cut(pictures, framing, look):

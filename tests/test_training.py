@@ -1,13 +1,21 @@
-"""Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data."""
+"""Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data.
 
+What is interrupted, compared to the bit with what was, or changes its process, runs in a process of its own, `started`;
+all else in this one, `run`: it takes two seconds to load torch.
+"""
+
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +25,7 @@ import torch
 import vapoursynth as vs
 from PIL import Image
 
+from scripts import study_batch_length
 from training import export as training_export
 from training import loop
 from training.__main__ import main
@@ -30,6 +39,7 @@ from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.long
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TIMEOUT_SECONDS = 240
 
@@ -51,11 +61,34 @@ def command(*words: object) -> list[str]:
 
 
 def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            ended = main([str(word) for word in words])
+        except SystemExit as error:  # argparse's
+            ended = error.code
+    done = subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def started(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
     done = subprocess.run(
         command(*words), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes have: sums, and so bits, may depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +106,7 @@ def clips(tmp_path_factory) -> Path:
 def whole_run(clips, tmp_path_factory) -> Path:
     """Twelve steps without interruption, a checkpoint every four."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    run("train", *TINY, "--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4)
+    started("train", *TINY, "--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4)
     return out
 
 
@@ -192,7 +225,7 @@ def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run("train", *words, "--out", one, "--batch", 2, "--iterations", 3)
     torchrun("train", *words, "--out", two, "--batch", 1, "--iterations", 2)
-    torchrun("train", "--resume", two, "--iterations", 3)
+    torchrun("train", "--resume", two, "--iterations", 3, "--workers", 0)
     a, b = (load_checkpoint(checkpoint_path(folder, 1)) for folder in (one, two))
     gradients = [
         [state["optimizer"]["state"][number]["exp_avg"] * 10 for number in sorted(state["optimizer"]["state"])]
@@ -231,7 +264,7 @@ def test_a_run_with_a_discriminator_is_resumed_at_the_same_bits(clips, whole_run
     """As stage 2 begins: from another run; VGG19 is not to be had offline and left out."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     run("train", *GAN, "--data", clips, "--from", whole_run, "--out", whole, "--iterations", 2)
-    run("train", *GAN, "--data", clips, "--from", whole_run, "--out", parted, "--iterations", 2)
+    shutil.copytree(whole, parted)  # as it was left after its first step
     checkpoint_path(parted, 2).unlink()
     run("train", "--resume", parted)
     assert_same(whole, parted, 2)
@@ -382,7 +415,8 @@ def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, wor
     tiny = [] if "--preset" in given else TINY
     if given.get("--preset") == "stage2":
         tiny = TINY[2:]
-    done = run("train", *tiny, *(word for pair in given.items() for word in pair), status=2)
+    tell = started if words[-1] in ("stage7", "cuda:7") else run  # once for argparse, once for an error of ours
+    done = tell("train", *tiny, *(word for pair in given.items() for word in pair), status=2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert said in done.stderr.splitlines()[-1]
@@ -515,24 +549,40 @@ def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
 
 
 def study(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words)]
-    done = subprocess.run(
-        program, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+    """Run the script in this process; `carry_out` still starts a process for each command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = study_batch_length.main([str(word) for word in words])
+    done = subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
     assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
     return done
 
 
-def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tmp_path):
-    """Both pairs are trained and measured; called again, what is there is not made again and what is missing is."""
+def study_started(*words: object) -> None:
+    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words)]
+    subprocess.run(program, cwd=ROOT, env=ENVIRONMENT, timeout=TIMEOUT_SECONDS, check=True)
+
+
+def carry_out_here(command: Sequence[str]) -> None:
+    assert command[:3] == [sys.executable, "-m", "training"]
+    if status := main(command[3:]):
+        raise subprocess.CalledProcessError(status, command)
+
+
+def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tmp_path, monkeypatch):
+    """Both pairs are trained and measured; called again, what is there is not made again and what is missing is.
+
+    Its commands run here at first, then as the processes that they are.
+    """
     small, held_out = tmp_path / "small", tmp_path / "held_out"
     small.mkdir()
     Image.fromarray(skimage.data.astronaut()[:256, 120:376]).save(small / "face.png")
     run("prepare", small, held_out, "--images", "photographs", "--workers", "1")
     settings = ["--", *TINY_SETTINGS, "--pool-num-frames", "4", "--iterations", "4", "--checkpoint-every", "2"]
     words = ["--data", clips, "--held-out", held_out, "--out", tmp_path, "--pairs", "2x2,1x4", "--preset", "smoke"]
-    first = study(*words, *settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(study_batch_length, "carry_out", carry_out_here)
+        first = study(*words, *settings)
     rows = json.loads((tmp_path / "study.json").read_text())
     assert [row["pair"] for row in rows] == ["2x2", "1x4"]
     assert rows[0]["bicubic"]["psnr_db"] == rows[1]["bicubic"]["psnr_db"]
@@ -549,7 +599,7 @@ def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tm
     untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
     (tmp_path / "1x4" / "study" / "results.json").unlink()  # as if it had been cut off after the second step
     checkpoint_path(tmp_path / "1x4", 4).unlink()
-    study(*words, *settings)
+    study_started(*words, *settings)
     assert checkpoint_path(tmp_path / "1x4", 4).exists()
     assert json.loads((tmp_path / "study.json").read_text())[1]["ours"] == rows[1]["ours"]
     assert (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns == untouched

@@ -327,6 +327,7 @@ def noisy(core: vs.Core) -> vs.VideoNode:
     return core.std.ModifyFrame(blank, blank, fill)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kernels", ["", "off"])
 def test_detail_gives_the_pixels_of_the_weights_by_themselves(core, two_sets, tmp_path, monkeypatch, kernels):
     monkeypatch.setenv("RBVSR_KERNELS", kernels)

@@ -37,7 +37,12 @@ SMALL = Architecture(
 CPU = DeviceConfig(torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture(autouse=True, params=["our kernels", "torch", "concurrent"])
+LONG = pytest.mark.long
+
+
+@pytest.fixture(
+    autouse=True, params=["our kernels", pytest.param("torch", marks=LONG), pytest.param("concurrent", marks=LONG)]
+)
 def kernels(request, monkeypatch):
     """Everything holds with our own kernels, where the processor has them, and without; and with several frames at
     once, as on a GPU.
@@ -101,9 +106,35 @@ def get(engine: WindowUpscaler, frames: torch.Tensor, n: int, **cuts) -> torch.T
         engine.cache.release(n)
 
 
-def test_any_order_gives_the_same_bytes_as_reading_forwards():
-    frames = clip(25)
-    forwards = [get(upscaler(25), frames, n) for n in range(25)]  # each from a fresh engine: no history at all
+@pytest.fixture(scope="module")
+def made() -> dict[object, list[torch.Tensor]]:
+    """What `fresh` has computed so far."""
+    return {}
+
+
+@pytest.fixture
+def fresh(request, made):
+    """Frames as engines without any history make them, for tests to compare with; kept from test to test.
+
+    fresh(num_frames, each=True, **settings of `upscaler`): the frames of clip(num_frames), each from an engine of its
+    own, or all from one that reads forwards.
+    """
+
+    def frames_of(num_frames: int, *, each: bool = True, **settings) -> list[torch.Tensor]:
+        key = (request.node.callspec.params["kernels"], num_frames, each, *sorted(settings.items()))
+        if key not in made:
+            frames, engine = clip(num_frames), upscaler(num_frames, **settings)
+            made[key] = [
+                get(upscaler(num_frames, **settings) if each else engine, frames, n) for n in range(num_frames)
+            ]
+        return [frame.clone() for frame in made[key]]
+
+    return frames_of
+
+
+@pytest.mark.long
+def test_any_order_gives_the_same_bytes_as_reading_forwards(fresh):
+    frames, forwards = clip(25), fresh(25)
 
     for order in (list(range(25)), list(reversed(range(25))), random.Random(0).sample(range(25), 25) * 2):
         engine = upscaler(25)
@@ -187,10 +218,10 @@ def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
     assert height - (num_bands - 1) * rows > rows - num_bands  # the last band is no sliver
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [1, 5, 11, 23, 24, 1000])
-def test_frames_worked_on_in_bands_are_the_same_frames(rows):
-    frames = clip(8)
-    whole = [get(upscaler(8, theta=1.5), frames, n) for n in range(8)]
+def test_frames_worked_on_in_bands_are_the_same_frames(rows, fresh):
+    frames, whole = clip(8), fresh(8, theta=1.5)
     engine = upscaler(8, theta=1.5, max_tile_rows=rows)
     banded = [get(engine, frames, n) for n in range(8)]
     assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
@@ -215,12 +246,11 @@ def test_the_number_of_cleaning_passes_is_decided_on_whole_frames():
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_states", [2, 3, 5, 9])
 @pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
-def test_what_may_be_held_shows_in_no_bit(num_states, order):
-    frames = clip(30)
-    plenty = upscaler(30, length=12, overlap=3)
-    expected = [get(plenty, frames, n) for n in range(30)]
+def test_what_may_be_held_shows_in_no_bit(num_states, order, fresh):
+    frames, expected = clip(30), fresh(30, each=False, length=12, overlap=3)
     engine = upscaler(30, length=12, overlap=3)
     worker_of(engine).budget = Budget(num_states=num_states, holds_flows=False)
     numbers = list(range(30))
@@ -235,6 +265,7 @@ def test_what_may_be_held_shows_in_no_bit(num_states, order):
                 assert scene.num_states() <= num_states + 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_states", "most"), [(30, 1.0), (12, 1.5), (5, 2.1), (3, 3.1), (2, 4.7)])
 def test_with_few_states_the_backward_pass_is_walked_again_but_not_often(num_states, most):
     frames = clip(38)
@@ -290,9 +321,9 @@ def test_pages_that_cannot_be_had_are_memory_that_is_short(monkeypatch):
     assert engine.statistics.times_out_of_memory == (1 if asked else 0)  # torch's states have no pages of their own
 
 
-def test_after_a_failure_of_another_kind_every_frame_can_still_be_had():
-    frames = clip(12)
-    expected = [get(upscaler(12, length=12), frames, n) for n in range(12)]
+@pytest.mark.long
+def test_after_a_failure_of_another_kind_every_frame_can_still_be_had(fresh):
+    frames, expected = clip(12), fresh(12, length=12)
     engine = upscaler(12, length=12)
     worker = worker_of(engine)
     worker.budget = Budget(num_states=2, holds_flows=False)
@@ -360,10 +391,10 @@ OUT_OF_MEMORY = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", range(1, 40, 2))
-def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step):
-    frames = clip(6)
-    expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
+def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step, fresh):
+    frames, expected = clip(6), fresh(6, length=4)
     engine = upscaler(6, length=4)
     failing = worker_of(engine).backend = Failing(worker_of(engine).backend, lambda _, call: call == step)
     assert all(torch.equal(get(engine, frames, n), expected[n]) for n in range(6))
@@ -375,11 +406,15 @@ def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step):
     assert engine.messages.take_warnings() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STEPS)
-def test_while_memory_stays_short_the_bands_are_halved(name):
+def test_while_memory_stays_short_the_bands_are_halved(name, request, made):
     frames = clip(6, seed=3)
     frames = torch.nn.functional.interpolate(frames, size=(96, 32))
-    expected = [get(upscaler(6, length=4), frames, n) for n in range(6)]
+    key = (request.node.callspec.params["kernels"], "tall")
+    if key not in made:
+        made[key] = [get(upscaler(6, length=4), frames, n) for n in range(6)]
+    expected = made[key]
     engine = upscaler(6, length=4)
     inner = worker_of(engine).backend
     worker_of(engine).backend = Failing(inner, lambda step, _: step == name and (inner.max_tile_rows or 96) > 30)
@@ -510,6 +545,7 @@ def test_within_a_window_any_order_computes_it_once(order):
     assert engine.statistics.forward_steps == 12 + 2
 
 
+@pytest.mark.long
 def test_a_long_clip_holds_no_more_than_a_short_one():
     def held(num_frames):
         engine = upscaler(num_frames)
@@ -544,9 +580,9 @@ def test_missing_source_frames_are_named():
         engine.upscale(0)
 
 
-def test_many_threads_at_once_get_the_same_bytes():
-    frames = clip(24)
-    alone = [get(upscaler(24), frames, n) for n in range(24)]
+@pytest.mark.long
+def test_many_threads_at_once_get_the_same_bytes(fresh):
+    frames, alone = clip(24), fresh(24)
     engine = upscaler(24)
     wrong: list[int] = []
 
@@ -646,6 +682,7 @@ def test_without_a_source_frame_the_others_are_what_they_are_beside_a_cut(first_
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scene_cuts", ["auto", "off"])
 @pytest.mark.parametrize(("value", "taken_for"), [
     (float("nan"), 0.0), (float("inf"), 3.0), (float("-inf"), -2.0), (50.0, 3.0), (-1e30, -2.0),

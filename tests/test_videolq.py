@@ -128,6 +128,7 @@ def test_detail_is_swept_over_a_file_of_two_sets(two_sets, folder):
     assert faithful.digest != sharp.digest
 
 
+@pytest.mark.long
 def test_frames_that_are_written_are_a_row_of_another_benchmark(folder, tmp_path, tiny_model):
     run(folder, tmp_path / "a", "--weights", f"a net={tiny_model}", "--write-frames")
     again = run(folder, tmp_path / "b", "--results", f"again={tmp_path / 'a' / 'frames' / 'a_net'}")
@@ -165,6 +166,7 @@ def seen(monkeypatch):
     return seen, watched
 
 
+@pytest.mark.long
 def test_a_run_that_was_interrupted_goes_on_with_the_sequence_it_was_at(folder, tmp_path, tiny_model, seen, capsys):
     names, network = seen
     words = ["benchmark", str(folder), "--out", str(tmp_path / "a"), "--weights", str(tiny_model), "--device", "cpu"]
@@ -184,6 +186,7 @@ def test_a_run_that_was_interrupted_goes_on_with_the_sequence_it_was_at(folder, 
     assert resumed["frames"] == whole_run["frames"]
 
 
+@pytest.mark.long
 def test_only_what_was_made_from_the_very_same_is_kept(folder, tmp_path, tiny_model, seen):
     names, _ = seen
     both = ["000", "001"]

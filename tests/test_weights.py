@@ -297,6 +297,7 @@ def test_a_device_that_torch_does_not_have_is_a_runtime_error():
             load_model(device="cuda")
 
 
+@pytest.mark.long
 def test_nothing_is_printed(tmp_path):
     path = save(published(state_dict("ema"), state_dict()), tmp_path / "w.pth", "legacy")
     program = f"import vsrealbasicvsr; vsrealbasicvsr.load_model({str(path)!r}); vsrealbasicvsr.load_model()"
@@ -710,6 +711,7 @@ def test_a_conversion_that_fails_leaves_what_was_there_and_says_why_in_one_line(
     assert left == ["folder", "in.pth", "large.pth", "out.safetensors", "page.pth"]
 
 
+@pytest.mark.long
 def test_the_script_runs_from_the_command_line_without_a_traceback(tmp_path):
     script = Path(convert_weights.__file__)
     page = tmp_path / "page.pth"
@@ -922,6 +924,7 @@ def test_a_pickle_that_only_takes_time_is_not_read(tmp_path, nothing_is_built, w
     assert "more than any file of weights does" in refusal(legacy)
 
 
+@pytest.mark.long
 def test_a_file_of_very_many_tensors_is_not_read(tmp_path, nothing_is_built):
     header = {f"k{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     assert "larger than any file of weights" in refusal(write_safetensors_header(tmp_path / "a", header, bytes(9)))

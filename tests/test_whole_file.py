@@ -117,6 +117,7 @@ with whole_file(Path(sys.argv[1])) as file:
 """
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")

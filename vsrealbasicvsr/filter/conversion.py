@@ -70,6 +70,17 @@ ASSUMED = (
 )
 
 
+def cached(clip: vs.VideoNode, num_frames: int) -> vs.VideoNode:
+    """Return the clip, of which the core keeps the last `num_frames` frames.
+
+    `to_rgbs` reads each frame twice, first for its properties. The first reads of a whole window may all come before
+    the second ones, and the core's own caches begin with 20 frames: with more in a window, each was decoded twice.
+    """
+    kept = clip.std.RemoveFrameProps("_rbvsr")  # no frame has it: a node of our own, the user's is left as it is
+    kept.std.SetVideoCache(mode=1, fixedsize=1, maxsize=num_frames, maxhistory=0)
+    return kept
+
+
 def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
     """The clip as RGBS; each frame carries its original colour properties for `from_rgbs`.
 

@@ -25,7 +25,7 @@ from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import load_model
 
-from .conversion import from_rgbs, to_rgbs
+from .conversion import cached, from_rgbs, to_rgbs
 from .serving import serve
 
 DEFAULT_THETA = 5.0
@@ -87,7 +87,9 @@ def upscale(
     except (RuntimeError, MemoryError, OSError) as error:
         raise _error(_why_not_made(error)) from None
     _log(clip, computes, grid)
-    served = serve(to_rgbs(clip), upscaler, convert_to=clip.format if _converts(computes) else None)
+    # What a window asks for at once, and what other threads may be at meanwhile. As RGBS the window holds it anyway.
+    num_frames = min(length + 2 * overlap + 2 * vs.core.num_threads, clip.num_frames)
+    served = serve(to_rgbs(cached(clip, num_frames)), upscaler, convert_to=clip.format if _converts(computes) else None)
     return from_rgbs(served.rgbs, served.props, clip, served.converted)
 
 
