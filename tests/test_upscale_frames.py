@@ -10,6 +10,7 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_device
 from vsrealbasicvsr.engine.memory import Budget
+from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import load_model
 
 
@@ -71,6 +72,62 @@ def test_frames_are_read_in_order_once_and_no_further_than_the_window_needs(make
         assert torch.equal(hr, expected[n])
         assert num_read == engine.grid.window(n // 4).read_stop
     assert engine.statistics.frames_cleaned == 14
+
+
+@pytest.mark.parametrize("kernels", ["", "off"])
+@pytest.mark.parametrize("tile", [None, 7])
+def test_a_scene_starts_and_ends_with_as_many_passes_as_the_network_wants(tiny_model, monkeypatch, kernels, tile):
+    monkeypatch.setenv("RBVSR_KERNELS", kernels)
+    model = load_model(tiny_model)
+    model = RealBasicVSR.from_state_dict(model.state_dict() | {"basicvsr.start_passes": torch.tensor(3.0)}).eval()
+    frames, options = images(14), {"theta": 255.0, "max_tile_rows": tile, "scene_cuts": "props"}
+    grid = Grid(num_frames=14, length=7, overlap=7)  # both windows read the whole clip
+    sources = [SourceFrame(frame, begins_scene=i == 9) for i, frame in enumerate(frames)]
+    upscaler = WindowUpscaler(model, choose_device("cpu", "fp32"), grid, **options)
+    with torch.inference_mode():
+        scenes = [torch.stack(frames[part])[None] for part in (slice(0, 9), slice(9, 14))]
+        expected = torch.cat([model(scene)[0] for scene in scenes])
+    for n, hr in enumerate(upscaler.upscale_frames(sources)):
+        assert (hr - expected[n]).abs().max() < 1e-4
+
+
+def test_where_a_window_starts_inside_a_scene_one_pass_is_enough(tiny_model, monkeypatch):
+    monkeypatch.setenv("RBVSR_KERNELS", "off")
+    state_dict = load_model(tiny_model).state_dict()
+    frames, grid = images(8), Grid(num_frames=8, length=4, overlap=2)
+    options = {"theta": 255.0, "scene_cuts": "off"}
+
+    def upscaled(start_passes: int) -> list[torch.Tensor]:
+        model = RealBasicVSR.from_state_dict(state_dict | {"basicvsr.start_passes": torch.tensor(float(start_passes))}).eval()
+        return list(WindowUpscaler(model, choose_device("cpu", "fp32"), grid, **options).upscale_frames(frames))
+
+    def eager(part: slice, backward_passes: int, forward_passes: int) -> list[torch.Tensor]:
+        model, cleaned = RealBasicVSR.from_state_dict(state_dict).eval(), torch.stack(frames[part])[None]
+        with torch.inference_mode():
+            cleaned = cleaned + model.cleaning_residue(cleaned[0])
+            cleaned = cleaned[0]
+            walks = []
+            for propagate, passes, order in (
+                (model.propagate_backward, backward_passes, range(len(cleaned))[::-1]),
+                (model.propagate_forward, forward_passes, range(len(cleaned))),
+            ):
+                state, states, before = None, {}, None
+                for i in order:
+                    frame = cleaned[i : i + 1]
+                    for _ in range(passes if before is None else 0):
+                        state = propagate(frame, state, None)
+                    flow = None if before is None else model.basicvsr.spynet(frame, cleaned[before : before + 1])
+                    state = states[i] = propagate(frame, state, flow)
+                    before = i
+                walks.append(states)
+            return [model.reconstruct(cleaned[i : i + 1], walks[0][i], walks[1][i])[0] for i in range(len(cleaned))]
+
+    many = upscaled(5)
+    for n, expected in enumerate(eager(slice(0, 6), 1, 5)[:4]):
+        assert (many[n] - expected).abs().max() < 1e-4
+    for n, expected in enumerate(eager(slice(2, 8), 5, 1)[2:], 4):
+        assert (many[n] - expected).abs().max() < 1e-4
+    assert (many[0] - upscaled(1)[0]).abs().max() > 1e-3, "the passes do something"
 
 
 def test_frames_may_say_themselves_where_scenes_end(make):

@@ -58,11 +58,17 @@ class Backend(Protocol):
         ...
 
     def propagate_backward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """Return the backward state of a frame, from the state of the frame after it (None: it ends here)."""
+        """Return the backward state of a frame, from the state of the frame after it.
+
+        Without a state the frame is the last of its sequence. A state without a flow stays where it is.
+        """
         ...
 
     def propagate_forward(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        """Return the forward state of a frame, from the state of the frame before it (None: it starts here)."""
+        """Return the forward state of a frame, from the state of the frame before it.
+
+        Without a state the frame is the first of its sequence. A state without a flow stays where it is.
+        """
         ...
 
     def propagate_both(self, backward: PropagationInputs, forward: PropagationInputs) -> tuple[Tensor, Tensor]:

@@ -84,12 +84,6 @@ class TorchBackend:
         return rows if self.max_tile_rows is None else min(rows, self.max_tile_rows)
 
     def _propagate(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
-        if state is None:
-            for _ in range(self._model.sizes.start_passes):
-                state = self._step(trunk, cleaned, state, None)
-        return self._step(trunk, cleaned, state, flow_px)
-
-    def _step(self, trunk: ResidualTrunk, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:
         return _as_cached(self._tiled(trunk, self._trunk_input(cleaned, state, flow_px), halo=trunk.halo_rows))
 
     def _trunk_input(self, cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None) -> Tensor:

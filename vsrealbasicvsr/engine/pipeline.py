@@ -88,7 +88,7 @@ class Pipeline:
     def _scenes_of(self, cached: CachedWindow) -> list[SceneStates]:
         window, sources = cached.window, cached.sources
         return [
-            SceneStates.over(frames, range(max(frames.start, window.first), min(frames.stop, window.stop)))
+            SceneStates.over(frames, window)
             for frames in window.segments(lambda i: self.cleaner.is_cut(sources.get(i - 1), sources.get(i)))
             if frames.start in sources
         ]

@@ -4,7 +4,7 @@ Everything here runs on one thread, the device's compute thread.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,10 @@ from vsrealbasicvsr.backends import PropagationInputs, return_freed_memory
 from .cleaning import Cleaner
 from .memory import spread, spread_to_end
 from .source_frame import SourceFrame
+from .windows import Window
 from .worker import Worker
+
+type Propagate = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 @dataclass(slots=True)
@@ -25,6 +28,8 @@ class SceneStates:
     Attributes:
         frames: Consecutive frames of the scene that the window reads.
         kept: Those of them that the window keeps.
+        starts_inside: Whether the scene has, or may have, frames before these, which the window does not read.
+        ends_inside: The same after these.
         left: Kept frames that were not returned yet.
         next_forward: The frame that the forward walk computes next.
         forward_state: The state of the frame before `next_forward`.
@@ -34,6 +39,8 @@ class SceneStates:
 
     frames: range
     kept: range
+    starts_inside: bool
+    ends_inside: bool
     left: set[int]
     next_forward: int
     forward_state: Tensor | None = None
@@ -41,9 +48,12 @@ class SceneStates:
     forward: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def over(cls, frames: range, kept: range) -> "SceneStates":
-        """Create it with nothing computed."""
-        return cls(frames, kept, set(kept), frames.start)
+    def over(cls, frames: range, window: Window) -> "SceneStates":
+        """Create it for frames that a window reads, with nothing computed."""
+        kept = range(max(frames.start, window.first), min(frames.stop, window.stop))
+        starts_inside = frames.start == window.read_first < window.first
+        ends_inside = frames.stop == window.read_stop > window.stop
+        return cls(frames, kept, starts_inside, ends_inside, set(kept), frames.start)
 
     def restart(self) -> None:
         """Forget what was computed and what was returned."""
@@ -202,12 +212,32 @@ class ScenePropagator:
 
     def _backward_inputs(self, i: int, state: Tensor | None) -> PropagationInputs:
         """Return the inputs of frame i's backward step, where `state` is that of the frame after it."""
-        return self.cleaned(i), state, None if state is None else self._flow_from_next(i)
+        if state is not None:
+            return self.cleaned(i), state, self._flow_from_next(i)
+        passes = self._num_start_passes(inside=self.scene.ends_inside)
+        return self.cleaned(i), self._start(self.worker.backend.propagate_backward, i, passes), None
 
     def _forward_inputs(self, i: int) -> PropagationInputs:
         """Return the inputs of frame i's forward step."""
         state = self.scene.forward_state
-        return self.cleaned(i), state, None if state is None else self._flow_to_next(i - 1)
+        if state is not None:
+            return self.cleaned(i), state, self._flow_to_next(i - 1)
+        passes = self._num_start_passes(inside=self.scene.starts_inside)
+        return self.cleaned(i), self._start(self.worker.backend.propagate_forward, i, passes), None
+
+    def _num_start_passes(self, *, inside: bool) -> int:
+        """Return how often to process the first frame before the pass that counts.
+
+        Where a window starts inside a scene, one pass is enough: its context lies before the frames that are shown.
+        """
+        return min(self.worker.start_passes, 1) if inside else self.worker.start_passes
+
+    def _start(self, propagate: Propagate, i: int, num_passes: int) -> Tensor | None:
+        """Return the hidden state from which a walk starts at frame i: as if the frame had been seen before."""
+        state = None
+        for _ in range(num_passes):
+            state = propagate(self.cleaned(i), state, None)
+        return state
 
     def _flow_to_next(self, i: int) -> Tensor:
         """Return the flow that aligns the state of frame i to frame i + 1."""

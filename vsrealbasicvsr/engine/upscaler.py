@@ -65,7 +65,7 @@ class WindowUpscaler:
         num_frames = min(grid.length + 2 * grid.overlap, grid.num_frames)
         for index, config in enumerate(configs):
             backend = config.prepare(model, max_tile_rows=max_tile_rows)
-            worker = Worker(config, backend, model.sizes.mid_channels, num_frames)
+            worker = Worker(config, backend, model.sizes.mid_channels, model.sizes.start_passes, num_frames)
             cleaner = Cleaner(worker, self.messages, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts)
             self._pipelines.append(Pipeline(worker, cleaner, self.cache, self.messages, worker_index=index))
 

@@ -77,7 +77,6 @@ class CpuBackend:
         """
         sizes = model.sizes
         self._kernels = kernels
-        self._sizes = sizes
         self.max_tile_rows = max_tile_rows
         packer = Packer(kernels.lanes)
         # Of the flow network itself only the pyramid's sizes and constants are used.
@@ -210,16 +209,8 @@ class CpuBackend:
     def _propagate(
         self, trunk: list[PackedConvolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
     ) -> Tensor:
-        if state is None and self._sizes.start_passes:
-            no_motion = torch.zeros(1, 2, *cleaned.shape[-2:])
-            for _ in range(self._sizes.start_passes):
-                state = self._step(trunk, cleaned, state, no_motion)
-            flow_px = no_motion
-        return self._step(trunk, cleaned, state, flow_px)
-
-    def _step(
-        self, trunk: list[PackedConvolution], cleaned: Tensor, state: Tensor | None, flow_px: Tensor | None
-    ) -> Tensor:
+        if state is not None and flow_px is None:
+            flow_px = torch.zeros(1, 2, *cleaned.shape[-2:])
         height, width = cleaned.shape[-2:]
         dtype = torch.float16 if is_large(height, width) else torch.float32
         # Of large frames the memory counts more than the time, which is a smaller part there.
