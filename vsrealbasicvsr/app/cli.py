@@ -14,7 +14,7 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 
 from vsrealbasicvsr import __version__
-from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 MAX_ERROR_LENGTH = 1000
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -31,6 +31,7 @@ app = App(
 NETWORK, PICTURE, ENCODING, RUN = (
     Group(name) for name in ("The network (see rbvsr.Upscale in README)", "Picture", "Encoding", "The run")
 )
+LOOK = Group("What to look at")
 
 
 def _network(text: str) -> Parameter:
@@ -184,6 +185,147 @@ def upscale(
             cluster=cluster,
             num_workers=workers,
         )
+
+
+@app.command
+def preview(
+    source: Path,
+    page: Path | None = None,
+    *,
+    at: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
+    ] = None,
+    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
+    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
+    theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
+    detail: Annotated[
+        list[float] | None,
+        Parameter(
+            negative="", help="0: nothing invented; 1: as sharp as it gets. Repeated: one method each.", group=NETWORK
+        ),
+    ] = None,
+    cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    overlap: Annotated[int | None, _network("Frames of context on each side; default 8.")] = None,
+    scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
+    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
+    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    tile: Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")] = None,
+    scale: Annotated[float | None, Parameter(help="Size of the output, of the source's.", group=PICTURE)] = None,
+    width: Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)] = None,
+    height: Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)] = None,
+    deinterlace: Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)] = None,
+    force: Annotated[
+        bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
+    ] = False,
+    open_page: Annotated[
+        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
+    ] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+    ] = False,
+) -> None:
+    """Upscale a few moments of a video, and show them beside bicubic interpolation in a web page.
+
+    The page is one file, which needs no network. Without --at, moments with much detail and motion are chosen.
+
+    Args:
+        source: A video file.
+        page: The page to write; default: the video's name with -preview.html, in the current folder.
+    """
+    from .job import Choices
+    from .page import MAX_METHODS, check_page
+    from .preview import Look, Variant, preview
+    from .progress import reporting
+
+    page = page or Path(f"{source.stem}-preview.html")
+    arguments = {
+        "theta": theta,
+        "cleaning": cleaning,
+        "model": _absolute(model),
+        "overlap": overlap,
+        "scene_cuts": scene_cuts,
+        "device": device,
+        "precision": precision,
+        "tile": tile,
+    }
+    choices = Choices(
+        upscale={name: value for name, value in arguments.items() if value is not None},
+        width=width,
+        height=height,
+        scale=scale,
+        deinterlace=deinterlace,
+        force=force,
+    )
+    _check(choices)
+    details = list(dict.fromkeys(detail or []))
+    if len(details) >= MAX_METHODS:
+        raise UserError(f"--detail may be given up to {MAX_METHODS - 1} times, got {len(details)}")
+    variants = [Variant(name=f"rbvsr, detail {value:g}", arguments={"detail": value}) for value in details]
+    look = Look(at=at or (), num_shots=shots, loop_frames=frames)
+    check_page(page, overwrite=overwrite)
+    with reporting(as_json=json) as reporter, _log_to(reporter):
+        preview(source, page, choices, variants or [Variant(name="rbvsr")], look, reporter)
+    _finish(page, open_page=open_page, as_json=json)
+
+
+@app.command
+def compare(
+    *files: Path,
+    label: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="What to call a video; once for each, in their order.", group=LOOK),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
+    ] = None,
+    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
+    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
+    open_page: Annotated[
+        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
+    ] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+    ] = False,
+) -> None:
+    """Show the same moments of several videos in a web page: rbvsr compare in.mkv out.mkv [more.mkv ...] page.html
+
+    The page is one file, which needs no network. Smaller videos are enlarged by bicubic interpolation.
+
+    Args:
+        files: Two to eight videos of the same scenes, such as source and result, then the page to write.
+    """
+    from .page import MAX_METHODS, check_page
+    from .preview import Look, compare, labels_of
+    from .progress import reporting
+
+    *videos, page = files or (Path(),)
+    if not 2 <= len(videos) <= MAX_METHODS:
+        raise UserError(
+            f"rbvsr compare takes 2 to {MAX_METHODS} videos and then the page to write, got"
+            f" {len(files)} {'file' if len(files) == 1 else 'files'}"
+        )
+    look = Look(at=at or (), num_shots=shots, loop_frames=frames)
+    labels = labels_of(videos, label or [])
+    check_page(page, overwrite=overwrite)
+    with reporting(as_json=json) as reporter, _log_to(reporter):
+        compare(videos, labels, page, look, reporter)
+    _finish(page, open_page=open_page, as_json=json)
+
+
+def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
+    """Say where the page is, and open it if asked to."""
+    if not as_json:
+        print(page)
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(page.resolve().as_uri()):
+            raise UserError(f"no browser can be started here: open {shown_path(page)} yourself")
 
 
 def _absolute(model: str | None) -> str | None:
