@@ -317,6 +317,18 @@ def compare(
     _finish(page, open_page=open_page, as_json=json)
 
 
+@app.command
+def doctor(
+    *, json: Annotated[bool, Parameter(negative="", help="Print a JSON list of name, status, found and cure.")] = False
+) -> None:
+    """Examine the installation: what is there, what is missing, what to type. The exit status is 1 with a fault."""
+    from .doctor import run_doctor
+
+    faults, _ = run_doctor(as_json=json)
+    if faults:
+        raise UserError(f"{faults} {'fault was' if faults == 1 else 'faults were'} found: see the lines above")
+
+
 def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
     """Say where the page is, and open it if asked to."""
     if not as_json:
