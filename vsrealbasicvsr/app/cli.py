@@ -67,7 +67,7 @@ def upscale(
     theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
     detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
     cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
-    model: Annotated[str | None, _network("default, or a file of weights.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
     length: Annotated[int | None, _network("Frames that a window keeps.")] = None,
     overlap: Annotated[int | None, _network("Frames that a window sees besides, on each side.")] = None,
     scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
@@ -329,6 +329,111 @@ def doctor(
         raise UserError(f"{faults} {'fault was' if faults == 1 else 'faults were'} found: see the lines above")
 
 
+@app.command
+def benchmark(
+    *,
+    sizes: Annotated[str | None, Parameter(help="WIDTHxHEIGHT of the source, with commas between them.")] = None,
+    seconds: Annotated[float, Parameter(help="What all may take; larger sizes are estimated beyond it.")] = 75,
+    detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
+    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
+) -> None:
+    """Measure how many frames a second are upscaled here, at the usual sizes, without reading or encoding a video."""
+    from .measuring import DEFAULT_SIZES, parse_sizes, run_benchmark
+
+    if not seconds > 0:
+        raise UserError(f"--seconds must be above 0, got {seconds:g}")
+    chosen = DEFAULT_SIZES if sizes is None else parse_sizes(sizes)
+    arguments = {"detail": detail, "model": _absolute(model), "device": device, "precision": precision}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    run_benchmark(chosen, given, seconds, as_json=json)
+
+
+@app.command(help_flags=[], version_flags=[])
+def train(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
+    """Train weights: the commands of python -m training. rbvsr train --help lists them."""
+    from .training_command import run_training
+
+    sys.exit(run_training(arguments or ("--help",)))
+
+
+models = App(name="models", help="List, examine, download, convert and verify weights.")
+app.command(models)
+
+
+@models.command(name="list")
+def list_models(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+    """List the default weights, those in the models folder, and what can be downloaded."""
+    from .models import list_models
+
+    list_models(as_json=json)
+
+
+@models.command
+def info(model: str, *, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+    """Show what weights are: architecture, parameters, sets, default detail, how they were trained, licence, SHA-256.
+
+    Args:
+        model: default, a name from the list, or a file.
+    """
+    from .models import show_model
+
+    show_model(model, as_json=json)
+
+
+@models.command
+def download(
+    name: str,
+    *,
+    keep_checkpoint: Annotated[
+        bool, Parameter(negative="", help="Keep the checkpoint as it was published too, to train from.")
+    ] = False,
+) -> None:
+    """Download published weights, check their SHA-256, and convert them. An interrupted download goes on.
+
+    Args:
+        name: published.
+    """
+    from .models import download_model
+
+    print(download_model(name, keep_checkpoint=keep_checkpoint))
+
+
+@models.command
+def convert(
+    source: str,
+    target: Path,
+    *,
+    half: Annotated[bool, Parameter(negative="", help="Store float16: half the size, no longer lossless.")] = False,
+    licence: Annotated[str | None, Parameter(help="The licence of the weights, written into the file.")] = None,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace TARGET if it exists.")] = False,
+) -> None:
+    """Convert a published checkpoint to safetensors: the generator's moving average alone, losslessly.
+
+    Args:
+        source: A published .pth file, or .safetensors. Nothing in it is executed.
+        target: The .safetensors file to write.
+    """
+    from .models import convert
+
+    made = convert(source, target, half=half, licence=licence, overwrite=overwrite)
+    print(f"{target}: {made['network']}, {made['precision']}, from {made['source_is']}.")
+
+
+@models.command
+def verify(*models: str) -> None:
+    """Check that weights are whole; without a name, the default ones and all in the models folder.
+
+    Args:
+        models: default, names from the list, or files.
+    """
+    from .models import verify
+
+    verify(models)
+
+
 def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
     """Say where the page is, and open it if asked to."""
     if not as_json:
@@ -341,7 +446,10 @@ def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
 
 
 def _absolute(model: str | None) -> str | None:
-    return model if model in (None, "default") else str(Path(model).resolve())
+    """Return the full path of a file of weights or of a stored model; None and "default" as they are."""
+    from .models import resolve
+
+    return None if model is None else resolve(model)
 
 
 def _check(choices: Any) -> None:
