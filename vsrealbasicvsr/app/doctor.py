@@ -394,8 +394,8 @@ def _kernels() -> Iterator[Check]:
     if missing:
         yield Check("kernels", "fault", "need torch", "mend torch first")
         return
-    from vsrealbasicvsr.engine.compute import cpu_kernels
-    from vsrealbasicvsr.kernel.library import ENVIRONMENT, available
+    from vsrealbasicvsr.backends.cpu.library import ENVIRONMENT, available
+    from vsrealbasicvsr.engine.device import cpu_kernels
 
     used = cpu_kernels()
     given = os.environ.get(ENVIRONMENT)

@@ -15,6 +15,7 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from .excerpts import Excerpt, Extent, measure, open_excerpt
 from .job import Choices
 from .moments import find_moments
+from .opening import parse_time
 from .page import (
     THUMBNAIL_HEIGHT_PX,
     Method,
@@ -29,7 +30,6 @@ from .page import (
 from .progress import Reporter
 from .rendering import matrix_of, output_size, upscaled
 from .source import check_suitable
-from .upscaling import parse_time
 
 DEFAULT_OVERLAP = 8
 MAX_SHOTS = 20
