@@ -50,6 +50,8 @@ ROOMS = {
     "rich": ["vsrealbasicvsr/app/"],
     "filelock": ["vsrealbasicvsr/app/"],
     "ray": ["vsrealbasicvsr/app/cluster.py"],
+    "jinja2": ["vsrealbasicvsr/app/"],
+    "platformdirs": ["vsrealbasicvsr/app/"],
     "av": [
         "vsrealbasicvsr/app/",
         "training/clips.py",

@@ -98,7 +98,9 @@ def test_where_a_window_starts_inside_a_scene_one_pass_is_enough(tiny_model, mon
     options = {"theta": 255.0, "scene_cuts": "off"}
 
     def upscaled(start_passes: int) -> list[torch.Tensor]:
-        model = RealBasicVSR.from_state_dict(state_dict | {"basicvsr.start_passes": torch.tensor(float(start_passes))}).eval()
+        model = RealBasicVSR.from_state_dict(
+            state_dict | {"basicvsr.start_passes": torch.tensor(float(start_passes))}
+        ).eval()
         return list(WindowUpscaler(model, choose_device("cpu", "fp32"), grid, **options).upscale_frames(frames))
 
     def eager(part: slice, backward_passes: int, forward_passes: int) -> list[torch.Tensor]:

@@ -27,7 +27,15 @@ import vsrealbasicvsr
 from scripts import convert_weights
 from vsrealbasicvsr.errors import shown_path
 from vsrealbasicvsr.model import Architecture, RealBasicVSR
-from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, load_model, read_network, reading, write_weights
+from vsrealbasicvsr.weights import (
+    DEFAULT_WEIGHTS,
+    WeightsError,
+    converting,
+    load_model,
+    read_network,
+    reading,
+    write_weights,
+)
 
 SIZES = Architecture(
     cleaning_channels=4,
@@ -652,7 +660,7 @@ def test_half_precision_is_rounded_once_and_half_the_size(tmp_path):
 
 def test_a_published_file_is_recognised_by_its_sha256(tmp_path, monkeypatch):
     source = save(state_dict(), tmp_path / "in.pth")
-    monkeypatch.setitem(convert_weights.PUBLISHED_SHA256, convert_weights.sha256_of(source)[:8], "the one of this test")
+    monkeypatch.setitem(converting.PUBLISHED_SHA256, converting.sha256_of(source)[:8], "the one of this test")
     assert convert(source, tmp_path / "out.safetensors") == 0
     metadata = read_network(tmp_path / "out.safetensors").metadata
     assert metadata["source_is"] == "the one of this test"

@@ -14,7 +14,7 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 
 from vsrealbasicvsr import __version__
-from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 MAX_ERROR_LENGTH = 1000
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -31,6 +31,7 @@ app = App(
 NETWORK, PICTURE, ENCODING, RUN = (
     Group(name) for name in ("The network (see rbvsr.Upscale in README)", "Picture", "Encoding", "The run")
 )
+LOOK = Group("What to look at")
 
 
 def _network(text: str) -> Parameter:
@@ -66,7 +67,7 @@ def upscale(
     theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
     detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
     cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
-    model: Annotated[str | None, _network("default, or a file of weights.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
     length: Annotated[int | None, _network("Frames that a window keeps.")] = None,
     overlap: Annotated[int | None, _network("Frames that a window sees besides, on each side.")] = None,
     scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
@@ -186,8 +187,269 @@ def upscale(
         )
 
 
+@app.command
+def preview(
+    source: Path,
+    page: Path | None = None,
+    *,
+    at: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
+    ] = None,
+    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
+    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
+    theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
+    detail: Annotated[
+        list[float] | None,
+        Parameter(
+            negative="", help="0: nothing invented; 1: as sharp as it gets. Repeated: one method each.", group=NETWORK
+        ),
+    ] = None,
+    cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    overlap: Annotated[int | None, _network("Frames of context on each side; default 8.")] = None,
+    scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
+    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
+    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    tile: Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")] = None,
+    scale: Annotated[float | None, Parameter(help="Size of the output, of the source's.", group=PICTURE)] = None,
+    width: Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)] = None,
+    height: Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)] = None,
+    deinterlace: Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)] = None,
+    force: Annotated[
+        bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
+    ] = False,
+    open_page: Annotated[
+        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
+    ] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+    ] = False,
+) -> None:
+    """Upscale a few moments of a video, and show them beside bicubic interpolation in a web page.
+
+    The page is one file, which needs no network. Without --at, moments with much detail and motion are chosen.
+
+    Args:
+        source: A video file.
+        page: The page to write; default: the video's name with -preview.html, in the current folder.
+    """
+    from .job import Choices
+    from .page import MAX_METHODS, check_page
+    from .preview import Look, Variant, preview
+    from .progress import reporting
+
+    page = page or Path(f"{source.stem}-preview.html")
+    arguments = {
+        "theta": theta,
+        "cleaning": cleaning,
+        "model": _absolute(model),
+        "overlap": overlap,
+        "scene_cuts": scene_cuts,
+        "device": device,
+        "precision": precision,
+        "tile": tile,
+    }
+    choices = Choices(
+        upscale={name: value for name, value in arguments.items() if value is not None},
+        width=width,
+        height=height,
+        scale=scale,
+        deinterlace=deinterlace,
+        force=force,
+    )
+    _check(choices)
+    details = list(dict.fromkeys(detail or []))
+    if len(details) >= MAX_METHODS:
+        raise UserError(f"--detail may be given up to {MAX_METHODS - 1} times, got {len(details)}")
+    variants = [Variant(name=f"rbvsr, detail {value:g}", arguments={"detail": value}) for value in details]
+    look = Look(at=at or (), num_shots=shots, loop_frames=frames)
+    check_page(page, overwrite=overwrite)
+    with reporting(as_json=json) as reporter, _log_to(reporter):
+        preview(source, page, choices, variants or [Variant(name="rbvsr")], look, reporter)
+    _finish(page, open_page=open_page, as_json=json)
+
+
+@app.command
+def compare(
+    *files: Path,
+    label: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="What to call a video; once for each, in their order.", group=LOOK),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
+    ] = None,
+    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
+    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
+    open_page: Annotated[
+        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
+    ] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+    ] = False,
+) -> None:
+    """Show the same moments of several videos in a web page: rbvsr compare in.mkv out.mkv [more.mkv ...] page.html
+
+    The page is one file, which needs no network. Smaller videos are enlarged by bicubic interpolation.
+
+    Args:
+        files: Two to eight videos of the same scenes, such as source and result, then the page to write.
+    """
+    from .page import MAX_METHODS, check_page
+    from .preview import Look, compare, labels_of
+    from .progress import reporting
+
+    *videos, page = files or (Path(),)
+    if not 2 <= len(videos) <= MAX_METHODS:
+        raise UserError(
+            f"rbvsr compare takes 2 to {MAX_METHODS} videos and then the page to write, got"
+            f" {len(files)} {'file' if len(files) == 1 else 'files'}"
+        )
+    look = Look(at=at or (), num_shots=shots, loop_frames=frames)
+    labels = labels_of(videos, label or [])
+    check_page(page, overwrite=overwrite)
+    with reporting(as_json=json) as reporter, _log_to(reporter):
+        compare(videos, labels, page, look, reporter)
+    _finish(page, open_page=open_page, as_json=json)
+
+
+@app.command
+def doctor(
+    *, json: Annotated[bool, Parameter(negative="", help="Print a JSON list of name, status, found and cure.")] = False
+) -> None:
+    """Examine the installation: what is there, what is missing, what to type. The exit status is 1 with a fault."""
+    from .doctor import run_doctor
+
+    faults, _ = run_doctor(as_json=json)
+    if faults:
+        raise UserError(f"{faults} {'fault was' if faults == 1 else 'faults were'} found: see the lines above")
+
+
+@app.command
+def benchmark(
+    *,
+    sizes: Annotated[str | None, Parameter(help="WIDTHxHEIGHT of the source, with commas between them.")] = None,
+    seconds: Annotated[float, Parameter(help="What all may take; larger sizes are estimated beyond it.")] = 75,
+    detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
+    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
+    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
+) -> None:
+    """Measure how many frames a second are upscaled here, at the usual sizes, without reading or encoding a video."""
+    from .measuring import DEFAULT_SIZES, parse_sizes, run_benchmark
+
+    if not seconds > 0:
+        raise UserError(f"--seconds must be above 0, got {seconds:g}")
+    chosen = DEFAULT_SIZES if sizes is None else parse_sizes(sizes)
+    arguments = {"detail": detail, "model": _absolute(model), "device": device, "precision": precision}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    run_benchmark(chosen, given, seconds, as_json=json)
+
+
+@app.command(help_flags=[], version_flags=[])
+def train(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
+    """Train weights: the commands of python -m training. rbvsr train --help lists them."""
+    from .training_command import run_training
+
+    sys.exit(run_training(arguments or ("--help",)))
+
+
+models = App(name="models", help="List, examine, download, convert and verify weights.")
+app.command(models)
+
+
+@models.command(name="list")
+def list_models(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+    """List the default weights, those in the models folder, and what can be downloaded."""
+    from .models import list_models
+
+    list_models(as_json=json)
+
+
+@models.command
+def info(model: str, *, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+    """Show what weights are: architecture, parameters, sets, default detail, how they were trained, licence, SHA-256.
+
+    Args:
+        model: default, a name from the list, or a file.
+    """
+    from .models import show_model
+
+    show_model(model, as_json=json)
+
+
+@models.command
+def download(
+    name: str,
+    *,
+    keep_checkpoint: Annotated[
+        bool, Parameter(negative="", help="Keep the checkpoint as it was published too, to train from.")
+    ] = False,
+) -> None:
+    """Download published weights, check their SHA-256, and convert them. An interrupted download goes on.
+
+    Args:
+        name: published.
+    """
+    from .models import download_model
+
+    print(download_model(name, keep_checkpoint=keep_checkpoint))
+
+
+@models.command
+def convert(
+    source: str,
+    target: Path,
+    *,
+    half: Annotated[bool, Parameter(negative="", help="Store float16: half the size, no longer lossless.")] = False,
+    licence: Annotated[str | None, Parameter(help="The licence of the weights, written into the file.")] = None,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace TARGET if it exists.")] = False,
+) -> None:
+    """Convert a published checkpoint to safetensors: the generator's moving average alone, losslessly.
+
+    Args:
+        source: A published .pth file, or .safetensors. Nothing in it is executed.
+        target: The .safetensors file to write.
+    """
+    from .models import convert
+
+    made = convert(source, target, half=half, licence=licence, overwrite=overwrite)
+    print(f"{target}: {made['network']}, {made['precision']}, from {made['source_is']}.")
+
+
+@models.command
+def verify(*models: str) -> None:
+    """Check that weights are whole; without a name, the default ones and all in the models folder.
+
+    Args:
+        models: default, names from the list, or files.
+    """
+    from .models import verify
+
+    verify(models)
+
+
+def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
+    """Say where the page is, and open it if asked to."""
+    if not as_json:
+        print(page)
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(page.resolve().as_uri()):
+            raise UserError(f"no browser can be started here: open {shown_path(page)} yourself")
+
+
 def _absolute(model: str | None) -> str | None:
-    return model if model in (None, "default") else str(Path(model).resolve())
+    """Return the full path of a file of weights or of a stored model; None and "default" as they are."""
+    from .models import resolve
+
+    return None if model is None else resolve(model)
 
 
 def _check(choices: Any) -> None:

@@ -1,5 +1,6 @@
 """Weights: reading them from files, writing our own format. Knows the model and files; knows no windows and no host."""
 
+from .converting import PUBLISHED_SHA256, convert_weights, published_name, sha256_of
 from .reading import (
     DEFAULT_WEIGHTS,
     StoredNetwork,
@@ -16,15 +17,19 @@ from .writing import write_weights
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "PUBLISHED_SHA256",
     "StoredNetwork",
     "WeightsError",
     "build_network",
+    "convert_weights",
     "default_detail",
     "load_model",
+    "published_name",
     "read_checkpoint",
     "read_discriminator",
     "read_network",
     "read_tensors",
     "reason_of",
+    "sha256_of",
     "write_weights",
 ]
