@@ -68,6 +68,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip("needs a CUDA GPU")
 
 
+@pytest.fixture(autouse=True)
+def scheduling() -> Iterator[None]:
+    """Give the process its scheduling policy back: as root, SVT-AV1 makes its caller a real-time thread (see
+    training/degradations/codecs.py), and a worker beside it would get no core.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    if os.sched_getscheduler(0) != before[0]:
+        os.sched_setscheduler(0, *before)
+
+
 @pytest.fixture(scope="session")
 def core() -> Any:
     import vapoursynth as vs

@@ -18,6 +18,8 @@ from conftest import ROOT, TIMEOUT_SECONDS, MakeClip
 
 from scripts import encode
 
+pytestmark = pytest.mark.long
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 (README_SCRIPT,) = re.findall(r"```python\n(import vapoursynth as vs\n.+?)```", README, re.DOTALL)
 (README_COMMAND,) = re.findall(r"^python (scripts/encode\.py .*?) *#", README, re.MULTILINE)

@@ -140,6 +140,7 @@ def test_the_log_says_once_what_was_assumed_of_the_colours(core, tiny_model):
         assert not [line for line in log_of(core, lambda: clip.rbvsr.Upscale(model=tiny_model)) if "ssumed" in line]  # noqa: B023
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("format_id", "alpha_id"), [
     (vs.YUV420P8, vs.GRAY8), (vs.YUV444P10, vs.GRAY10), (vs.RGB48, vs.GRAY16), (vs.RGBS, vs.GRAYS), (vs.RGBH, vs.GRAYH),
 ])  # fmt: skip
