@@ -17,6 +17,7 @@ PACKAGE = "vsrealbasicvsr"
 LAYERS = [
     f"{PACKAGE}.errors",
     f"{PACKAGE}.whole_file",
+    f"{PACKAGE}.scheduling",
     f"{PACKAGE}.devices",
     f"{PACKAGE}.luma",
     f"{PACKAGE}.scenes",

@@ -6,9 +6,8 @@ Planes are (T, 3 H / 2, W) uint8, H and W even: the luma above the two colour pl
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,6 +20,7 @@ from torch.backends.cpu import get_cpu_capability
 
 from training.degradations.recipe import CODECS, PRESETS, Codec, Jpeg, VideoCodec
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.scheduling import scheduling_kept
 
 type Planes = npt.NDArray[np.uint8]
 type RunCodec = Callable[[VideoCodec | Jpeg, Planes], Planes]
@@ -152,7 +152,7 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
     context.options = encoder_options(step)
     packets: list[av.Packet[av.VideoStream]] = []
     try:
-        with _scheduling_kept():
+        with scheduling_kept():
             for number, frame in enumerate(planes):
                 picture = av.VideoFrame.from_ndarray(frame, format="yuv420p")
                 picture.pts = number
@@ -161,24 +161,6 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
     except av.FFmpegError as error:
         raise RuntimeError(f"codecs.encode: {implementation.encoder} failed at {step}: {error}.") from error
     return Encoded(encoder=implementation.encoder, packets=tuple(packets))
-
-
-@contextlib.contextmanager
-def _scheduling_kept() -> Iterator[None]:
-    """Give this thread back the scheduling policy that it came with.
-
-    In a process of root, SVT-AV1 makes the thread that opens an encoder a real-time one of the highest priority and
-    leaves it so: from then on a training worker takes its core from everything else on the machine.
-    """
-    if not hasattr(os, "sched_getscheduler"):
-        yield
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        if os.sched_getscheduler(0) != before[0]:
-            os.sched_setscheduler(0, *before)
 
 
 def decode(step: VideoCodec, encoded: Encoded, *, shape: tuple[int, ...]) -> Planes:

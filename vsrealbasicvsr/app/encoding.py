@@ -12,6 +12,7 @@ import numpy as np
 import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.scheduling import scheduling_kept
 
 DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
 """For 8 bits, and for more: few players decode H.264 of 10 bits."""
@@ -156,7 +157,8 @@ class SegmentWriter:
         self._stream: Any = stream
         self._time_base = 1 / tags.rate
         try:
-            context.open(strict=False)
+            with scheduling_kept():
+                context.open(strict=False)
         except (av.FFmpegError, ValueError) as error:
             self._file.close()
             raise UserError(
