@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # network may lack the others, and runs tests/test_cuda.py.
 
 MakeClip = Callable[..., Path]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAX_WORKERS = 4
 """More would wait for the longest file, and each takes about a GB of memory."""
