@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import list_checkpoints, read_log, write_text
 from training.evaluation.scoring import BICUBIC, OURS
-from training.settings import PRESETS
+from training.presets import PRESETS
+from training.run_folder import list_checkpoints, read_log, write_text
 from vsrealbasicvsr.errors import UserError
 
 SHOWN = (("psnr_db", "PSNR dB", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flicker_255", "flicker", 2))
@@ -31,7 +31,7 @@ CHAIN = "evaluation"
 """How `evaluate` degrades the clips."""
 ONLY_NEW_RUNS = ("--from", "--spynet")
 """Options of `train`, each with one word behind it, that a run which goes on does not take."""
-OF_THE_STUDY = ("--batch", "--num-frames", "--length", "--data", "--out", "--preset", "--resume")
+OF_THE_STUDY = ("--batch", "--num-frames", "--data.num-frames", "--length", "--data", "--out", "--preset", "--resume")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reference_network import axis_matrix, formula_weights
 from torch import Tensor
 
-from training.discriminator import UNetDiscriminator
+from training.discriminators.unet import UNetDiscriminator
 from vsrealbasicvsr.model import RealBasicVSR
 
 GRADIENT = 1e-4

@@ -13,9 +13,10 @@ import torch
 from scripts.benchmark import __main__, plain_pipeline
 from scripts.benchmark import input as of_input
 from scripts.benchmark.cpu_clock import Watch
-from training import degradations, samples
+from training import degradations
+from training.data import pool
+from training.data.settings import DataSettings
 from training.degradations import PUBLISHED
-from training.samples import SampleOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--num-clips", "2", "--repeats", "2", "--num-frames", "4", "--crop", "16")
@@ -77,12 +78,12 @@ def clips(tmp_path_factory):
     return of_input.make_clips(tmp_path_factory.mktemp("made") / "clips", num_frames=8, side_px=128)
 
 
-OPTIONS = SampleOptions(crop_px=32, num_frames=8)
+OPTIONS = DataSettings(crop_px=32, num_frames=8)
 
 
 def test_ours_part_by_part_is_what_training_gets(clips):
     for index in range(3):
-        expected = samples.make_sample(clips, OPTIONS, index).lr
+        expected = pool.make_sample(clips, OPTIONS, index).lr
         found = of_input.our_clip(clips, OPTIONS, index, Watch(1))
         assert np.array_equal(found, expected.permute(0, 2, 3, 1).numpy())
 

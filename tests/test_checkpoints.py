@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.checkpoints import (
+from training.run_folder import (
     CheckpointError,
     Log,
     checkpoint_path,
@@ -135,7 +135,7 @@ FILL = """
     import resource, signal, sys
     from pathlib import Path
     import torch
-    from training.checkpoints import CheckpointError, save_checkpoint
+    from training.run_folder import CheckpointError, save_checkpoint
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     run = Path(sys.argv[1])
     small = {"iteration": 1, "model": {}, "ema": {}, "optimizer": {}}

@@ -15,14 +15,13 @@ import pytest
 import skimage.data
 from conftest import MakeClip, moving_photograph
 
-from training import clips
-from training.clips import (
-    CameraPath,
+from training.data import camera
+from training.data.camera import CameraPath, moved_photograph
+from training.data.scenes import has_scene_cut
+from training.data.sources import (
     Gap,
     TimedFrame,
     find_sources,
-    has_scene_cut,
-    moved_photograph,
     read_numbered_frames,
     read_photograph,
     read_video,
@@ -81,7 +80,7 @@ def test_no_border_of_the_photograph_is_ever_shown(monkeypatch: pytest.MonkeyPat
     image = np.full((400, 600, 3), 255, dtype=np.uint8)
     image[:2] = image[-2:] = 0
     image[:, :2] = image[:, -2:] = 0
-    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 0.0)
+    monkeypatch.setattr(camera, "FOREGROUND_PROBABILITY", 0.0)
     for seed in range(12):
         clip = moved_photograph(image, num_frames=10, height=256, width=256, generator=np.random.default_rng(seed))
         assert clip.min() > 250, seed
@@ -107,7 +106,7 @@ def test_a_camera_on_a_tripod_does_not_move(photograph: Bytes, monkeypatch: pyte
             still_probability=probability,
         )
 
-    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 0.0)
+    monkeypatch.setattr(camera, "FOREGROUND_PROBABILITY", 0.0)
     for seed in range(6):
         clip = moved(seed, 1.0)
         assert all(np.array_equal(frame, clip[0]) for frame in clip), seed
@@ -116,13 +115,13 @@ def test_a_camera_on_a_tripod_does_not_move(photograph: Bytes, monkeypatch: pyte
         all(np.array_equal(frame, clip[0]) for frame in clip) for clip in (moved(seed, 0.25) for seed in range(80))
     )
     assert 10 <= still <= 32  # 20 expected, sigma 3.9; and the few that hardly move by themselves
-    monkeypatch.setattr(clips, "_sample_path", lambda num_frames, generator: drawn_first.append(generator.random()))
+    monkeypatch.setattr(camera, "_sample_path", lambda num_frames, generator: drawn_first.append(generator.random()))
     drawn_first: list[float] = []
     with pytest.raises(AttributeError):
         moved(3, 0.0)  # the path is the first thing drawn
     assert drawn_first == [np.random.default_rng(3).random()]
     monkeypatch.undo()
-    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 1.0)
+    monkeypatch.setattr(camera, "FOREGROUND_PROBABILITY", 1.0)
     with_objects = [moved(seed, 1.0) for seed in range(6)]
     moving = [np.mean(clip[0] != clip[-1]) for clip in with_objects]
     assert 0.01 < max(moving) < 0.9
@@ -132,11 +131,11 @@ def test_motion_is_smooth_and_no_faster_than_promised() -> None:
     """Speed and its change, over many paths; jitter (sigma up to 0.8 pixels) comes on top in one path of four."""
     speeds = []
     for seed in range(300):
-        path = clips._sample_path(10, np.random.default_rng(seed))
+        path = camera._sample_path(10, np.random.default_rng(seed))
         velocity = np.diff(path.centre_px, axis=0)
         speed = np.hypot(*velocity.T)
         speeds.append(float(np.median(speed)))
-        assert speed.max() < clips.MAX_SPEED_PX + 6
+        assert speed.max() < camera.MAX_SPEED_PX + 6
         assert path.shrink.min() >= 1
         assert path.shrink.max() <= 1.25
         assert np.abs(np.diff(path.angle_radians)).max() < 0.03
@@ -149,7 +148,7 @@ def test_motion_is_smooth_and_no_faster_than_promised() -> None:
 
 def test_the_ground_truth_stays_sharp(monkeypatch: pytest.MonkeyPatch) -> None:
     """White noise keeps much of its finest detail: shrinking by up to 1.5 and one resampling cost the rest."""
-    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 0.0)
+    monkeypatch.setattr(camera, "FOREGROUND_PROBABILITY", 0.0)
     noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     clip = moved_photograph(noise, num_frames=4, height=128, width=128, generator=np.random.default_rng(1))
     assert clip.astype(np.float64).std() > 0.35 * noise.std()
@@ -158,7 +157,7 @@ def test_the_ground_truth_stays_sharp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_path_without_motion_shows_the_image_itself(photograph: Bytes) -> None:
     still = CameraPath(np.array([[300.0, 200.0]]), np.zeros(1), np.ones(1))
     (matrix,) = still.matrices(101, 201)
-    view = clips._warped(photograph, matrix, 101, 201, 0)
+    view = camera._warped(photograph, matrix, 101, 201, 0)
     assert np.array_equal(view, photograph[150:251, 200:401])
 
 
@@ -171,7 +170,7 @@ def test_the_path_matrices_follow_centre_turn_and_zoom() -> None:
 
 def test_objects_move_in_front_of_the_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     black, white = np.zeros((400, 400, 3), dtype=np.uint8), np.full((400, 400, 3), 255, dtype=np.uint8)
-    monkeypatch.setattr(clips, "FOREGROUND_PROBABILITY", 1.0)
+    monkeypatch.setattr(camera, "FOREGROUND_PROBABILITY", 1.0)
     moved = 0
     for seed in range(10):
         clip = moved_photograph(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import multiprocessing
@@ -23,30 +24,22 @@ import torch
 import torch.nn.functional as F
 from test_clips import panned
 
-from training.data import (
-    Batch,
-    DataError,
-    InputCost,
-    Loader,
-    SampleOptions,
-    _Failure,
-    make_feeder,
-    make_loader,
-    make_sample,
-    measure_input,
-    mirror,
-)
+from training.data.cost import InputCost, measure_input
+from training.data.dataset import Clip, ClipDataset, ClipError, Index, write_clip_file, write_index
+from training.data.loader import Batch, Loader, make_feeder, make_loader
+from training.data.pool import make_sample, pool_clip, pool_clip_path
+from training.data.resident_pool import ResidentPool, cuts_of
+from training.data.sampler import Sample, SampleError, degrade, draw, draw_piece, mirror
+from training.data.settings import DataSettings
+from training.data.workers import DataError, Failure
 from training.degradations import MODERATE, apply, unsharp
-from training.resident_pool import ResidentPool, cuts_of
-from training.samples import Sample, SampleError, degrade, draw, draw_piece, pool_clip, pool_clip_path
-from training.store import Clip, ClipError, ClipStore, Index, write_clip_file, write_index
 
 Bytes = npt.NDArray[np.uint8]
 CPU = torch.device("cpu")
-OPTIONS = SampleOptions(crop_px=16, num_frames=6)
+OPTIONS = DataSettings(crop_px=16, num_frames=6)
 
 
-def write_store(folder: Path, clips: dict[str, Bytes]) -> ClipStore:
+def write_store(folder: Path, clips: dict[str, Bytes]) -> ClipDataset:
     """A prepared folder of these clips (T, H, W, 3); one frame is a photograph."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -68,11 +61,11 @@ def write_store(folder: Path, clips: dict[str, Bytes]) -> ClipStore:
             )
         )
     write_index(folder, Index({}, {}, tuple(entries)))
-    return ClipStore.open(folder)
+    return ClipDataset.open(folder)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
     coffee, astronaut = skimage.data.coffee(), skimage.data.astronaut()
     clips = {
         "coffee": panned(coffee, num_frames=12, height=90, width=110),
@@ -84,12 +77,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 
 
 @pytest.fixture
-def damaged(store: ClipStore, tmp_path: Path) -> ClipStore:
+def damaged(store: ClipDataset, tmp_path: Path) -> ClipDataset:
     """The same with one clip cut short."""
     shutil.copytree(store.path(0).parent, tmp_path / "damaged")
     path = tmp_path / "damaged" / "coffee.npy"
     path.write_bytes(path.read_bytes()[:-100])
-    return ClipStore.open(tmp_path / "damaged")
+    return ClipDataset.open(tmp_path / "damaged")
 
 
 def take(loader: Loader, num_batches: int) -> list[Batch]:
@@ -110,7 +103,7 @@ def assert_equal(one: Batch, other: Batch) -> None:
 
 @pytest.mark.parametrize(("num_frames", "stochastic", "num_unique"), [(6, True, 3), (5, True, 3), (4, False, 4)])
 def test_a_sample_has_the_frames_asked_for(
-    store: ClipStore, num_frames: int, stochastic: bool, num_unique: int
+    store: ClipDataset, num_frames: int, stochastic: bool, num_unique: int
 ) -> None:
     options = replace(OPTIONS, num_frames=num_frames, stochastic=stochastic)
     for index in range(3):
@@ -123,7 +116,7 @@ def test_a_sample_has_the_frames_asked_for(
     assert make_sample(store, replace(options, unsharp=False), 0).gt_unsharp is None
 
 
-def test_a_sample_depends_on_the_seed_and_its_number_alone(store: ClipStore) -> None:
+def test_a_sample_depends_on_the_seed_and_its_number_alone(store: ClipDataset) -> None:
     first, again, next_one = (make_sample(store, OPTIONS, index) for index in (3, 3, 4))
     assert torch.equal(first.lr, again.lr)
     assert torch.equal(first.gt, again.gt)
@@ -140,7 +133,7 @@ def test_frames_are_mirrored_in_time() -> None:
         mirror(x, 8)
 
 
-def test_sharpening_before_mirroring_changes_nothing(store: ClipStore) -> None:
+def test_sharpening_before_mirroring_changes_nothing(store: ClipDataset) -> None:
     for index in range(3):
         drawn, sample = draw(store, OPTIONS, index), make_sample(store, OPTIONS, index)
         assert torch.equal(sample.gt, drawn.gt)
@@ -182,7 +175,9 @@ def test_photographs_are_set_in_motion(tmp_path: Path) -> None:
     assert sum(corners) >= 4, "an object may pass, the camera stands"
 
 
-def test_a_clip_that_cannot_be_read_is_replaced_the_same_way_every_time(damaged: ClipStore, store: ClipStore) -> None:
+def test_a_clip_that_cannot_be_read_is_replaced_the_same_way_every_time(
+    damaged: ClipDataset, store: ClipDataset
+) -> None:
     samples = [make_sample(damaged, OPTIONS, index) for index in range(12)]
     hit = [index for index, sample in enumerate(samples) if sample.notes]
     assert 0 < len(hit) < 12
@@ -193,7 +188,7 @@ def test_a_clip_that_cannot_be_read_is_replaced_the_same_way_every_time(damaged:
         assert all("coffee.npy is cut short" in note for note in sample.notes)
 
 
-def test_clips_too_small_for_the_options_are_named_before_anything_starts(store: ClipStore, tmp_path: Path) -> None:
+def test_clips_too_small_for_the_options_are_named_before_anything_starts(store: ClipDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of the 4 clips has 3 frames of 256x256 pixels.*--min-px 256"):
         make_loader(store, replace(OPTIONS, crop_px=64), batch=1)
     video = write_store(tmp_path, {"video": store.read(0)})
@@ -206,7 +201,7 @@ def test_clips_too_small_for_the_options_are_named_before_anything_starts(store:
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_change_nothing(store: ClipStore) -> None:
+def test_workers_change_nothing(store: ClipDataset) -> None:
     state = torch.get_rng_state()
     here = take(make_loader(store, OPTIONS, batch=2), 4)
     beside = take(make_loader(store, OPTIONS, batch=2, num_workers=2), 4)
@@ -219,7 +214,7 @@ def test_workers_change_nothing(store: ClipStore) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_two_processes_see_together_what_one_sees_with_twice_the_batch(store: ClipStore) -> None:
+def test_two_processes_see_together_what_one_sees_with_twice_the_batch(store: ClipDataset) -> None:
     whole = take(make_loader(store, OPTIONS, batch=2), 3)
     parts = [take(make_loader(store, OPTIONS, batch=1, num_processes=2, rank=rank), 3) for rank in (0, 1)]
     for batch, *halves in zip(whole, *parts, strict=True):
@@ -227,7 +222,7 @@ def test_two_processes_see_together_what_one_sees_with_twice_the_batch(store: Cl
         assert torch.equal(batch.gt, torch.cat([half.gt for half in halves]))
 
 
-def test_a_run_that_goes_on_sees_what_an_uninterrupted_one_sees(store: ClipStore) -> None:
+def test_a_run_that_goes_on_sees_what_an_uninterrupted_one_sees(store: ClipDataset) -> None:
     whole = take(make_loader(store, OPTIONS, batch=1, num_iterations=5), 100)
     assert len(whole) == 5
     rest = take(make_loader(store, OPTIONS, batch=1, first_iteration=3, num_iterations=5), 100)
@@ -235,7 +230,7 @@ def test_a_run_that_goes_on_sees_what_an_uninterrupted_one_sees(store: ClipStore
         assert_equal(one, other)
 
 
-def test_a_bad_clip_is_reported_once(damaged: ClipStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_clip_is_reported_once(damaged: ClipDataset, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(take(make_loader(damaged, OPTIONS, batch=3, num_iterations=3), 9)) == 3
     (message,) = caplog.messages
@@ -245,7 +240,7 @@ def test_a_bad_clip_is_reported_once(damaged: ClipStore, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_of_a_worker_is_one_line_that_names_the_file(
-    store: ClipStore, tmp_path: Path, num_workers: int
+    store: ClipDataset, tmp_path: Path, num_workers: int
 ) -> None:
     only = write_store(tmp_path, {"only": store.read(0)})
     only.path(0).write_bytes(b"")
@@ -262,7 +257,7 @@ def test_an_error_in_a_degradation_names_the_sample_and_the_clip(tmp_path: Path)
         degrade(replace(drawn, gt=drawn.gt[..., :63]), OPTIONS)
 
 
-def test_a_worker_that_dies_is_an_error_and_no_hang(store: ClipStore) -> None:
+def test_a_worker_that_dies_is_an_error_and_no_hang(store: ClipDataset) -> None:
     with make_loader(store, OPTIONS, batch=1, num_workers=1) as loader:
         next(loader)
         (worker,) = multiprocessing.active_children()
@@ -276,7 +271,7 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(store: ClipStore) -> None:
 
 
 @pytest.mark.parametrize(("num_drawing", "num_codecs"), [(0, 0), (1, 1)])
-def test_the_feeder_gives_the_same_bits(store: ClipStore, num_drawing: int, num_codecs: int) -> None:
+def test_the_feeder_gives_the_same_bits(store: ClipDataset, num_drawing: int, num_codecs: int) -> None:
     num_threads = torch.get_num_threads()
     plain = take(make_loader(store, OPTIONS, batch=2, num_iterations=3), 9)
     feeder = make_feeder(
@@ -289,7 +284,7 @@ def test_the_feeder_gives_the_same_bits(store: ClipStore, num_drawing: int, num_
     assert torch.get_num_threads() == num_threads
 
 
-def test_the_feeder_can_be_left_at_any_time(store: ClipStore) -> None:
+def test_the_feeder_can_be_left_at_any_time(store: ClipDataset) -> None:
     with (
         contextlib.suppress(KeyboardInterrupt),
         make_feeder(store, OPTIONS, batch=1, num_drawing=0, num_codecs=1, device=CPU) as feeder,
@@ -301,7 +296,7 @@ def test_the_feeder_can_be_left_at_any_time(store: ClipStore) -> None:
     assert threading.active_count() == 1 or not [t for t in threading.enumerate() if t.name.startswith("degrade")]
 
 
-def test_an_error_in_the_feeder_is_the_same_line(store: ClipStore, tmp_path: Path) -> None:
+def test_an_error_in_the_feeder_is_the_same_line(store: ClipDataset, tmp_path: Path) -> None:
     only = write_store(tmp_path, {"only": store.read(0)})
     only.path(0).unlink()
     with pytest.raises(DataError, match=r"^sample 0: 20 clips in a row.*only\.npy"):
@@ -312,7 +307,8 @@ def test_an_error_in_the_feeder_is_the_same_line(store: ClipStore, tmp_path: Pat
 
 
 @pytest.fixture
-def pooled(tmp_path: Path) -> SampleOptions:
+def pooled(store: ClipDataset, tmp_path: Path) -> DataSettings:
+    store.pool_folder = tmp_path / "pool"
     return replace(
         OPTIONS,
         num_frames=4,
@@ -320,11 +316,10 @@ def pooled(tmp_path: Path) -> SampleOptions:
         pool_clips=2,
         pool_crop_px=18,
         pool_num_frames=6,
-        pool_folder=tmp_path / "pool",
     )
 
 
-def test_a_pool_clip_is_made_once_and_again_if_it_is_damaged(store: ClipStore, pooled: SampleOptions) -> None:
+def test_a_pool_clip_is_made_once_and_again_if_it_is_damaged(store: ClipDataset, pooled: DataSettings) -> None:
     path = pool_clip_path(store, pooled, 1)
     made = pool_clip(store, pooled, 1)
     content, stamp = path.read_bytes(), path.stat().st_mtime_ns
@@ -342,7 +337,7 @@ def test_a_pool_clip_is_made_once_and_again_if_it_is_damaged(store: ClipStore, p
 
 @pytest.mark.parametrize("stochastic", [True, False])
 def test_samples_of_a_pool_are_cuts_whose_input_shows_their_ground_truth(
-    store: ClipStore, pooled: SampleOptions, stochastic: bool
+    store: ClipDataset, pooled: DataSettings, stochastic: bool
 ) -> None:
     options = replace(pooled, stochastic=stochastic, num_frames=3)
     kinds = set()
@@ -358,16 +353,25 @@ def test_samples_of_a_pool_are_cuts_whose_input_shows_their_ground_truth(
     assert len(kinds) > 12
 
 
-def test_a_pool_s_samples_do_not_depend_on_who_fills_it(store: ClipStore, pooled: SampleOptions) -> None:
-    elsewhere = replace(pooled, pool_folder=pooled.pool_folder and pooled.pool_folder / "elsewhere")
+def test_a_pool_s_samples_do_not_depend_on_who_fills_it(store: ClipDataset, pooled: DataSettings) -> None:
+    elsewhere = copy.copy(store)
+    elsewhere.pool_folder = store.pool_folder and store.pool_folder / "elsewhere"
     one_by_one = take(make_loader(store, pooled, batch=1), 6)
-    together = take(make_loader(store, elsewhere, batch=1, num_workers=2), 6)
+    together = take(make_loader(elsewhere, pooled, batch=1, num_workers=2), 6)
     for one, other in zip(one_by_one, together, strict=True):
         assert_equal(one, other)
-    assert not list(pooled.pool_folder.rglob("*.partial")) if pooled.pool_folder else False
+    assert store.pool_folder is not None
+    assert not list(store.pool_folder.rglob("*.partial"))
 
 
-def test_other_options_have_other_pool_clips(store: ClipStore, pooled: SampleOptions) -> None:
+def test_the_names_of_pools_never_change(store: ClipDataset, pooled: DataSettings) -> None:
+    """Or the clips of running trainings, which take hours, would be computed again. Seen at revision 4ab7c33."""
+    mixed = replace(pooled, degradation_mix=("usual:0.5", "clean:0.5"), hold_probability=0.3, still_probability=0.5)
+    names = [pool_clip_path(store, options, 7).relative_to(str(store.pool_folder)) for options in (pooled, mixed)]
+    assert [str(name) for name in names] == ["8fd4efe3692e1c72/000007.npy", "abce535aed9982fb/000007.npy"]
+
+
+def test_other_options_have_other_pool_clips(store: ClipDataset, pooled: DataSettings) -> None:
     changes: list[dict[str, Any]] = [{"seed": 1}, {"unsharp": False}, {"pool_crop_px": 17}, {"still_probability": 0.5}]
     others = [replace(pooled, **change) for change in changes]
     paths = {pool_clip_path(store, options, 0) for options in (pooled, *others)}
@@ -375,13 +379,15 @@ def test_other_options_have_other_pool_clips(store: ClipStore, pooled: SampleOpt
     assert pool_clip_path(store, replace(pooled, crop_px=8, pool_clips=9), 0) in paths, "cuts share the clips"
 
 
-def test_a_pool_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_a_pool_that_cannot_be_is_refused(store: ClipDataset, pooled: DataSettings) -> None:
+    homeless = copy.copy(store)
+    homeless.pool_folder = None
     with pytest.raises(ValueError, match="needs a pool_folder"):
-        SampleOptions(pool_clips=4)
-    with pytest.raises(ValueError, match="smaller than samples of 30 frames"):
-        SampleOptions(pool_clips=4, pool_folder=tmp_path)
+        make_sample(homeless, pooled, 0)
+    with pytest.raises(ValueError, match=r"smaller than the crops \(30 frames"):
+        DataSettings(pool_clips=4)
     with pytest.raises(ValueError, match=r"still_probability must be from 0 to 1, got 1\.5"):
-        SampleOptions(still_probability=1.5)
+        DataSettings(still_probability=1.5)
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
@@ -403,7 +409,7 @@ def test_the_stochastic_scheme_reads_half_the_bytes(tmp_path: Path) -> None:
     assert 0 < num_bytes(stochastic=True) <= 0.51 * num_bytes(stochastic=False)
 
 
-def test_the_cost_of_the_input_says_how_many_workers_it_takes(store: ClipStore) -> None:
+def test_the_cost_of_the_input_says_how_many_workers_it_takes(store: ClipDataset) -> None:
     measured = measure_input(store, OPTIONS, num_samples=2)
     assert min(measured.load_seconds, measured.other_seconds) > 0
     assert measured.clips_per_second_per_core == pytest.approx(1 / measured.seconds)
@@ -415,7 +421,7 @@ def test_the_cost_of_the_input_says_how_many_workers_it_takes(store: ClipStore) 
     assert "2.00 clips per second per core; 16 workers feed 16 clips every 0.50 s" in text
 
 
-def test_a_loader_for_the_cpu_device_is_the_plain_one(store: ClipStore) -> None:
+def test_a_loader_for_the_cpu_device_is_the_plain_one(store: ClipDataset) -> None:
     (plain,), (named,) = (take(make_loader(store, OPTIONS, batch=1, device=device), 1) for device in (None, CPU))
     assert_equal(plain, named)
     for wrong in ({"batch": 0}, {"batch": 1, "rank": 1}, {"batch": 1, "first_iteration": -1}):
@@ -425,7 +431,7 @@ def test_a_loader_for_the_cpu_device_is_the_plain_one(store: ClipStore) -> None:
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_a_pool_held_on_a_device_gives_the_samples_of_a_pool_on_disk(
-    store: ClipStore, pooled: SampleOptions, stochastic: bool
+    store: ClipDataset, pooled: DataSettings, stochastic: bool
 ) -> None:
     options = replace(
         pooled,
@@ -447,7 +453,7 @@ def test_a_pool_held_on_a_device_gives_the_samples_of_a_pool_on_disk(
 
 
 def test_what_goes_wrong_with_a_clip_of_a_held_pool_reaches_the_one_who_waits(
-    store: ClipStore, pooled: SampleOptions
+    store: ClipDataset, pooled: DataSettings
 ) -> None:
     def broken() -> Iterator[Sample]:
         yield pool_clip(store, pooled, 0)
@@ -460,7 +466,7 @@ def test_what_goes_wrong_with_a_clip_of_a_held_pool_reaches_the_one_who_waits(
     pool.close()
 
 
-def test_a_held_sample_shows_one_frame_all_the_time(store: ClipStore) -> None:
+def test_a_held_sample_shows_one_frame_all_the_time(store: ClipDataset) -> None:
     options = replace(OPTIONS, hold_probability=1.0, unsharp=False)
     for stochastic in (False, True):
         made = make_sample(store, replace(options, stochastic=stochastic), 3)
@@ -470,13 +476,13 @@ def test_a_held_sample_shows_one_frame_all_the_time(store: ClipStore) -> None:
         assert any(torch.equal(made.lr[0], frame) for frame in moving.lr), "it is one of the frames that there were"
 
 
-def test_of_what_goes_wrong_in_a_worker_a_bug_keeps_its_traceback(store: ClipStore) -> None:
+def test_of_what_goes_wrong_in_a_worker_a_bug_keeps_its_traceback(store: ClipDataset) -> None:
     sample = draw(store, OPTIONS, 0)
     with pytest.raises(SampleError) as caught:
         degrade(replace(sample, gt=sample.gt.float()), OPTIONS)  # no clip of bytes: a bug of ours
-    note = _Failure.of(caught.value, 0).error().__notes__
+    note = Failure.of(caught.value, 0).error().__notes__
     assert "Traceback" in note[0]
-    assert not hasattr(_Failure.of(ClipError("x.npy is cut short. Prepare it again."), 0).error(), "__notes__")
+    assert not hasattr(Failure.of(ClipError("x.npy is cut short. Prepare it again."), 0).error(), "__notes__")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from training.degradations import apply, evaluation_recipe
-from training.evaluate import super_resolve
-from training.metrics import psnr_db, to_bytes
+from training.evaluation.enlarging import super_resolve
+from training.evaluation.metrics import psnr_db, to_bytes
 from vsrealbasicvsr import load_model, refine
 from vsrealbasicvsr.engine import Grid, WindowUpscaler, choose_device
 from vsrealbasicvsr.luma import luma

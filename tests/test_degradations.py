@@ -16,7 +16,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from training import degrade
+from training.commands import degrade
 from training.degradations import (
     MIXABLE,
     MODERATE,

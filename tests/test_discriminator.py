@@ -10,9 +10,9 @@ import torch
 from reference_training import GRADIENT, clips, discriminate, discriminator_tensors, gradients, unit
 from torch import Tensor, nn
 
-from training.discriminator import SpectralConv, UNetDiscriminator
-from training.generator_step import discriminator_step
-from training.losses import discriminator_loss
+from training.discriminators.unet import SpectralConv, UNetDiscriminator
+from training.gradients import discriminator_step
+from training.losses.adversarial import discriminator_loss
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, StateDictError
 from vsrealbasicvsr.weights import WeightsError, read_discriminator, read_network, write_weights
 

@@ -9,9 +9,8 @@ import skimage.data
 import torch
 from scipy import ndimage, signal, special
 
-from training import metrics
-from training.evaluation import detail, libraries, visible
-from training.metrics import Absent, to_bytes
+from training.evaluation import detail, libraries, metrics, visible
+from training.evaluation.metrics import Absent, to_bytes
 from vsrealbasicvsr.luma import luma
 
 PORTS = 1e-4

@@ -5,8 +5,8 @@ import skimage.data
 import torch
 from PIL import Image
 
-from training import flow
 from training.__main__ import main
+from training.commands import flow
 from vsrealbasicvsr.model import SPyNet
 
 

@@ -19,7 +19,7 @@ from scripts.gpu.program_stages import copy_run, run_program
 from scripts.gpu.results import NAME, Results, read_results
 from scripts.gpu.runner import STAGES, Stage, run_stages, start_server
 from scripts.gpu.setting import Setting
-from training.checkpoints import EMA, LOG
+from training.run_folder import EMA, LOG
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 

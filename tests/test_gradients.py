@@ -20,14 +20,18 @@ from reference_training import (
 from tolerances import REGROUPED
 from torch import Tensor
 
-from training.discriminator import UNetDiscriminator
-from training.generator_step import discriminator_step, generator_step
-from training.losses import LossWeights, averaged, flicker_loss, flow_rest_loss
-from training.perceptual import PerceptualLoss
+from training.discriminators.unet import UNetDiscriminator
+from training.gradients import discriminator_step, generator_step
+from training.losses.distances import averaged
+from training.losses.flicker import flicker_loss
+from training.losses.flow_rest import flow_rest_loss
+from training.losses.perceptual import PerceptualLoss
+from training.losses.settings import LossSettings
 from vsrealbasicvsr.model import RealBasicVSR, RunStep, SPyNet, flow_warp
 
 SIZES = replace(reference_sizes(6, 2), hr_channels=5, hr_out_channels=7, num_flow_levels=2, flow_channels=(4, 5, 6, 4))
-NO_PIXELS = LossWeights(output=0.0, cleaning=0.0)
+PAPER = LossSettings(perceptual_weight=1.0, adversarial_weight=0.05)
+NO_PIXELS = replace(PAPER, output_weight=0.0, cleaning_weight=0.0)
 RECOMPUTED = 1e-6
 
 
@@ -79,7 +83,7 @@ def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) ->
 @pytest.mark.parametrize("distance", ["charbonnier", "l1"])
 def test_losses_of_stage_1_and_all_gradients_agree_with_an_independent_computation(batch, distance):
     model = network()
-    losses, _ = generator_step(model, *batch, weights=LossWeights(), distance=distance)
+    losses, _ = generator_step(model, *batch, losses=replace(PAPER, distance=distance))
     tensors = doubles(model.state_dict())
     expected = stage_1(*batch, tensors, distance)
     (expected["output"] + expected["cleaning"]).backward()
@@ -129,23 +133,30 @@ def test_the_independent_gradients_are_those_of_finite_differences_of_a_third_im
 
 def test_the_cleaning_loss_reaches_only_the_cleaning_module(batch):
     model = network()
-    generator_step(model, *batch, weights=LossWeights(output=0.0))
+    generator_step(model, *batch, losses=replace(PAPER, output_weight=0.0))
     assert reached(model) == parts(model)[0]
 
 
 def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
     model = network()
-    losses, _ = generator_step(model, *batch, weights=LossWeights(output=0.0, cleaning=0.0, rest=0.25), rest_frame=2)
+    losses, _ = generator_step(
+        model, *batch, losses=replace(PAPER, output_weight=0.0, cleaning_weight=0.0, rest_weight=0.25), rest_frame=2
+    )
     assert losses["rest"] > 0
     assert reached(model) == parts(model)[0]
 
 
 @pytest.mark.parametrize(
-    "weights", [LossWeights(cleaning=0.0), replace(NO_PIXELS, colour=1.0), replace(NO_PIXELS, flicker=1.0)]
+    "weights",
+    [
+        replace(PAPER, cleaning_weight=0.0),
+        replace(NO_PIXELS, colour_weight=1.0),
+        replace(NO_PIXELS, flicker_weight=1.0),
+    ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):
     model = network()
-    generator_step(model, *clips(1, 2, 16, 16), weights=weights)
+    generator_step(model, *clips(1, 2, 16, 16), losses=weights)
     assert reached(model) == set.union(*parts(model))
 
 
@@ -160,15 +171,14 @@ def test_perceptual_and_adversarial_loss_reach_everything_but_the_cleaning_modul
         "both": {"perceptual": perceptual, "discriminator": discriminator},
     }[losses]
     model = network()
-    generator_step(model, *square_batch, weights=NO_PIXELS, checkpointing=checkpointing, **looks)
+    generator_step(model, *square_batch, losses=NO_PIXELS, checkpointing=checkpointing, **looks)
     assert reached(model) == parts(model)[1]
     as_published = network()
     generator_step(
         as_published,
         *square_batch,
-        weights=NO_PIXELS,
+        losses=replace(NO_PIXELS, cleaning_gets_perceptual=True),
         checkpointing=checkpointing,
-        cleaning_gets_perceptual=True,
         **looks,
     )
     assert reached(as_published) == set.union(*parts(model))
@@ -183,14 +193,13 @@ def test_the_setting_changes_the_gradients_of_the_cleaning_module_and_no_others(
         generator_step(
             model,
             *square_batch,
-            weights=LossWeights(),
+            losses=replace(PAPER, cleaning_gets_perceptual=setting),
             perceptual=perceptual,
             discriminator=discriminator,
-            cleaning_gets_perceptual=setting,
         )
         found[setting] = gradients(model)
     alone = network()
-    generator_step(alone, *square_batch, weights=LossWeights())
+    generator_step(alone, *square_batch, losses=PAPER)
     cleaning, others = parts(alone)
     for name in others:
         torch.testing.assert_close(found[False][name], found[True][name], atol=RECOMPUTED, rtol=0)
@@ -203,16 +212,15 @@ def test_with_the_published_setting_the_gradients_are_those_of_one_sum_of_all_lo
     square_batch, perceptual, discriminator
 ):
     lr, truth = square_batch
-    weights = LossWeights(output=0.7, cleaning=0.5, perceptual=0.3, adversarial=0.2)
+    weights = replace(PAPER, output_weight=0.7, cleaning_weight=0.5, perceptual_weight=0.3, adversarial_weight=0.2)
     model = network()
     losses, hr = generator_step(
         model,
         lr,
         truth,
-        weights=weights,
+        losses=replace(weights, cleaning_gets_perceptual=True),
         perceptual=perceptual,
         discriminator=discriminator,
-        cleaning_gets_perceptual=True,
     )
     plain = network()
     cleaned = plain.clean(lr)
@@ -225,7 +233,7 @@ def test_with_the_published_setting_the_gradients_are_those_of_one_sum_of_all_lo
         "perceptual": perceptual(output[0], truth[0]),
         "adversarial": torch.log1p(torch.exp(-logits)).mean(),
     }
-    sum(getattr(weights, name) * term for name, term in terms.items()).backward()
+    sum(weights.weight(name) * term for name, term in terms.items()).backward()
     assert losses == pytest.approx({name: term.item() for name, term in terms.items()}, rel=1e-5)
     assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
     torch.testing.assert_close(hr, output.detach(), atol=REGROUPED, rtol=0)
@@ -233,9 +241,9 @@ def test_with_the_published_setting_the_gradients_are_those_of_one_sum_of_all_lo
 
 def test_the_losses_of_ours_are_added_with_their_weights(square_batch):
     lr, truth = square_batch
-    weights = LossWeights(output=0.5, cleaning=0.0, squared_error=3.0, psnr=0.7)
+    weights = replace(PAPER, output_weight=0.5, cleaning_weight=0.0, squared_error_weight=3.0, psnr_weight=0.7)
     model, plain = network(), network()
-    losses, _ = generator_step(model, lr, truth, weights=weights)
+    losses, _ = generator_step(model, lr, truth, losses=weights)
     error = plain(lr) - truth
     luma = (error * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=2)
     terms = {
@@ -243,7 +251,7 @@ def test_the_losses_of_ours_are_added_with_their_weights(square_batch):
         "squared_error": (error**2).mean(),
         "psnr": torch.log10((luma**2).mean(dim=(2, 3)) + 1e-6).mean(),
     }
-    sum(getattr(weights, name) * term for name, term in terms.items()).backward()
+    sum(weights.weight(name) * term for name, term in terms.items()).backward()
     assert {name: losses[name] for name in terms} == pytest.approx({n: t.item() for n, t in terms.items()}, rel=1e-5)
     assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
 
@@ -251,7 +259,7 @@ def test_the_losses_of_ours_are_added_with_their_weights(square_batch):
 def test_the_flicker_loss_follows_the_truths_motion_and_teaches_the_motion_nothing(batch):
     lr, truth = batch
     model, plain = network(), network()
-    losses, _ = generator_step(model, lr, truth, weights=replace(NO_PIXELS, flicker=2.0))
+    losses, _ = generator_step(model, lr, truth, losses=replace(NO_PIXELS, flicker_weight=2.0))
     small = averaged(truth)
     with torch.no_grad():
         flow_px = torch.stack([plain.basicvsr.spynet(small[:, t + 1], small[:, t]) for t in (0, 1)], dim=1)
@@ -259,7 +267,7 @@ def test_the_flicker_loss_follows_the_truths_motion_and_teaches_the_motion_nothi
     (2.0 * loss).backward()
     assert losses["flicker"] == pytest.approx(loss.item(), rel=1e-5)
     assert largest_difference(gradients(model), gradients(plain)) < GRADIENT
-    still, _ = generator_step(network(), lr[:, :1], truth[:, :1], weights=replace(NO_PIXELS, flicker=2.0))
+    still, _ = generator_step(network(), lr[:, :1], truth[:, :1], losses=replace(NO_PIXELS, flicker_weight=2.0))
     assert "flicker" not in still
 
 
@@ -267,7 +275,7 @@ def test_frozen_flow_gets_no_gradient_and_lets_the_others_pass(square_batch, per
     whole, frozen = network(), network()
     frozen.basicvsr.spynet.requires_grad_(False)
     for model in (whole, frozen):
-        generator_step(model, *square_batch, weights=LossWeights(), perceptual=perceptual)
+        generator_step(model, *square_batch, losses=PAPER, perceptual=perceptual)
     assert all(parameter.grad is None for parameter in frozen.basicvsr.spynet.parameters())
     expected = gradients(whole)
     for name, gradient in gradients(frozen).items():
@@ -278,7 +286,7 @@ def test_frozen_flow_gets_no_gradient_and_lets_the_others_pass(square_batch, per
 def test_a_frozen_cleaning_module_stays_as_it_is(square_batch, perceptual):
     model = network()
     model.image_cleaning.requires_grad_(False)
-    generator_step(model, *square_batch, weights=LossWeights(), perceptual=perceptual)
+    generator_step(model, *square_batch, losses=PAPER, perceptual=perceptual)
     assert reached(model) == parts(model)[1]
     assert all(parameter.grad is None for parameter in model.image_cleaning.parameters())
 
@@ -286,9 +294,9 @@ def test_a_frozen_cleaning_module_stays_as_it_is(square_batch, perceptual):
 def test_gradients_add_up_over_batches(batch):
     lr, truth = batch
     both, apart = network(), network()
-    generator_step(both, lr, truth, weights=LossWeights())
+    generator_step(both, lr, truth, losses=PAPER)
     for n in (0, 1):
-        generator_step(apart, lr[n : n + 1], truth[n : n + 1], weights=LossWeights())
+        generator_step(apart, lr[n : n + 1], truth[n : n + 1], losses=PAPER)
     halves = {name: gradient / 2 for name, gradient in gradients(apart).items()}
     assert largest_difference(halves, gradients(both)) < GRADIENT
 
@@ -297,7 +305,7 @@ def test_the_generators_step_leaves_the_discriminator_and_the_perceptual_network
     square_batch, perceptual, discriminator
 ):
     before = {name: tensor.clone() for name, tensor in discriminator.state_dict().items()}
-    generator_step(network(), *square_batch, weights=LossWeights(), perceptual=perceptual, discriminator=discriminator)
+    generator_step(network(), *square_batch, losses=PAPER, perceptual=perceptual, discriminator=discriminator)
     assert all(parameter.grad is None for looks in (discriminator, perceptual) for parameter in looks.parameters())
     for name, tensor in discriminator.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -305,7 +313,7 @@ def test_the_generators_step_leaves_the_discriminator_and_the_perceptual_network
 
 def test_the_discriminators_step_reaches_all_of_it_and_not_the_generator(square_batch, discriminator):
     model = network()
-    _, hr = generator_step(model, *square_batch, weights=LossWeights(), discriminator=discriminator)
+    _, hr = generator_step(model, *square_batch, losses=PAPER, discriminator=discriminator)
     before = gradients(model)
     losses = discriminator_step(discriminator, hr, square_batch[1], frames_at_once=2)
     assert losses.keys() == {"discriminator_real", "discriminator_fake"}
@@ -325,7 +333,7 @@ def test_checkpointing_gives_the_same_gradients(square_batch, perceptual, with_l
         losses, hr = generator_step(
             model,
             *square_batch,
-            weights=LossWeights(),
+            losses=PAPER,
             perceptual=perceptual if with_looks else None,
             checkpointing=checkpointing,
         )
@@ -346,7 +354,7 @@ def saved_bytes(model: RealBasicVSR, batch: tuple[Tensor, Tensor], *, checkpoint
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        generator_step(model, *batch, weights=LossWeights(), checkpointing=checkpointing)
+        generator_step(model, *batch, losses=PAPER, checkpointing=checkpointing)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -363,7 +371,7 @@ def test_how_many_frames_are_looked_at_at_once_changes_no_result(square_batch):
         losses, hr = generator_step(
             model,
             *square_batch,
-            weights=LossWeights(adversarial=1.0),
+            losses=replace(PAPER, adversarial_weight=1.0),
             discriminator=discriminator,
             frames_at_once=frames_at_once,
         )
@@ -398,7 +406,7 @@ def test_channels_last_changes_the_order_of_memory_only(square_batch, discrimina
         losses, hr = generator_step(
             model,
             *square_batch,
-            weights=LossWeights(adversarial=1.0),
+            losses=replace(PAPER, adversarial_weight=1.0),
             discriminator=discriminator.to(memory_format=memory_format),
         )
         found.append((losses, hr, gradients(model)))
@@ -430,7 +438,7 @@ def test_under_autocast_pictures_losses_and_gradients_are_float32_and_near(squar
         losses, hr = generator_step(
             model,
             *square_batch,
-            weights=LossWeights(rest=0.25),
+            losses=replace(PAPER, rest_weight=0.25),
             perceptual=perceptual,
             discriminator=discriminator,
             autocast_dtype=dtype,
@@ -453,8 +461,8 @@ def test_under_autocast_pictures_losses_and_gradients_are_float32_and_near(squar
 def test_only_the_flow_network_learns_to_rest(batch):
     """Its loss goes down along its gradient, and no other part moves."""
     model = network()
-    weights = replace(NO_PIXELS, flow_rest=1.0)
-    losses, _ = generator_step(model, *batch, weights=weights)
+    weights = replace(NO_PIXELS, flow_rest_weight=1.0)
+    losses, _ = generator_step(model, *batch, losses=weights)
     assert {name.split(".")[1] for name in reached(model)} == {"spynet"}
     with torch.no_grad():
         for parameter in model.basicvsr.spynet.parameters():
@@ -462,15 +470,15 @@ def test_only_the_flow_network_learns_to_rest(batch):
     frames = model.clean(batch[0])[:, 0]
     assert flow_rest_loss(model.basicvsr.spynet, frames) < losses["flow_rest"]
     model.basicvsr.spynet.requires_grad_(False)
-    assert "flow_rest" not in generator_step(model, *batch, weights=weights)[0], "a frozen flow network rests as it is"
+    assert "flow_rest" not in generator_step(model, *batch, losses=weights)[0], "a frozen flow network rests as it is"
 
 
 def test_clips_that_do_not_fit_are_refused_by_name(batch, discriminator):
     lr, truth = batch
     with pytest.raises(ValueError, match=r"generator_step: expected float32 clips .* 4 times as large, got"):
-        generator_step(network(), lr, truth[:, :2], weights=LossWeights())
+        generator_step(network(), lr, truth[:, :2], losses=PAPER)
     with pytest.raises(ValueError, match=r"generator_step: .* of torch.uint8"):
-        generator_step(network(), lr, (truth * 255).byte(), weights=LossWeights())
+        generator_step(network(), lr, (truth * 255).byte(), losses=PAPER)
     with pytest.raises(ValueError, match=r"discriminator_step: .* 1 times as large"):
         discriminator_step(discriminator, truth, lr)
     with pytest.raises(ValueError, match="frames_at_once must be at least 1, got 0"):

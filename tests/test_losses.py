@@ -1,6 +1,7 @@
 """The losses: their values by hand, and the perceptual network and where its weights come from."""
 
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -9,22 +10,19 @@ from reference_training import GRADIENT, clips, vgg_tensors
 from reference_training import perceptual as reference_perceptual
 from torch import Tensor
 
-from training.losses import (
-    LossWeights,
-    averaged,
-    charbonnier,
-    cleaning_loss,
-    colour_loss,
-    discriminator_loss,
-    flicker_loss,
-    generator_adversarial_loss,
-    l1,
-    output_loss,
-    psnr_loss,
-    rest_loss,
-    squared_error_loss,
-)
-from training.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
+from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
+from training.losses.cleaning import cleaning_loss
+from training.losses.colour import colour_loss
+from training.losses.distances import averaged, charbonnier, l1
+from training.losses.flicker import flicker_loss
+from training.losses.kinds import Reach
+from training.losses.output import output_loss
+from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
+from training.losses.psnr import psnr_loss
+from training.losses.rest import rest_loss
+from training.losses.settings import LOSSES, LossSettings
+from training.losses.squared_error import squared_error_loss
+from training.presets import PRESETS
 from vsrealbasicvsr.weights import WeightsError
 
 
@@ -146,11 +144,18 @@ def test_the_adversarial_losses_are_cross_entropies_with_1_for_real_and_0_for_fa
     assert generator_adversarial_loss(torch.tensor([200.0, -200.0])).item() == pytest.approx(100.0)  # and no infinity
 
 
-def test_the_defaults_are_the_papers_weights():
-    weights = LossWeights()
-    assert (weights.output, weights.cleaning, weights.perceptual, weights.adversarial) == (1.0, 1.0, 1.0, 0.05)
-    assert (weights.squared_error, weights.psnr, weights.colour) == (0.0, 0.0, 0.0)
-    assert (weights.flicker, weights.rest) == (0.0, 0.0)
+def test_the_presets_have_the_paper_s_weights_and_no_other_loss():
+    paper = {"output": 1.0, "cleaning": 1.0}
+    for preset, expected in (("stage1", paper), ("stage2", {**paper, "perceptual": 1.0, "adversarial": 0.05})):
+        losses = PRESETS[preset].losses
+        assert {name: losses.weight(name) for name in LOSSES if losses.weight(name)} == expected
+
+
+def test_every_weight_of_the_settings_has_its_loss_and_c_gets_no_gradient_of_what_makes_texture():
+    weights = [entry.name for entry in fields(LossSettings) if entry.name.endswith("_weight")]
+    assert weights == [f"{name}_weight" for name in LOSSES]
+    behind = {name for name, loss in LOSSES.items() if loss.reaches is Reach.BEHIND_CLEANING}
+    assert behind == {"perceptual", "adversarial", "feature_matching"}
 
 
 # ---- perceptual -----------------------------------------------------------------------------------------------------

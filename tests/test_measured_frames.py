@@ -8,11 +8,11 @@ import pytest
 import torch
 from videolq import HEIGHT, LENGTHS, WIDTH, read_first, view, write_png, write_sequences
 
-from training import metrics
 from training.__main__ import main
 from training.benchmarking import measured
 from training.benchmarking.measured import Way, super_resolve_measured
 from training.benchmarking.sequences import find_sequences, measured_frames, pieces, read_clip
+from training.evaluation import metrics
 from vsrealbasicvsr.model import SCALE, refine
 from vsrealbasicvsr.weights import load_model
 

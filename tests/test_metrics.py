@@ -10,9 +10,9 @@ from PIL import Image
 from scipy import ndimage, signal, special
 from torch import nn
 
-from training import metrics
-from training.clips import CameraPath
-from training.metrics import Absent, Motion, flicker_255, load_lpips, niqe, psnr_db, ssim, to_bytes
+from training.data.camera import CameraPath
+from training.evaluation import metrics
+from training.evaluation.metrics import Absent, Motion, flicker_255, load_lpips, niqe, psnr_db, ssim, to_bytes
 from vsrealbasicvsr.luma import luma
 
 NIQE_REFERENCE = 1e-3
@@ -272,6 +272,20 @@ def test_a_frame_smaller_than_a_patch_has_no_niqe_and_says_so():
 SIZE = 64
 
 
+def camera_motion(matrices, height, width):
+    """Return the true motion of a view of a flat picture: frame t shows at p what lies at matrices[t] @ (p, 1) of it.
+
+    matrices (T, 2, 3) take (x, y) of the view to (x, y) of the picture, as those of training.data.camera.CameraPath do.
+    """
+    last_row = np.broadcast_to([[[0.0, 0.0, 1.0]]], (len(matrices), 1, 3))
+    full = np.concatenate([matrices, last_row], axis=1)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    pixels = np.stack([x.ravel(), y.ravel(), np.ones(height * width)])
+    moved = (np.linalg.inv(full[1:]) @ full[:-1])[:, :2] @ pixels - pixels[:2]
+    flow_px = moved.reshape(-1, 2, height, width).astype(np.float32)
+    return Motion(flow_px=torch.from_numpy(flow_px), visible=torch.from_numpy(metrics._lands_inside(flow_px)))
+
+
 @pytest.fixture(scope="module")
 def pan():
     """A view that moves over a photograph by (1.5, -0.75) pixels a frame, turning, and its true motion."""
@@ -292,7 +306,7 @@ def pan():
         ]
         frames.append(np.stack(channels))
     clip = to_bytes(torch.from_numpy(np.stack(frames)).float() / 255)
-    return clip, metrics.camera_motion(matrices, SIZE, SIZE)
+    return clip, camera_motion(matrices, SIZE, SIZE)
 
 
 def test_along_the_true_motion_only_the_interpolation_is_left(pan):

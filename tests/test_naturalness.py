@@ -10,12 +10,12 @@ import skimage.data
 import torch
 from videolq import PROGRAMS
 
-from training import metrics
 from training.benchmarking import naturalness
 from training.benchmarking.kept import FrameScores, means
 from training.benchmarking.naturalness import Measure, Measures, matlab_luma, niqe_of
 from training.benchmarking.published import PUBLISHED
-from training.metrics import Absent
+from training.evaluation import metrics
+from training.evaluation.metrics import Absent
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,19 @@ from reference_network import formula_network, reference_sizes
 from reference_training import clips, gradients, learning
 from torch import Tensor
 
-from training.generator_step import discriminator_step, generator_step, motion_of
-from training.losses import (
-    LossWeights,
-    feature_matching_loss,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    luma,
-)
-from training.networks import Networks, Processes, faithful_weights
-from training.patch_discriminator import PatchDiscriminator
-from training.settings import PRESETS, SMOKE_ARCHITECTURE, Settings, SettingsError
-from training.steps import Steps, weights_at
+from training.discriminators.patch import PatchDiscriminator
+from training.gradients import discriminator_step, generator_step
+from training.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
+from training.losses.feature_matching import feature_matching_loss
+from training.losses.settings import LossSettings
+from training.networks import Networks, faithful_weights
+from training.presets import PRESETS, SMOKE_ARCHITECTURE
+from training.processes import Processes
+from training.settings import Settings, SettingsError, changed
+from training.steps import Steps
+from training.views import motion_of
 from vsrealbasicvsr import load_model
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.model import RealBasicVSR
 
 SIZES = replace(
@@ -34,7 +34,14 @@ SIZES = replace(
     flow_channels=(4, 5, 6, 4),
     start_passes=1,
 )
-ONLY_LOOKS = LossWeights(output=0.0, cleaning=0.0, perceptual=0.0, adversarial=1.0, feature_matching=0.5)
+ONLY_LOOKS = LossSettings(
+    discriminator="patch",
+    output_weight=0.0,
+    cleaning_weight=0.0,
+    perceptual_weight=0.0,
+    adversarial_weight=1.0,
+    feature_matching_weight=0.5,
+)
 CPU = torch.device("cpu")
 
 
@@ -108,7 +115,7 @@ def test_feature_matching_is_the_mean_distance_over_the_layers():
 
 def test_the_cleaning_module_learns_nothing_from_it(discriminator, batch):
     model = network()
-    losses, _ = generator_step(model, *batch, weights=ONLY_LOOKS, discriminator=discriminator)
+    losses, _ = generator_step(model, *batch, losses=ONLY_LOOKS, discriminator=discriminator)
     reached = {name for name, gradient in gradients(model).items() if gradient.abs().max() > 0}
     names = {name for name, _ in model.named_parameters()}
     assert reached == {name for name in names if not name.startswith("image_cleaning.")}
@@ -136,7 +143,7 @@ def test_the_generator_s_gradient_is_that_of_finite_differences(discriminator, b
         return float(-logits.mean() + 0.5 * distance)
 
     model = network()
-    generator_step(model, lr, truth, weights=ONLY_LOOKS, discriminator=discriminator, flows_px=flows_px)
+    generator_step(model, lr, truth, losses=ONLY_LOOKS, discriminator=discriminator, flows_px=flows_px)
     found = gradients(model)
     step = 1e-4
     for key in probes:
@@ -154,7 +161,7 @@ def test_frames_at_a_time_change_nothing(discriminator, batch):
     for frames_at_once in (1, 4, 100):
         model = network()
         options = {"discriminator": discriminator, "frames_at_once": frames_at_once}
-        losses, hr = generator_step(model, *batch, weights=ONLY_LOOKS, **options)
+        losses, hr = generator_step(model, *batch, losses=ONLY_LOOKS, **options)
         discriminator.zero_grad()
         state = {name: tensor.clone() for name, tensor in discriminator.state_dict().items()}
         losses |= discriminator_step(discriminator, hr, batch[1], lr=batch[0], frames_at_once=frames_at_once)
@@ -176,16 +183,17 @@ def test_it_must_be_given_the_input(discriminator, batch):
 
 
 def tiny_settings(preset: str) -> Settings:
-    return dataclasses.replace(
-        PRESETS[preset],
-        architecture=dataclasses.replace(SMOKE_ARCHITECTURE, start_passes=1),
-        num_frames=3,
-        crop_px=16,
-        colour_block_px=16,
-        adversarial_warm_up_iterations=0,
-        flow_from_share=0.0,
-        discriminator_width=4,
-    )
+    architecture = dataclasses.asdict(dataclasses.replace(SMOKE_ARCHITECTURE, start_passes=1))
+    changes = {
+        "architecture": architecture,
+        "num_frames": 3,
+        "crop_px": 16,
+        "colour_block_px": 16,
+        "adversarial_warm_up_iterations": 0,
+        "flow_from_share": 0.0,
+        "discriminator_width": 4,
+    }
+    return changed(PRESETS[preset], changes)
 
 
 @pytest.mark.parametrize("preset", ["compact", "compact-gan"])
@@ -212,11 +220,17 @@ def test_the_step_that_is_captured_on_a_gpu_trains_as_the_plain_one(preset):
 
 
 def test_the_discriminator_s_losses_rise_while_it_is_new():
-    settings = dataclasses.replace(tiny_settings("compact-gan"), adversarial_warm_up_iterations=10)
-    weights = LossWeights(adversarial=0.1, feature_matching=1.0)
-    assert math.isclose(weights_at(weights, 4, settings).adversarial, 0.05)
-    assert math.isclose(weights_at(weights, 4, settings).feature_matching, 0.5)
-    assert weights_at(weights, 9, settings) == weights_at(weights, 1000, settings) == weights
+    losses = LossSettings(
+        discriminator="patch",
+        adversarial_weight=0.1,
+        feature_matching_weight=1.0,
+        flicker_weight=2.0,
+        adversarial_warm_up_iterations=10,
+    )
+    assert math.isclose(losses.at(4).adversarial_weight, 0.05)
+    assert math.isclose(losses.at(4).feature_matching_weight, 0.5)
+    assert losses.at(4).flicker_weight == 2.0
+    assert losses.at(9) == losses.at(1000) == losses
 
 
 @pytest.mark.parametrize(
@@ -232,7 +246,7 @@ def test_the_discriminator_s_losses_rise_while_it_is_new():
 )
 def test_settings_that_do_not_go_together_are_refused(change, text):
     with pytest.raises(SettingsError, match=text):
-        dataclasses.replace(PRESETS["compact-gan"], **change)
+        changed(PRESETS["compact-gan"], change)
 
 
 def test_a_run_from_a_file_of_two_sets_begins_with_the_faithful_one():

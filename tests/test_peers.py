@@ -10,8 +10,8 @@ import skimage.data
 import torch
 from torch.nn import functional
 
-from training import evaluate
-from training.evaluation import peers
+from training.commands import evaluate
+from training.evaluation import enlarging, peers
 from training.evaluation.pairs import Footage, Pair, degrade
 from training.evaluation.peers import FolderPeer, NcnnPeer, find_peers
 from training.evaluation.sheets import write_frames
@@ -58,7 +58,7 @@ def test_a_network_of_ncnn_gets_rgb_in_0_to_1_and_computes_in_float32(network, p
 
 def test_a_peer_takes_its_place_between_bicubic_and_ours_in_8_bits(network, pair, tiny_model):
     models = {"ours": evaluate.load_model(tiny_model)}
-    enlarged = evaluate.enlargements(models, pair, theta=5.0, peers={"mixer": NcnnPeer(network)})
+    enlarged = enlarging.enlargements(models, pair, theta=5.0, peers={"mixer": NcnnPeer(network)})
     assert list(enlarged) == ["bicubic", "mixer", "ours"]
     assert enlarged["mixer"].max() == 1
     assert torch.equal(enlarged["mixer"], (enlarged["mixer"] * 255).round() / 255)

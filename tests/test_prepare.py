@@ -20,9 +20,9 @@ from conftest import ROOT, TIMEOUT_SECONDS, MakeClip
 from test_clips import Bytes, panned, write_pictures, write_video
 
 from training.__main__ import main
-from training.clips import has_scene_cut
-from training.prepare import CutSettings, auto_shrink, tiles
-from training.store import ClipError, ClipStore, read_index
+from training.data.cutting import CutSettings, auto_shrink, tiles
+from training.data.dataset import ClipDataset, ClipError, read_index
+from training.data.scenes import has_scene_cut
 
 SMALL = ["--min-px", "40", "--tile-px", "64", "--min-frames", "5", "--max-frames", "12", "--workers", "1"]
 
@@ -65,12 +65,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def clips_of(store: ClipStore, source: str) -> list[int]:
+def clips_of(store: ClipDataset, source: str) -> list[int]:
     return [number for number in range(len(store)) if store[number].source == source]
 
 
 def test_scenes_become_clips_without_a_change_of_scene_inside(prepared: Path) -> None:
-    store = ClipStore.open(prepared)
+    store = ClipDataset.open(prepared)
     spans = {(store[n].first_frame, store[n].num_frames) for n in clips_of(store, "scenes.mp4")}
     assert spans == {(0, 12), (12, 8), (20, 9)}, "12 at most; the last scene of 3 frames is too short"
     for number in range(len(store)):
@@ -79,7 +79,7 @@ def test_scenes_become_clips_without_a_change_of_scene_inside(prepared: Path) ->
 
 def test_clips_show_what_their_source_shows(footage: Path, prepared: Path) -> None:
     """Lossless pictures, not shrunk: tiles are pieces of them, to the bit."""
-    store = ClipStore.open(prepared)
+    store = ClipDataset.open(prepared)
     coffee = skimage.data.coffee()[:150, :200]
     covered = np.zeros(coffee.shape[:2], dtype=int)
     for number in clips_of(store, "photograph.png"):
@@ -147,7 +147,7 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(footage: Path, p
     for name, content in contents(prepared).items():
         (out / name).write_bytes(content)
     (out / "x.npy.123.partial").touch()
-    store = ClipStore.open(out)
+    store = ClipDataset.open(out)
     lost, kept = (store.path(clips_of(store, source)[0]) for source in ("scenes.mp4", "photograph.png"))
     lost.unlink()
     stamp = kept.stat().st_mtime_ns
@@ -293,7 +293,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, 
 
 
 def test_a_piece_of_a_clip_is_what_slicing_it_gives(prepared: Path) -> None:
-    store = ClipStore.open(prepared)
+    store = ClipDataset.open(prepared)
     (number, *_) = clips_of(store, "scenes.mp4")
     whole = np.load(store.path(number))
     piece = store.read(number, first_frame=1, num_frames=4, step=2, top=3, left=5, height=20, width=30)
@@ -306,7 +306,7 @@ def test_a_piece_of_a_clip_is_what_slicing_it_gives(prepared: Path) -> None:
 def test_a_damaged_clip_is_named(damage: str, prepared: Path, tmp_path: Path) -> None:
     for name, content in contents(prepared).items():
         (tmp_path / name).write_bytes(content)
-    store = ClipStore.open(tmp_path)
+    store = ClipDataset.open(tmp_path)
     path = store.path(0)
     match damage:
         case "missing":
@@ -323,16 +323,16 @@ def test_a_damaged_clip_is_named(damage: str, prepared: Path, tmp_path: Path) ->
 
 def test_a_folder_without_an_index_or_with_a_damaged_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no prepared clips.*python -m training prepare"):
-        ClipStore.open(tmp_path)
+        ClipDataset.open(tmp_path)
     bare = '{"version": 1, "settings": {}, "sources": {}, "clips": [{}]}'
     for text in ("{", "[]", '{"version": 0}', '{"version": 1}', bare):
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(ValueError, match=r"index\.json"):
-            ClipStore.open(tmp_path)
+            ClipDataset.open(tmp_path)
 
 
 def test_several_folders_are_one_store(prepared: Path) -> None:
-    one, two = ClipStore.open(prepared), ClipStore.open([prepared, prepared])
+    one, two = ClipDataset.open(prepared), ClipDataset.open([prepared, prepared])
     assert len(two) == 2 * len(one)
     assert two.path(len(one)) == one.path(0)
     assert one.identity() != two.identity()

@@ -1,19 +1,25 @@
 """A run's settings: JSON there and back, the command line, and what is refused."""
 
-import argparse
 import dataclasses
 import json
 import re
 
 import pytest
 
-from training.settings import PRESETS, Settings, SettingsError, add_options, changed
+from training.fields import SettingsError
+from training.options import parse
+from training.presets import PRESETS
+from training.settings import Settings, changed, upgraded
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nothing:
+    """A command without options of its own."""
 
 
 def from_command_line(preset: str, *words: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    return changed(PRESETS[preset], vars(parser.parse_args(list(words))))
+    _, changes = parse(Nothing, words, program="train", description="")
+    return changed(PRESETS[preset], changes)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -23,12 +29,11 @@ def test_every_preset_comes_back_from_its_json(preset):
 
 def test_stage_1_and_2_are_the_papers():
     one, two = PRESETS["stage1"], PRESETS["stage2"]
-    assert (one.iterations, one.batch, one.num_frames, one.crop_px) == (300_000, 16, 30, 64)
+    assert (one.iterations, one.batch, one.data.num_frames, one.data.crop_px) == (300_000, 16, 30, 64)
     assert (one.learning_rate, one.final_learning_rate, one.ema_decay) == (1e-4, 1e-4, 0.999)
     assert (two.iterations, two.batch, two.learning_rate, two.discriminator_learning_rate) == (150_000, 8, 5e-5, 1e-4)
-    assert (two.output_weight, two.cleaning_weight, two.perceptual_weight, two.adversarial_weight) == (1, 1, 1, 0.05)
-    assert one.num_loaded_frames == two.num_loaded_frames == 15
-    assert not two.cleaning_gets_perceptual
+    assert one.data.num_unique == two.data.num_unique == 15
+    assert not two.losses.cleaning_gets_perceptual
 
 
 def test_any_field_can_be_set_on_the_command_line():
@@ -37,11 +42,11 @@ def test_any_field_can_be_set_on_the_command_line():
         "--adam-betas", "0.8,0.9", "--distance", "l1",
     )  # fmt: skip
     assert settings.learning_rate == 3e-4
-    assert not settings.stochastic
+    assert not settings.data.stochastic
     assert settings.architecture.mid_channels == 8
     assert settings.adam_betas == (0.8, 0.9)
-    assert settings.distance == "l1"
-    assert settings.num_loaded_frames == settings.num_frames
+    assert settings.losses.distance == "l1"
+    assert settings.data.num_unique == settings.data.num_frames
 
 
 def every_plain_field(value, prefix=""):
@@ -64,7 +69,6 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         else:
             written = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words.append(f"--{option}={written}")
-    words = [word.replace("--degradations.no-", "--no-degradations.") for word in words]
     assert from_command_line(preset, *words) == PRESETS[preset]
 
 
@@ -72,15 +76,15 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
     ("words", "named"),
     [
         (["--batch", "0"], "batch must be at least 1, got 0"),
-        (["--batch", "many"], "batch must be of type int"),
+        (["--batch", "many"], "--batch: must be of type int, got 'many'"),
         (["--ema-decay", "1.5"], "ema_decay must be from 0 to 1"),
         (["--still-probability", "25"], "still_probability must be from 0 to 1"),
         (["--distance", "l2"], "distance must be one of charbonnier, l1"),
-        (["--adam-betas", "0.9"], "adam_betas takes 2 values"),
+        (["--adam-betas", "0.9"], "--adam-betas: takes 2 values"),
         (["--learning-rate", "-1"], "learning_rate must be at least 0"),
         (["--learning-rate", "inf"], "learning_rate must be a finite number, got inf"),
-        (["--colour-weight", "nan"], "colour_weight must be a finite number, got nan"),
-        (["--degradations.blur1-probability", "inf"], "degradations.blur1_probability must be a finite number"),
+        (["--colour-weight", "nan"], "losses.colour_weight must be a finite number, got nan"),
+        (["--degradations.blur1-probability", "inf"], "data.degradations.blur1_probability must be a finite number"),
         (["--adam-betas", "0.9,1.5"], "adam_betas must be from 0 to below 1, got 0.9,1.5"),
         (["--architecture.cleaning-channels", "-3"], "architecture.cleaning_channels must be from 1 to 1024, got -3"),
         (["--architecture.num-forward-blocks", "0"], "architecture.num_forward_blocks must be from 1 to 200, got 0"),
@@ -106,3 +110,61 @@ def test_an_unknown_field_is_an_error_that_names_the_known_ones():
         Settings.from_json("{")
     with pytest.raises(SettingsError, match="batch must be of type int, got '2'"):
         Settings.from_json(json.dumps(json.loads(PRESETS["smoke"].to_json()) | {"batch": "2"}))
+
+
+def test_a_short_name_the_full_one_and_that_of_earlier_versions_are_the_same_option():
+    for short, full in (
+        (["--crop-px", "40"], ["--data.crop-px=40"]),
+        (["--length", "5"], ["--data.num-frames", "5"]),
+        (["--flicker-weight", "2"], ["--losses.flicker-weight", "2"]),
+        (["--no-stochastic"], ["--data.no-stochastic"]),
+        (["--degradations.codecs", "h264,mpeg2"], ["--data.degradations.codecs", "h264,mpeg2"]),
+        (["--no-degradations.stochastic"], ["--data.degradations.no-stochastic"]),
+        (["--degradation-mix", "usual:0.5,clean:0.2"], ["--data.degradation-mix", "usual:0.5,clean:0.2"]),
+    ):
+        words = ["--degradations.codec-probabilities", "0.5,0.5"]
+        assert from_command_line("stage1", *short, *words) == from_command_line("stage1", *full, *words)
+        assert from_command_line("stage1", *short, *words) != from_command_line("stage1", *words)
+
+
+def test_of_an_option_that_is_given_twice_the_last_counts():
+    """As argparse had it: scripts put their own options before those of who calls them."""
+    first = ["--batch", "1", "--degradation-mix", "clean", "--unsharp", "--crop-px=40"]
+    last = ["--batch", "2", "--degradation-mix", "usual", "--no-unsharp", "--data.crop-px", "44"]
+    twice = from_command_line("smoke", *first, *last)
+    assert (twice.batch, twice.data.degradation_mix, twice.data.unsharp) == (2, ("usual",), False)
+    assert twice.data.crop_px == 44
+
+
+def test_the_help_says_what_every_field_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(Nothing, ["--help"], program="train", description="")
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--losses.flicker-weight" in said
+    assert "Change of the output's error along the motion" in said
+    assert "Side of the low-resolution crop" in said
+
+
+def test_an_option_that_is_nearly_right_is_named_in_one_line():
+    with pytest.raises(SettingsError, match=r"^Unknown option: --iterat. Did you mean --iterations\?$"):
+        from_command_line("smoke", "--iterat", "2")
+
+
+FLAT = """{"iterations": 7, "num_frames": 6, "crop_px": 24, "stochastic": false, "pool_clips": 3, "pool_crop_px": 32,
+"degradations": {"blur1_probability": 0.25}, "degradation_mix": ["usual:0.5"], "seed": 4, "flicker_weight": 2.5,
+"distance": "l1", "discriminator": "patch", "adversarial_weight": 0.05, "target_sharpening": 0.5, "ema_decay": 0.9}"""
+
+
+def test_settings_that_were_written_flat_are_read():
+    settings = Settings.from_json(FLAT)
+    assert (settings.iterations, settings.ema_decay) == (7, 0.9)
+    assert (settings.data.num_frames, settings.data.crop_px, settings.data.stochastic) == (6, 24, False)
+    assert (settings.data.pool_clips, settings.data.seed, settings.data.degradation_mix) == (3, 4, ("usual:0.5",))
+    assert settings.data.degradations.blur1_probability == 0.25
+    assert (settings.losses.distance, settings.losses.flicker_weight) == ("l1", 2.5)
+    assert (settings.losses.discriminator, settings.losses.adversarial_weight) == ("patch", 0.05)
+    assert settings.losses.target_sharpening == 0.5
+    assert upgraded(json.loads(settings.to_json())) == json.loads(settings.to_json())
+    with pytest.raises(SettingsError, match="unknown setting bach"):
+        Settings.from_json('{"bach": 2, "num_frames": 6}')

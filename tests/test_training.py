@@ -26,14 +26,15 @@ import vapoursynth as vs
 from PIL import Image
 
 from scripts import study_batch_length
-from training import export as training_export
-from training import loop
 from training.__main__ import main
-from training.checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, read_log
-from training.discriminator import UNetDiscriminator
-from training.loop import Networks, Processes, TrainingError
-from training.networks import autocast_dtype_of
-from training.settings import PRESETS, Settings
+from training.commands import export as training_export
+from training.commands import train
+from training.discriminators.unet import UNetDiscriminator
+from training.networks import Networks, autocast_dtype_of
+from training.presets import PRESETS
+from training.processes import Processes, TrainingError
+from training.run_folder import checkpoint_path, list_checkpoints, load_checkpoint, read_log
+from training.settings import Settings, changed
 from training.steps import Steps
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
@@ -332,12 +333,12 @@ def test_a_frozen_cleaning_module_stays_and_the_rest_learns_also_when_resumed(cl
 
 
 def test_the_slowness_of_bf16_is_measured():
-    assert 0 < loop.slowness_of_bf16() < 1000
+    assert 0 < train.slowness_of_bf16() < 1000
 
 
 @pytest.mark.parametrize(("slowness", "is_said"), [(26.0, True), (0.6, False)])
 def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, monkeypatch, capfd, slowness, is_said):
-    monkeypatch.setattr(loop, "slowness_of_bf16", lambda: slowness)
+    monkeypatch.setattr(train, "slowness_of_bf16", lambda: slowness)
     words = ["--data", str(clips), "--out", str(tmp_path / "run"), "--iterations", "1", "--batch", "1"]
     assert main(["train", *TINY, *words, "--precision", "bf16"]) == 0
     assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
@@ -385,10 +386,10 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clip
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--preset", "stage7"], "invalid choice: 'stage7'"),
-        (["--bach", "2"], "unrecognized arguments: --bach"),
-        (["--iterat", "2"], "unrecognized arguments: --iterat"),
-        (["--batch", "none"], "batch must be of type int"),
+        (["--preset", "stage7"], "--preset must be one of stage1, stage2,"),
+        (["--bach", "2"], "Unknown option: --bach"),
+        (["--iterat", "2"], "Unknown option: --iterat. Did you mean --iterations?"),
+        (["--batch", "none"], "--batch: must be of type int"),
         (["--data", "nowhere"], "nowhere holds no prepared clips"),
         (["--device", "cuda:7"], '--device "cuda:7" cannot be used ('),
         (["--device", "abacus"], '--device "abacus" cannot be used ('),
@@ -427,7 +428,7 @@ def test_nothing_is_downloaded_before_the_weights_to_begin_from_are_read(clips, 
     def never(*_):
         raise AssertionError("VGG19 was asked for")
 
-    monkeypatch.setattr(loop.PerceptualLoss, "load", never)
+    monkeypatch.setattr(train.PerceptualLoss, "load", never)
     (tmp_path / "page.pth").write_text("<html>")
     words = ["--preset", "stage2", "--data", clips, "--out", tmp_path / "run", "--from", tmp_path / start]
     assert main(["train", *map(str, words), "--device", "cpu"]) == 2
@@ -459,9 +460,8 @@ def test_weights_that_become_not_finite_end_the_run_with_the_last_good_checkpoin
 
 @pytest.mark.parametrize("broken", ["generator", "discriminator"])
 def test_of_a_step_with_a_gradient_that_is_not_finite_neither_network_learns(broken):
-    settings = dataclasses.replace(
-        PRESETS["smoke"], adversarial_weight=0.1, discriminator="patch", num_frames=2, crop_px=16, batch=1, pool_clips=0
-    )
+    sizes = {"num_frames": 2, "crop_px": 16, "batch": 1, "pool_clips": 0}
+    settings = changed(PRESETS["smoke"], {"adversarial_weight": 0.1, "discriminator": "patch", **sizes})
     networks = Networks(settings, torch.device("cpu"))
     networks.prepare()
     steps = Steps(networks, Processes(num=1, rank=0, device=torch.device("cpu")), None)
@@ -594,7 +594,7 @@ def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tm
         assert f"| {row['gain_db']:+.2f} | {row['ours']['psnr_db']:.2f} |" in line
     for pair, batch, num_frames in (("2x2", 2, 2), ("1x4", 1, 4)):
         used = json.loads((tmp_path / pair / "settings.json").read_text())
-        assert (used["batch"], used["num_frames"], used["iterations"]) == (batch, num_frames, 4)
+        assert (used["batch"], used["data"]["num_frames"], used["iterations"]) == (batch, num_frames, 4)
 
     untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
     (tmp_path / "1x4" / "study" / "results.json").unlink()  # as if it had been cut off after the second step

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts import convert_weights
 from training.__main__ import main as training
-from training.checkpoints import save_checkpoint
+from training.run_folder import save_checkpoint
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, load_model, read_network, write_weights
 

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 from videolq import HEIGHT, LENGTHS, PROGRAMS, WIDTH, nearest, read_first, view, write_png, write_sequences
 
-from training import benchmark
 from training.__main__ import main
 from training.benchmarking.measured import Way, super_resolve_measured
 from training.benchmarking.methods import Bicubic, SingleImage, named
 from training.benchmarking.naturalness import niqe_of
 from training.benchmarking.sequences import measured_frames
+from training.commands import benchmark
 from vsrealbasicvsr.model import SCALE
 
 

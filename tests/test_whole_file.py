@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from training import checkpoints, store
-from training.settings import SMOKE_ARCHITECTURE
+from training import run_folder as checkpoints
+from training.data import dataset as store
+from training.presets import SMOKE_ARCHITECTURE
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import write_weights
 from vsrealbasicvsr.whole_file import whole_file

@@ -18,7 +18,8 @@ COMMANDS = {
     "export": "the weights of a run, or of two, as a file for Upscale(model=...)",
     "degrade": "show what the degradations do to a clip",
 }
-"""Each is a module of this package with add_arguments(parser) and run(arguments) -> exit status; train is `loop`."""
+"""Each is a module of `training.commands` with add_arguments(parser), or parse(words, program) where a library parses
+many options, and run(arguments) -> exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,19 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Only the command that is wanted is imported: `export` needs neither codecs nor TensorBoard.
     try:
-        module = importlib.import_module("training." + {"train": "loop"}.get(words[0], words[0]))
+        module = importlib.import_module(f"training.commands.{words[0]}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("training", "vsrealbasicvsr"):
             raise
         print(f"training {words[0]}: {error.name} is missing; pip install -e '.[train]'", file=sys.stderr)
         return 2
     program = f"python -m training {words[0]}"
-    usage = f"{program} [options]; {program} --help lists them"  # of a hundred settings, an error shows none
-    command = argparse.ArgumentParser(prog=program, usage=usage, description=module.__doc__, allow_abbrev=False)
-    module.add_arguments(command)
-    arguments = command.parse_args(words[1:])
     try:
-        return int(module.run(arguments))
+        if hasattr(module, "parse"):
+            return int(module.run(module.parse(words[1:], program=program)))
+        command = argparse.ArgumentParser(prog=program, description=module.__doc__, allow_abbrev=False)
+        module.add_arguments(command)
+        return int(module.run(command.parse_args(words[1:])))
     except (UserError, OSError) as error:
         for note in getattr(error, "__notes__", ()):  # the traceback of a bug in a worker process
             print(note, file=sys.stderr)

@@ -37,7 +37,7 @@ class GraphedStep:
         self._launched: list[torch.cuda.Event] = []
 
     def __call__(self, *batch: Tensor) -> tuple[list[str], Tensor]:
-        """Names and values (as one tensor on the device, overwritten by the next step) of the step's losses."""
+        """Return names and values (as one tensor on the device, overwritten by the next step) of the step's losses."""
         if self._graph is None:
             return self._capture(batch)
         if len(self._launched) == MAX_STEPS_AHEAD:

@@ -5,60 +5,27 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from training.checkpoints import CheckpointError, newest_checkpoint
-from training.discriminator import UNetDiscriminator
-from training.patch_discriminator import PatchDiscriminator
+from training.discriminators.patch import PatchDiscriminator
+from training.discriminators.unet import UNetDiscriminator
+from training.processes import TrainingError
+from training.run_folder import CheckpointError, newest_checkpoint
 from training.settings import Settings
-from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import START_PASSES_KEY, RealBasicVSR
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, read_discriminator, read_tensors
 from vsrealbasicvsr.weights.reading import build_network, read_network
-
-
-class TrainingError(UserError):
-    """A run cannot begin or go on; the text says what is wrong and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processes:
-    """The processes that share a run's work, as torchrun starts them, and this one's place among them."""
-
-    num: int
-    rank: int
-    device: torch.device
-
-    def average(self, parameters: list[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over the processes."""
-        if self.num == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.num
-        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
-        if self.num == 1:
-            return flag
-        raised = torch.tensor([float(flag)], device=self.device)
-        distributed.all_reduce(raised, distributed.ReduceOp.MAX)
-        return bool(raised.item())
 
 
 class Networks:
     """What is trained: the generator, its moving average, the discriminator where there is one, their optimisers."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(settings.data.seed)
         self.settings = settings
         self.device = device
         self.model = RealBasicVSR(settings.architecture)
@@ -162,7 +129,7 @@ class Networks:
             torch._foreach_lerp_(list(self.ema.values()), [state[name] for name in self.ema], 1 - decay)
 
     def ema_model(self) -> RealBasicVSR:
-        """The moving average as a network of its own, on the CPU."""
+        """Return the moving average as a network of its own, on the CPU."""
         return RealBasicVSR.from_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()}).eval()
 
     def state(self, iteration: int) -> dict[str, Any]:
@@ -216,7 +183,7 @@ class Networks:
 
 
 def faithful_weights(start: Path) -> dict[str, Tensor]:
-    """The tensors to begin from of a file, or of "default": of two sets the faithful one.
+    """Return the tensors to begin from of a file, or of "default": of two sets the faithful one.
 
     Raises WeightsError if it holds no network.
     """
@@ -244,16 +211,16 @@ _HOW = ("lr", "capturable", "fused", "foreach")
 
 
 def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscriminator | None:
-    """The discriminator that the settings ask for; None without an adversarial loss."""
-    if settings.adversarial_weight == 0:
+    """Return the discriminator that the settings ask for; None without an adversarial loss."""
+    if settings.losses.adversarial_weight == 0:
         return None
-    if settings.discriminator == "unet":
+    if settings.losses.discriminator == "unet":
         return UNetDiscriminator()
-    return PatchDiscriminator(settings.discriminator_num_frames, settings.discriminator_width)
+    return PatchDiscriminator(settings.losses.discriminator_num_frames, settings.losses.discriminator_width)
 
 
 def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
-    """The generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
+    """Return the generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
 
     peak: the same course with another height, for the flow network.
     """

@@ -12,20 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.generator_step import (
-    Flows,
-    discriminator_gradients,
-    discriminator_step,
-    generator_gradients,
-    generator_step,
-    motion_of,
-    sees_neighbours,
-)
+from training.gradients import discriminator_gradients, discriminator_step, generator_gradients, generator_step
 from training.graphed_step import GraphedStep, clip_gradients
-from training.losses import LossWeights
-from training.networks import Networks, Processes, autocast_dtype_of
-from training.perceptual import PerceptualLoss
-from training.settings import Settings
+from training.losses.kinds import Flows, Needs
+from training.losses.perceptual import PerceptualLoss
+from training.losses.settings import LOSSES
+from training.networks import Networks, autocast_dtype_of
+from training.processes import Processes
+from training.views import motion_of, sees_neighbours
 from vsrealbasicvsr.errors import UserError
 
 
@@ -47,10 +41,10 @@ class Steps:
     def __init__(self, networks: Networks, processes: Processes, perceptual: PerceptualLoss | None) -> None:
         settings = networks.settings
         self._networks, self._processes, self._perceptual = networks, processes, perceptual
-        self._weights = loss_weights(settings)
         self._dtype = autocast_dtype_of(settings, processes.device)
-        self._needs_motion = settings.num_frames > 1 and (
-            settings.flicker_weight > 0 or sees_neighbours(networks.discriminator)
+        self._needs_motion = settings.data.num_frames > 1 and (
+            sees_neighbours(networks.discriminator)
+            or any(settings.losses.weight(name) > 0 for name, loss in LOSSES.items() if Needs.MOTION in loss.needs)
         )
         self._graph: GraphedStep | None = None
         self._graph_learns_flow = False
@@ -58,12 +52,12 @@ class Steps:
         self._graph_sums: tuple[list[str], Tensor] | None = None
         self._num_summed = 0
 
-    def take(self, lr: Tensor, truth: Tensor, real: Tensor, iteration: int) -> Taken:
-        """Train the networks with one batch: input, ground truth, and the discriminator's real frames."""
+    def take(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
+        """Train the networks with one batch: input, ground gt, and the discriminator's real frames."""
         self._networks.set_learning_rates(iteration)
-        taken = self._take_graphed(lr, truth, real) if self._is_graphed(iteration) else None
+        taken = self._take_graphed(lr, gt, real) if self._is_graphed(iteration) else None
         if taken is None:
-            taken = self._take_plain(lr, truth, real, iteration)
+            taken = self._take_plain(lr, gt, real, iteration)
         return taken
 
     def read_losses(self) -> dict[str, float]:
@@ -83,22 +77,19 @@ class Steps:
 
     # ---- plain -------------------------------------------------------------------------------------------------------
 
-    def _take_plain(self, lr: Tensor, truth: Tensor, real: Tensor, iteration: int) -> Taken:
+    def _take_plain(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
-        flows_px = self._motion(truth)
+        flows_px = self._motion(gt)
         losses, hr = generator_step(
             networks.model,
             lr,
-            truth,
-            weights=weights_at(self._weights, iteration, settings),
+            gt,
+            losses=settings.losses.at(iteration),
             flows_px=flows_px,
-            distance=settings.distance,
             perceptual=self._perceptual,
             discriminator=networks.discriminator,
-            cleaning_gets_perceptual=settings.cleaning_gets_perceptual,
-            rest_frame=iteration % settings.num_frames,
-            colour_block_px=settings.colour_block_px,
+            rest_frame=iteration % settings.data.num_frames,
             autocast_dtype=self._dtype,
             checkpointing=settings.gradient_checkpointing,
         )
@@ -123,8 +114,8 @@ class Steps:
             self._sums = {name: self._sums.get(name, 0.0) + value for name, value in losses.items()}
         return Taken(stepped, hr)
 
-    def _motion(self, truth: Tensor) -> Flows | None:
-        return motion_of(self._networks.model, truth) if self._needs_motion else None
+    def _motion(self, gt: Tensor) -> Flows | None:
+        return motion_of(self._networks.model, gt) if self._needs_motion else None
 
     # ---- captured ----------------------------------------------------------------------------------------------------
 
@@ -136,17 +127,17 @@ class Steps:
             and self._processes.num == 1
             and self._perceptual is None
             and not settings.gradient_checkpointing
-            and iteration >= settings.adversarial_warm_up_iterations
+            and iteration >= settings.losses.adversarial_warm_up_iterations
         )
 
-    def _take_graphed(self, lr: Tensor, truth: Tensor, real: Tensor) -> Taken | None:
+    def _take_graphed(self, lr: Tensor, gt: Tensor, real: Tensor) -> Taken | None:
         """None if the step cannot be captured; it is then taken plainly from now on."""
         networks = self._networks
         learns_flow = any(parameter.requires_grad for parameter in networks.flow_parameters)
         if self._graph is None or learns_flow != self._graph_learns_flow:
             self._graph, self._graph_learns_flow = GraphedStep(self.captured), learns_flow
         try:
-            names, losses = self._graph(lr, truth, real)
+            names, losses = self._graph(lr, gt, real)
         except RuntimeError as error:
             networks.settings = dataclasses.replace(networks.settings, cuda_graph=False)
             print(f"training train: the step cannot be captured, it goes on plainly: {str(error).splitlines()[0]}")
@@ -159,22 +150,19 @@ class Steps:
         self._num_summed += 1
         return Taken(True, None)
 
-    def captured(self, lr: Tensor, truth: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """A step that waits for nothing: what a graph is made of. The rest loss looks at the middle frame."""
+    def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Return a step that waits for nothing: what a graph is made of. The rest loss looks at the middle frame."""
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
-        flows_px = self._motion(truth)
+        flows_px = self._motion(gt)
         losses, hr = generator_gradients(
             networks.model,
             lr,
-            truth,
-            weights=self._weights,
+            gt,
+            losses=settings.losses,
             flows_px=flows_px,
-            distance=settings.distance,
             discriminator=networks.discriminator,
-            cleaning_gets_perceptual=settings.cleaning_gets_perceptual,
-            rest_frame=settings.num_frames // 2,
-            colour_block_px=settings.colour_block_px,
+            rest_frame=settings.data.num_frames // 2,
             autocast_dtype=self._dtype,
         )
         clip_gradients(networks.parameters, settings.max_gradient_norm)
@@ -188,33 +176,6 @@ class Steps:
         return losses
 
 
-def loss_weights(settings: Settings) -> LossWeights:
-    """The settings' weights, as the generator's step takes them."""
-    return LossWeights(
-        output=settings.output_weight,
-        cleaning=settings.cleaning_weight,
-        perceptual=settings.perceptual_weight,
-        adversarial=settings.adversarial_weight,
-        squared_error=settings.squared_error_weight,
-        psnr=settings.psnr_weight,
-        colour=settings.colour_weight,
-        flicker=settings.flicker_weight,
-        rest=settings.rest_weight,
-        flow_rest=settings.flow_rest_weight,
-        feature_matching=settings.feature_matching_weight,
-    )
-
-
-def weights_at(weights: LossWeights, iteration: int, settings: Settings) -> LossWeights:
-    """The weights of this step: those of the discriminator's losses rise while it is new."""
-    share = min((iteration + 1) / max(settings.adversarial_warm_up_iterations, 1), 1.0)
-    if share == 1:
-        return weights
-    return dataclasses.replace(
-        weights, adversarial=share * weights.adversarial, feature_matching=share * weights.feature_matching
-    )
-
-
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together, a scalar: not finite if one of them is not."""
+    """Return the norm of all gradients together, a scalar: not finite if one of them is not."""
     return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

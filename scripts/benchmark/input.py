@@ -22,8 +22,14 @@ import cv2
 import numpy as np
 import torch
 
-from training import degradations, samples, store
-from training.clips import moved_photograph, read_video
+from training import degradations
+from training.data import dataset as store
+from training.data import pool
+from training.data import sampler as samples
+from training.data.camera import moved_photograph
+from training.data.sampler import Drawn
+from training.data.settings import DataSettings
+from training.data.sources import read_video
 from training.degradations import (
     Blur,
     ChromaNoise,
@@ -37,7 +43,6 @@ from training.degradations import (
     codecs,
 )
 from training.degradations.colour import as_bytes
-from training.samples import Drawn, SampleOptions
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
@@ -121,8 +126,8 @@ def plain_clip(files: Files, drawn: Drawn, num_frames: int, watch: Watch) -> Byt
         return np.stack([plain_bytes(frame) for frame in frames])
 
 
-def our_clip(clips: store.ClipStore, options: SampleOptions, index: int, watch: Watch) -> Bytes:
-    """The same as training.samples.make_sample does it, part by part."""
+def our_clip(clips: store.ClipDataset, options: DataSettings, index: int, watch: Watch) -> Bytes:
+    """The same as training.data.pool.make_sample does it, part by part."""
 
     def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
         if isinstance(step, Jpeg):  # has a row of its own
@@ -184,7 +189,7 @@ class InputReport:
             f"CPU time of one clip: {self.num_frames} frames, {self.crop_px} px from {SCALE * self.crop_px} px;"
             f" {self.num_clips} clips, median of {self.num_repeats} repeats (lowest-highest)",
             *aligned(rows),
-            f"aim: at most {MOST_INPUT:.2f}; training.data.make_sample as one call: {self.as_one} ms",
+            f"aim: at most {MOST_INPUT:.2f}; training.data.pool.make_sample as one call: {self.as_one} ms",
             "",
             "reading and decoding, all frames against the stochastic scheme's half",
             *aligned(reading),
@@ -201,7 +206,7 @@ class InputReport:
 
 
 def measure_input(
-    clips: store.ClipStore, options: SampleOptions, folder: Path, *, num_clips: int, num_repeats: int
+    clips: store.ClipDataset, options: DataSettings, folder: Path, *, num_clips: int, num_repeats: int
 ) -> InputReport:
     """Plain and ours, clip by clip in turns; `folder` gets files to read.
 
@@ -233,7 +238,7 @@ def measure_input(
         plain_clip(files[index], drawn[index], options.num_frames, plain)
         our_clip(clips, options, index, ours)
         with ours.on(AS_ONE):
-            samples.make_sample(clips, options, index)
+            pool.make_sample(clips, options, index)
         for name, read in readers.items():
             for num_frames in (options.num_frames, num_read):
                 with reading[name].on(str(num_frames)):
@@ -259,7 +264,7 @@ def report_of(
     ours: Watch,
     reading: dict[str, Watch],
     times: dict[str, float],
-    options: SampleOptions,
+    options: DataSettings,
     *,
     num_clips: int,
 ) -> InputReport:
@@ -292,7 +297,7 @@ def report_of(
     )
 
 
-def make_clips(folder: Path, *, num_frames: int, side_px: int) -> store.ClipStore:
+def make_clips(folder: Path, *, num_frames: int, side_px: int) -> store.ClipDataset:
     """A prepared folder of moved photographs, as videos: those that scikit-image carries."""
     from skimage import data  # only who has no clips needs it
 
@@ -319,7 +324,7 @@ def make_clips(folder: Path, *, num_frames: int, side_px: int) -> store.ClipStor
             )
         )
     store.write_index(folder, store.Index({}, {}, tuple(entries)))
-    return store.ClipStore.open(folder)
+    return store.ClipDataset.open(folder)
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
@@ -330,7 +335,7 @@ def run_input(arguments: argparse.Namespace) -> None:
     for name in ("num_clips", "repeats", "num_frames", "crop", "batch", "step_seconds"):
         if getattr(arguments, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
-    options = SampleOptions(crop_px=arguments.crop, num_frames=arguments.num_frames, seed=arguments.seed)
+    options = DataSettings(crop_px=arguments.crop, num_frames=arguments.num_frames, seed=arguments.seed)
     num_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -339,7 +344,7 @@ def run_input(arguments: argparse.Namespace) -> None:
                 side_px = max(SIDE_PX, SCALE * arguments.crop)
                 clips = make_clips(Path(folder) / "clips", num_frames=arguments.num_frames, side_px=side_px)
             else:
-                clips = store.ClipStore.open(arguments.data)
+                clips = store.ClipDataset.open(arguments.data)
             report = measure_input(
                 clips, options, Path(folder), num_clips=arguments.num_clips, num_repeats=arguments.repeats
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from scripts.draw_graphics import picture
-from training.clips import PHOTOGRAPH_SUFFIXES, VIDEO_SUFFIXES
+from training.data.sources import PHOTOGRAPH_SUFFIXES, VIDEO_SUFFIXES
 
 
 def files_in(folders: Iterable[Path], suffixes: Iterable[str]) -> list[Path]:

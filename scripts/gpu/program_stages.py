@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import EMA, LOG, SETTINGS, list_checkpoints
+from training.run_folder import EMA, LOG, SETTINGS, list_checkpoints
 
 from .parts import copy_in_parts, join_parts
 from .results import Results

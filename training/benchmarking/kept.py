@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from training.benchmarking.naturalness import METRICS
-from training.checkpoints import whole_file
+from training.run_folder import whole_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Kept:
         self._folder = out / "scores"
 
     def read(self, row: str, sequence: str, asked: Mapping[str, Any]) -> list[FrameScores] | None:
-        """The scores, if they are there and were made from the very same; what is damaged counts as missing."""
+        """Return the scores, if they are there and were made from the very same; what is damaged counts as missing."""
         try:
             stored = json.loads(self._path(row, sequence).read_text(encoding="utf-8"))
             if stored["asked"] != json.loads(json.dumps(asked)):
@@ -57,7 +57,7 @@ class Kept:
 
 
 def file_name(row: str) -> str:
-    """A row's name as that of a folder."""
+    """Return a row's name as that of a folder."""
     return re.sub(r"[^\w.+-]+", "_", row)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.benchmarking.sequences import Clip, pieces
-from training.metrics import to_bytes
+from training.evaluation.metrics import to_bytes
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR, refine
 
@@ -46,7 +46,7 @@ class Way:
 
 
 def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:
-    """The measured frames in their order, (M, 3, S*H, S*W) on the CPU, rounded to 8 bits, in [0, 1].
+    """Return the measured frames in their order, (M, 3, S*H, S*W) on the CPU, rounded to 8 bits, in [0, 1].
 
     What `model.super_resolve` makes of the cleaned sequence, but for rounding. Held at once: the cleaned frames, five
     low-resolution planes for each frame, and two states and the features and pictures of the measured ones. Pieces
@@ -66,7 +66,7 @@ def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:
 
 
 def _cleaned(model: RealBasicVSR, frame: Tensor, way: Way) -> Tensor:
-    """A frame (1, 3, H, W), cleaned."""
+    """Return a frame (1, 3, H, W), cleaned."""
     if way.num_passes is None:
         return refine(model, frame[None], theta=way.theta, cleaning=way.cleaning)[0][0]
     for _ in range(way.num_passes if way.cleaning else 0):
@@ -75,7 +75,7 @@ def _cleaned(model: RealBasicVSR, frame: Tensor, way: Way) -> Tensor:
 
 
 def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
-    """The pictures (1, 3, S*H, S*W) of the frames that are wanted, from both directions."""
+    """Return the pictures (1, 3, S*H, S*W) of the frames that are wanted, from both directions."""
     first, last = min(wanted), max(wanted)
     flows_forward: dict[int, Tensor] = {}  # by the frame that they lead to; frames after the last need none
     backward: dict[int, Tensor] = {}

@@ -15,8 +15,8 @@ from torch import Tensor
 from training.benchmarking.measured import Way, super_resolve_measured
 from training.benchmarking.naturalness import INSTALL
 from training.benchmarking.sequences import Clip, stamp
-from training.clips import read_photograph
-from training.metrics import to_bytes
+from training.data.sources import read_photograph
+from training.evaluation.metrics import to_bytes
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE, RealBasicVSR
 
@@ -30,11 +30,11 @@ class Method(Protocol):
         ...
 
     def identity(self, sequence: str) -> Mapping[str, Any]:
-        """What its pictures of this sequence depend on beside the sequence, as plain JSON: for resuming."""
+        """Return what its pictures of this sequence depend on beside the sequence, as plain JSON: for resuming."""
         ...
 
     def enlarge(self, clip: Clip) -> Tensor:
-        """The measured frames, (M, 3, S*H, S*W) in [0, 1], rounded to 8 bits, on the CPU."""
+        """Return the measured frames, (M, 3, S*H, S*W) in [0, 1], rounded to 8 bits, on the CPU."""
         ...
 
 
@@ -74,7 +74,7 @@ class Network:
 
 
 def digest_of(model: RealBasicVSR) -> str:
-    """A short text that differs for other weights: where a file holds two sets, detail has made its choice."""
+    """Return a short text that differs for other weights: where a file holds two sets, detail has made its choice."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -160,7 +160,7 @@ def _load_by_spandrel(path: Path, device: torch.device) -> Any:
 
 
 def _measured(clip: Clip) -> Tensor:
-    """The low-resolution frames that are measured, (M, 3, H, W) float32 in [0, 1]."""
+    """Return the low-resolution frames that are measured, (M, 3, H, W) float32 in [0, 1]."""
     frames = clip.frames[list(clip.measured)]
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 

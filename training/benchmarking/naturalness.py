@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import metrics
-from training.evaluation import libraries
-from training.metrics import Absent
+from training.evaluation import libraries, metrics
+from training.evaluation.metrics import Absent
 
 SHAVED_PX = 4
 METRICS = ("niqe", "brisque", "nrqm", "pi")
@@ -53,7 +52,7 @@ class Measures:
     nrqm: Measure | Absent
 
     def of(self, picture: Tensor) -> dict[str, float | None]:
-        """A picture's values by METRICS; None: not to be had, or the picture has none."""
+        """Return a picture's values by METRICS; None: not to be had, or the picture has none."""
         values: dict[str, float | None] = {}
         for name in ("niqe", "brisque", "nrqm"):
             measure: Measure | Absent = getattr(self, name)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.clips import Frames, Gap, Source, find_sources, read_numbered_frames, read_video
+from training.data.arrays import Frames
+from training.data.sources import Gap, Source, find_sources, read_numbered_frames, read_video
 from vsrealbasicvsr.errors import UserError
 
 
@@ -27,7 +28,7 @@ class Clip:
 
 
 def measured_frames(num_frames: int) -> tuple[int, ...]:
-    """The first, the middle and the last frame, as the authors measure VideoLQ: 0, 50 and 99 of 100 (T // 2).
+    """Return the first, the middle and the last frame, as the authors measure VideoLQ: 0, 50 and 99 of 100 (T // 2).
 
     They name these files in issue 22 of ckkelvinchan/RealBasicVSR. Fewer, where frames coincide.
     """
@@ -65,7 +66,7 @@ def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, 
 
 
 def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
-    """The sequence, or its first num_frames frames.
+    """Return the sequence, or its first num_frames frames.
 
     Raises UserError, naming the file, if a frame cannot be read or is of another size than the first.
     """
@@ -95,6 +96,6 @@ def stamp(paths: Iterable[Path]) -> str:
 
 
 def pieces(num_frames: int, length: int | None) -> Sequence[range]:
-    """The frames cut into runs of `length`, the last one shorter; None: all of them are one."""
+    """Return the frames cut into runs of `length`, the last one shorter; None: all of them are one."""
     step = length or num_frames
     return [range(first, min(first + step, num_frames)) for first in range(0, num_frames, step)]

@@ -16,13 +16,13 @@ import torch
 from training.benchmarking.kept import Scores, means
 from training.benchmarking.naturalness import METRICS, Measures
 from training.benchmarking.published import FRAMES_EACH, NUM_SEQUENCES, PUBLISHED
-from training.checkpoints import whole_file
+from training.run_folder import whole_file
 
 _DECIMALS = {"niqe": 4, "brisque": 2, "nrqm": 4, "pi": 4}
 
 
 def table(scores: Scores, measures: Measures) -> str:
-    """A line for each row, means over the measured frames; below them the paper's; then what the numbers are."""
+    """Return a line for each row, means over the measured frames; below them the paper's; then what the numbers are."""
     head = ["method", *(name.upper() for name in METRICS), "frames"]
     rows, num_frames = [], []
     for name, sequences in scores.items():

@@ -207,7 +207,7 @@ def _planes(piece: Tensor, height: int, width: int) -> Tensor:
 
 
 def _small(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The pieces, cut into smaller ones on a CPU."""
+    """Yield the pieces, cut into smaller ones on a CPU."""
     for piece in pieces:
         if piece.is_cuda:
             yield piece

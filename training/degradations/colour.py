@@ -24,12 +24,12 @@ def as_bytes(x: Tensor) -> Tensor:
 
 
 def as_floats(x: Tensor) -> Tensor:
-    """The frames as float32 in [0, 1]; what is float32 already comes back itself."""
+    """Return the frames as float32 in [0, 1]; what is float32 already comes back itself."""
     return x.to(torch.float32).mul_(1 / 255) if x.dtype == torch.uint8 else x
 
 
 def planes_from_rgb(x: Tensor) -> Tensor:
-    """The planes of x (T, 3, H, W) of even size, float32 in [0, 1] or uint8; overshoot is cut off first."""
+    """Return the planes of x (T, 3, H, W) of even size, float32 in [0, 1] or uint8; overshoot is cut off first."""
     num_frames, _, height, width = x.shape
     x, white = (x.to(torch.float32), 255.0) if x.dtype == torch.uint8 else (x.clamp(0, 1), 1.0)
     out = torch.empty((num_frames, height * 3 // 2, width), dtype=torch.uint8, device=x.device)

@@ -47,7 +47,7 @@ def plateau_kernels(sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tenso
 
 
 def sinc_kernels(cutoff_radians: Tensor, size: int) -> Tensor:
-    """The ideal low pass of circular shape, cut to `size`: rings as sharpening and compression make them.
+    """Return the ideal low pass of circular shape, cut to `size`: rings as sharpening and compression make them.
 
     cutoff_radians (T), pi is the highest frequency that pixels hold: k(r) = w J1(w r) / (2 pi r) (Real-ESRGAN, Eq. 6).
     """
@@ -138,7 +138,7 @@ def _reflected(x: Tensor, margin: int) -> Tensor:
 
 
 def _squared_distance(sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tensor, size: int) -> Tensor:
-    """(T, size, size) float64: how far each tap lies from the centre, in sigmas, squared."""
+    """Return (T, size, size) float64: how far each tap lies from the centre, in sigmas, squared."""
     _check_size(size)
     offsets = _offsets(size, sigma_x_px.device)
     cos, sin = (part.double()[:, None, None] for part in (angle_radians.cos(), angle_radians.sin()))

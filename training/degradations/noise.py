@@ -64,7 +64,7 @@ def add_poisson(x: Tensor, scale: Tensor, *, grey: bool, generator: torch.Genera
 
 
 def counted(expected: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers of Poisson's distribution with the means `expected` (0 or more), float32."""
+    """Return numbers of Poisson's distribution with the means `expected` (0 or more), float32."""
     normal = torch.empty_like(expected).normal_(generator=generator)
     # Cornish-Fisher: m + s z + (z^2 - 1) / 6 + (z - z^3) / (72 s), s^2 = m less the 1/12 that rounding adds.
     # Next to m = 0 this is no number: those values are replaced.

@@ -117,7 +117,7 @@ MIXABLE: Mapping[str, DegradationSettings] = {
 
 
 def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tuple[float, ...]]:
-    """(settings, probabilities) of a mixture written as ("usual:0.5", "clean:0.3", "harsh:0.2").
+    """Return (settings, probabilities) of a mixture written as ("usual:0.5", "clean:0.3", "harsh:0.2").
 
     Probabilities are shares: they are divided by their sum. Raises UserError for an unknown name or no number.
     """
@@ -142,7 +142,7 @@ def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tu
 def draw_settings(
     parts: tuple[str, ...], otherwise: DegradationSettings, generator: np.random.Generator
 ) -> DegradationSettings:
-    """One settings of the mixture; without a mixture `otherwise`, and nothing is drawn."""
+    """Return one settings of the mixture; without a mixture `otherwise`, and nothing is drawn."""
     if not parts:
         return otherwise
     settings, probabilities = mixture(parts)

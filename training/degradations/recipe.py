@@ -195,7 +195,7 @@ class Recipe:
         return next((len(walk) for step in self.steps for walk in walks_of(step).values()), None)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """The steps as JSON knows them: [{"step": "blur", "family": "iso", ...}, ...]."""
+        """Return the steps as JSON knows them: [{"step": "blur", "family": "iso", ...}, ...]."""
         return [{"step": step.name, **asdict(step)} for step in self.steps]
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -204,7 +204,7 @@ class Recipe:
 
     @staticmethod
     def from_json(text: str) -> Recipe:
-        """The recipe that `to_json` wrote.
+        """Return the recipe that `to_json` wrote.
 
         Raises UserError, saying what is wrong, if it is no JSON, or if a step or a field of it has no name here.
         """
@@ -221,13 +221,13 @@ class Recipe:
 
 
 def walks_of(step: Step) -> dict[str, Walk]:
-    """The values of a step that walk, by the names of their fields."""
+    """Return the values of a step that walk, by the names of their fields."""
     values = {field.name: getattr(step, field.name) for field in fields(step)}
     return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
 
 def describe(step: Step) -> str:
-    """One line, ASCII: what the step does, each walk as first..last frame's value."""
+    """Return one line, ASCII: what the step does, each walk as first..last frame's value."""
     match step:
         case Blur():
             text = f"blur {step.family} {step.size_px} taps, sigma {_ends(step.sigma_x_px)}"

@@ -1,6 +1,6 @@
 """What recipes are drawn from, and drawing them. Knows neither clips nor how a recipe is applied.
 
-Source: the published RealBasicVSR configuration (training.md); paper 3.3 for the walks.
+Source: the published RealBasicVSR configuration; paper, section 3.3, for the walks.
 """
 
 import math
@@ -229,7 +229,7 @@ MODERATE = DegradationSettings(
 
 
 def sample(settings: DegradationSettings, generator: np.random.Generator, *, num_frames: int = 30) -> Recipe:
-    """A recipe for clips of `num_frames` frames; what it draws depends on its arguments alone."""
+    """Return a recipe for clips of `num_frames` frames; what it draws depends on its arguments alone."""
     draw = _Draw(settings, generator, num_frames)
     steps: list[Step] = []
     if draw.chance(settings.blur1_probability):
@@ -328,7 +328,7 @@ class _Draw:
         return SincBlur(size_px=size_px, cutoff_radians=walked)
 
     def resize(self, probabilities: tuple[float, float, float], scale: Range, step: float) -> list[Step]:
-        """One Resize, or none if it would change nothing."""
+        """Return one Resize, or none if it would change nothing."""
         low, high = scale
         match self.choice(("up", "down", "keep"), probabilities):
             case "up":

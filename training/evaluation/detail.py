@@ -21,7 +21,7 @@ HIGH_BAND_SIGMA_PX = 1.5
 
 
 def sharpness(clip: Tensor, truth: Tensor) -> float:
-    """Mean length of the luma's gradient, divided by the truth's: 1 if equal, below 1 if softer.
+    """Return mean length of the luma's gradient, divided by the truth's: 1 if equal, below 1 if softer.
 
     Noise counts as detail. The gradient is by central differences, the mean is over all pixels of all frames. nan
     if the truth has none. No published definition: compare values of this function only. Raises ValueError if the
@@ -52,7 +52,7 @@ def _gradient_length(frames: Floats) -> float:
 
 
 def _high_band(frames: Floats) -> Floats:
-    """The frames (T, [1,] H, W) less their blur."""
+    """Return the frames (T, [1,] H, W) less their blur."""
     sigma = (0,) * (frames.ndim - 2) + (HIGH_BAND_SIGMA_PX,) * 2
     return frames - np.asarray(ndimage.gaussian_filter(frames, sigma, mode="reflect"))
 

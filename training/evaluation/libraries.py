@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.metrics import Absent
+from training.evaluation.metrics import Absent
 
 type Similarity = Callable[[Tensor, Tensor], float]
 

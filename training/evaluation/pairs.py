@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from training import degradations
-from training.clips import moved_photograph
-from training.store import ClipStore
+from training.data.camera import moved_photograph
+from training.data.dataset import ClipDataset
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
@@ -62,28 +62,28 @@ class Pair:
 def read_footage(
     folders: Path | Sequence[Path], *, num_clips: int | None, num_frames: int, crop_px: int, seed: int
 ) -> Iterator[Footage]:
-    """The clips of prepared folders, one at a time: the middle of their first frames.
+    """Yield the clips of prepared folders, one at a time: the middle of their first frames.
 
     crop_px: side of the low-resolution picture; smaller clips are taken as large as they are. num_clips: that many,
     evenly spaced. A photograph is moved over as in training. What is drawn depends on the seed and the clip's name.
 
     Raises UserError if the folders hold no clips.
     """
-    store = ClipStore.open(folders)
-    numbers: Sequence[int] = range(len(store))
-    if num_clips is not None and num_clips < len(store):
-        numbers = [round(place) for place in np.linspace(0, len(store) - 1, num_clips)]
+    dataset = ClipDataset.open(folders)
+    numbers: Sequence[int] = range(len(dataset))
+    if num_clips is not None and num_clips < len(dataset):
+        numbers = [round(place) for place in np.linspace(0, len(dataset) - 1, num_clips)]
     for number in numbers:
-        clip = store[number]
+        clip = dataset[number]
         name = Path(clip.file).stem
         generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
         height, width = (min(side, SCALE * crop_px) // SCALE * SCALE for side in (clip.height, clip.width))
         if clip.kind == "photograph":
             frames = moved_photograph(
-                store.read(number)[0], num_frames=num_frames, height=height, width=width, generator=generator
+                dataset.read(number)[0], num_frames=num_frames, height=height, width=width, generator=generator
             )
         else:
-            frames = store.read(
+            frames = dataset.read(
                 number,
                 num_frames=min(num_frames, clip.num_frames),
                 top=(clip.height - height) // 2,
@@ -101,7 +101,7 @@ def read_footage(
 
 
 def degrade(footage: Footage, chain: str) -> Pair:
-    """The clip after one of CHAINS; the same every time, whatever other chains there are."""
+    """Return the clip after one of CHAINS; the same every time, whatever other chains there are."""
     recipe = make_recipe(chain, copy.deepcopy(footage.generator), num_frames=len(footage.truth))
     truth = (footage.truth * 255).round().byte()
     lr = degradations.apply(recipe, truth).float() / 255
@@ -109,7 +109,7 @@ def degrade(footage: Footage, chain: str) -> Pair:
 
 
 def make_recipe(chain: str, generator: np.random.Generator, *, num_frames: int) -> degradations.Recipe:
-    """One of CHAINS, written out for a clip."""
+    """Return one of CHAINS, written out for a clip."""
     match chain:
         case "clean":
             return degradations.clean_recipe()

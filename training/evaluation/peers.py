@@ -50,7 +50,7 @@ def find_peers(words: Sequence[str]) -> dict[str, Peer]:
 
 
 def find_ncnn_model(name: str) -> Path:
-    """The .param file of one of NCNN_MODELS; its Vulkan module is not imported.
+    """Return the .param file of one of NCNN_MODELS; its Vulkan module is not imported.
 
     Raises UserError with the command that installs it.
     """

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from training.checkpoints import whole_file
+from training.evaluation.metrics import Absent
 from training.evaluation.scoring import BICUBIC, Record, Scores, means
 from training.evaluation.visible import DISPLAY
-from training.metrics import Absent
+from training.run_folder import whole_file
 
 _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("psnr_db", "PSNR", 2),
@@ -46,7 +46,7 @@ _LEGEND = (
 
 
 def by_chain(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each chain, in the order of their first."""
+    """Return the records of each chain, in the order of their first."""
     chains: dict[str, list[Record]] = {}
     for record in records:
         chains.setdefault(record.chain, []).append(record)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training import metrics
-from training.evaluation import detail, libraries, visible
+from training.evaluation import detail, libraries, metrics, visible
+from training.evaluation.metrics import Absent, Lpips, Motion, psnr_db
 from training.evaluation.pairs import Footage, Pair
-from training.metrics import Absent, Lpips, Motion, psnr_db
 from vsrealbasicvsr.luma import luma
 
 BICUBIC, OURS, AGAINST, TRUTH = "bicubic", "ours", "against", "truth"
@@ -82,7 +81,7 @@ class Measures:
 def load_measures(
     *, lpips_weights: Path | None, device: torch.device, jod: bool, niqe: Absent | None = None
 ) -> Measures:
-    """Every metric that can be had here; jod: ColorVideoVDP takes longest and can be left out."""
+    """Return every metric that can be had here; jod: ColorVideoVDP takes longest and can be left out."""
     return Measures(
         haarpsi=libraries.load_haarpsi(),
         gmsd=libraries.load_gmsd(),
@@ -103,7 +102,7 @@ class Scorer:
         self._truth = dataclasses.replace(self._scores(footage.truth, footage.truth), psnr_db=None, psnr_rgb_db=None)
 
     def measure(self, pair: Pair, enlarged: Mapping[str, Tensor]) -> Record:
-        """The scores of every enlargement (bicubic among them), and of the truth itself."""
+        """Return the scores of every enlargement (bicubic among them), and of the truth itself."""
         bicubic, truth = enlarged[BICUBIC], pair.truth
         scores = {name: self._scores(clip, bicubic) for name, clip in enlarged.items()}
         shift = metrics.colour_shift_255(truth, bicubic)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from training.checkpoints import whole_file
+from training.evaluation.metrics import to_bytes
 from training.evaluation.scoring import TRUTH
-from training.metrics import to_bytes
+from training.run_folder import whole_file
 
 type Bytes = npt.NDArray[np.uint8]
 
@@ -69,7 +69,7 @@ def _label(text: str, width: int) -> Bytes:
 
 
 def _stacked(pictures: Sequence[Bytes]) -> Bytes:
-    """One above the other, white between them and where one is narrower."""
+    """Return one above the other, white between them and where one is narrower."""
     width = max(picture.shape[1] for picture in pictures)
     wide = [np.pad(p, ((0, GAP_PX), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
     return np.concatenate(wide)
@@ -81,7 +81,7 @@ def _side_by_side(columns: Sequence[Bytes]) -> Bytes:
 
 
 def _pixels(clip: Tensor) -> Bytes:
-    """(T, H, W, 3) of (T, 3, H, W)."""
+    """Return (T, H, W, 3) of (T, 3, H, W)."""
     return np.asarray((to_bytes(clip) * 255).round().byte().permute(0, 2, 3, 1).numpy(), dtype=np.uint8)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.metrics import Absent
+from training.evaluation.metrics import Absent
 
 DISPLAY = "standard_4k"
 """ColorVideoVDP's default: a 30-inch monitor of 3840x2160, 200 cd/m2 in an office of 250 lux, seen from 0.75 m, twice
@@ -44,7 +44,7 @@ class Jod:
 
 
 def load_jod(device: str | torch.device = "cpu") -> Jod | Absent:
-    """The metric, or why there is none. The import leaves the search path and the warnings as they were."""
+    """Return the metric, or why there is none. The import leaves the search path and the warnings as they were."""
     path = list(sys.path)
     try:
         with warnings.catch_warnings():

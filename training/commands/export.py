@@ -1,0 +1,128 @@
+"""From a run to weights for core.rbvsr.Upscale(model=...): the moving average, in half precision, with its history.
+
+With a second run, trained from the first, to a file of two sets of weights, for Upscale(detail=...).
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.run_folder import EMA, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, write_network
+from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.weights import build_network, read_network
+
+HISTORY = ("training_iteration", "training_settings", "training_origin")
+"""What a file of weights says of the run that it comes from; of the sharp set's run with SHARP_HISTORY before it."""
+SHARP_HISTORY = "sharp_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A network to export, what is known of its training, and in words where it comes from."""
+
+    model: RealBasicVSR
+    metadata: dict[str, str]
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `python -m training export`."""
+    parser.add_argument(
+        "run", type=Path, help="a run's folder, whose newest whole checkpoint is taken, or a file of weights"
+    )
+    parser.add_argument("out", type=Path, help="the .safetensors to write")
+    parser.add_argument(
+        "--sharp", type=Path, help="a second run or file, trained from the first: the sharp one of two sets of weights"
+    )
+    parser.add_argument(
+        "--default-detail", type=float, help="with --sharp: the mixture where none is asked for, 0 faithful to 1 sharp"
+    )
+    parser.add_argument("--trained-on", default="", help="what it was trained on and how, for the metadata")
+    parser.add_argument("--license", default="", help="licence of the weights, for the metadata")
+    parser.add_argument("--full", action="store_true", help="float32 instead of float16")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def read_source(path: Path, *, is_sharp: bool) -> Source:
+    """Return the moving average of the newest checkpoint of a run, or the network of a file of weights.
+
+    is_sharp: which network, if the file holds two sets. Raises CheckpointError if the run has no whole checkpoint,
+    WeightsError if the file is none of weights.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no {path}. Name a run's folder (the --out of python -m training train) or a file of weights."
+        )
+    if not path.is_dir():
+        stored = read_network(path)
+        model = build_network(path, stored, float(is_sharp) if stored.sharp else None)
+        metadata = {key: text for key, text in stored.metadata.items() if not key.startswith(SHARP_HISTORY)}
+        if is_sharp and stored.sharp:
+            metadata |= {key: stored.metadata.get(SHARP_HISTORY + key, "") for key in HISTORY}
+        return Source(model=model, metadata=metadata, text=str(path))
+    state, warnings = newest_checkpoint(path)
+    for warning in warnings:
+        print(f"training export: {warning}", file=sys.stderr)
+    metadata = {
+        "training_iteration": str(state["iteration"]),
+        "training_settings": (path / SETTINGS).read_text(encoding="utf-8") if (path / SETTINGS).exists() else "",
+        "training_origin": (path / ORIGIN).read_text(encoding="utf-8") if (path / ORIGIN).exists() else "",
+    }
+    text = f"the moving average after {state['iteration']} steps ({path / EMA})"
+    return Source(model=RealBasicVSR.from_state_dict(state["ema"]), metadata=metadata, text=text)
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    trained_on: str,
+    licence: str,
+    dtype: torch.dtype,
+    sharp: Path | None = None,
+    default_detail: float | None = None,
+) -> str:
+    """Write the weights of a run or a file to `out`, those of `sharp` beside them; returns in words what they are.
+
+    Of a file with two sets the faithful one is taken, and the sharp one as `sharp`. Raises CheckpointError if a run has
+    no whole checkpoint or `out` cannot be written, WeightsError for a file, ValueError if a weight is too large for
+    `dtype` or the two are not of one architecture.
+    """
+    faithful = read_source(run, is_sharp=False)
+    metadata = faithful.metadata | {
+        key: text
+        for key, text in (("trained_on", trained_on), ("license", licence))
+        if text or key not in faithful.metadata
+    }
+    if sharp is None:
+        write_network(faithful.model, out, metadata=metadata, dtype=dtype)
+        return faithful.text
+    other = read_source(sharp, is_sharp=True)
+    metadata |= {SHARP_HISTORY + key: other.metadata[key] for key in HISTORY if key in other.metadata}
+    write_network(faithful.model, out, metadata=metadata, dtype=dtype, sharp=other.model, default_detail=default_detail)
+    return f"faithful: {faithful.text}; sharp: {other.text}; detail is {default_detail:g} unless it is given"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The exit status; what was written is printed."""
+    out: Path = arguments.out
+    if (arguments.sharp is None) != (arguments.default_detail is None):
+        print("training export: --sharp and --default-detail go together. Give both, or neither.", file=sys.stderr)
+        return 2
+    if out.is_dir() or (out.exists() and not arguments.force):
+        print(f"training export: {out} exists. Name another file, or use --force to replace it.", file=sys.stderr)
+        return 2
+    what = export(
+        arguments.run,
+        out,
+        trained_on=arguments.trained_on,
+        licence=arguments.license,
+        dtype=torch.float32 if arguments.full else torch.float16,
+        sharp=arguments.sharp,
+        default_detail=arguments.default_detail,
+    )
+    print(f"{out}: {out.stat().st_size:,} bytes, {what}")
+    return 0

@@ -1,0 +1,360 @@
+"""Train, fine-tune or resume a run (paper, section 4.1): one or several processes, on CPUs or GPUs."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from cyclopts import Parameter
+from torch import distributed
+
+from training import options
+from training.data.cost import measure_input
+from training.data.dataset import ClipDataset
+from training.data.loader import make_loader
+from training.losses.perceptual import PerceptualLoss
+from training.networks import Networks, autocast_dtype_of
+from training.presets import PRESETS
+from training.processes import Processes, TrainingError, start_processes, usual_num_workers
+from training.run_folder import EMA, FOLDER, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, read_log, write_text
+from training.settings import Settings, changed, read_settings
+from training.trainer import save, save_ema, train
+
+CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
+"""Settings that may be changed when a run is resumed: the others would make it another run."""
+
+LONGEST_DATA_WAIT_SHARE = 0.02
+"""Share of a run's time spent waiting for data beyond which the run says how many workers would do."""
+
+LARGEST_SLOWNESS_OF_BF16 = 1.5
+"""Times as long as float32 beyond which the run says that float32 is the better choice."""
+
+_MAY_STAND = {
+    "--from": 'a run\'s folder, a file of weights, or "default"',
+    "--spynet": "a file of flow weights, which python -m training flow makes",
+    "--vgg-weights": "torchvision's VGG19 (vgg19-dcbb9e9d.pth) or a published checkpoint",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """The command line of `python -m training train`, without the settings' own options."""
+
+    preset: str | None = None
+    """Settings to begin with: stage1 (default), stage2, finetune, compact, compact-gan, smoke."""
+    data: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
+    """Folders of python -m training prepare."""
+    out: Path | None = None
+    """The run's folder, to be made."""
+    start: Annotated[Path | None, Parameter(name="--from")] = None
+    """Weights to begin from: a run's folder, a file (of two sets the faithful one) or "default"."""
+    spynet: Path | None = None
+    """Flow weights to begin from: of python -m training flow, or published ones."""
+    resume: Path | None = None
+    """A run's folder: resume it from its newest whole checkpoint."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1."""
+    workers: int | None = None
+    """Processes that compute samples (default: cores - 1, shared)."""
+    vgg_weights: Path | None = None
+    """VGG19's weights, where torchvision cannot download them."""
+    seconds: float | None = None
+    """End in time: as many steps as fit, not --iterations."""
+    pool_folder: Path | None = None
+    """Where the pool's clips are cached (default: in the run's folder)."""
+    changes: Annotated[dict[str, Any], Parameter(parse=False)] = field(default_factory=dict)
+
+
+def parse(words: Sequence[str], *, program: str) -> Arguments:
+    """Return the command line, parsed. Raises SettingsError for what cannot be parsed."""
+    own, changes = options.parse(Arguments, words, program=program, description=__doc__ or "")
+    if own.preset not in (None, *PRESETS):
+        raise TrainingError(f"--preset must be one of {', '.join(PRESETS)}, got {own.preset!r}")
+    return dataclasses.replace(own, changes=changes)
+
+
+def run(arguments: Arguments) -> int:
+    """Train as one of the processes that share the work. Returns the exit status."""
+    processes = start_processes(arguments.device)
+    try:
+        status = train_in(processes, arguments)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {processes.device} ({str(error).splitlines()[0]}): use --gradient-checkpointing, a"
+            " smaller --batch or a smaller --crop-px"
+        ) from None
+    except RuntimeError as error:
+        if processes.num == 1:
+            raise
+        raise TrainingError(
+            f"process {processes.rank} of {processes.num} lost the others ({str(error).splitlines()[0]}): see what the"
+            " first one that failed says"
+        ) from None
+    if processes.num > 1:  # only after a good end: it waits for processes that may be gone
+        distributed.destroy_process_group()
+    return status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run about to train: its folder, settings, origin, clips and networks, and the number of steps done."""
+
+    folder: Path
+    settings: Settings
+    origin: dict[str, Any]
+    clips: ClipDataset
+    networks: Networks
+    perceptual: PerceptualLoss | None
+    num_done: int
+
+
+def train_in(processes: Processes, arguments: Arguments) -> int:
+    """Begin or resume the run that the command line describes. Returns the exit status."""
+    run = begin(arguments, processes) if arguments.resume is None else resume(arguments.resume, arguments, processes)
+    if run.num_done >= run.settings.iterations:
+        if processes.is_main_process:
+            print(f"{run.folder} is finished ({run.num_done} steps); --iterations N makes it longer", file=sys.stderr)
+        return 0
+    if arguments.seconds is not None and processes.num > 1:
+        raise TrainingError("--seconds is for one process: each of several would count other steps")
+    with make_loader(
+        run.clips,
+        run.settings.data,
+        batch=run.settings.batch,
+        first_iteration=run.num_done,
+        num_iterations=run.settings.iterations if arguments.seconds is None else None,
+        num_processes=processes.num,
+        rank=processes.rank,
+        num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
+        device=processes.device,
+    ) as loader:
+        done = train(
+            run.networks,
+            loader,
+            run.folder,
+            processes=processes,
+            first=run.num_done,
+            perceptual=run.perceptual,
+            seconds=arguments.seconds,
+        )
+    if processes.is_main_process:
+        print(closing_words(run.folder, done, run.networks.settings))
+        print(words_on_waiting(run, done, processes), end="")
+    return 0 if done >= run.networks.settings.iterations else 130
+
+
+# ---- a new run -------------------------------------------------------------------------------------------------------
+
+
+def begin(arguments: Arguments, processes: Processes) -> Run:
+    """Make the folder and the networks of a new run. Raises UserError for what does not fit."""
+    if arguments.data is None or arguments.out is None:
+        raise TrainingError("a new run needs --data CLIPS and --out FOLDER (or --resume RUN goes on with one)")
+    folder, preset = arguments.out, arguments.preset or "stage1"
+    settings = changed(PRESETS[preset], arguments.changes)
+    check_paths(arguments, folder)
+    origin = {
+        "data": [str(path.resolve()) for path in arguments.data],
+        "from": None if arguments.start is None else str(arguments.start),
+        "spynet": None if arguments.spynet is None else str(arguments.spynet),
+        "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
+        "pool_folder": str((arguments.pool_folder or folder / "pool").resolve()),
+        "num_processes": processes.num,
+        "preset": preset,
+        "torch": torch.__version__,
+    }
+    if processes.is_main_process:
+        warn_of_slow_bf16(settings, processes)
+    clips = open_clips(folder, origin)
+    networks = Networks(settings, processes.device)
+    networks.start_from(arguments.start, arguments.spynet)
+    perceptual = perceptual_loss(settings, origin, processes.device)  # after what costs no download
+    networks.prepare()
+    if processes.is_main_process:
+        write_text(folder / SETTINGS, settings.to_json())
+        write_text(folder / ORIGIN, json.dumps(origin, indent=1) + "\n")
+        save(networks, folder, 0)  # so that a run that is killed at once can be resumed as well
+    return Run(
+        folder=folder,
+        settings=settings,
+        origin=origin,
+        clips=clips,
+        networks=networks,
+        perceptual=perceptual,
+        num_done=0,
+    )
+
+
+def check_paths(arguments: Arguments, folder: Path) -> None:
+    """Raise TrainingError if a file is missing, or if there is a run in the folder already."""
+    for option, path in (
+        ("--from", arguments.start),
+        ("--spynet", arguments.spynet),
+        ("--vgg-weights", arguments.vgg_weights),
+    ):
+        if path is not None and not path.exists() and str(path) != "default":
+            raise TrainingError(f"{option} {path} does not exist: name {_MAY_STAND[option]}")
+    if (folder / FOLDER).exists() and any((folder / FOLDER).glob("*.pt")):
+        raise TrainingError(f"{folder} holds a run already: go on with --resume, or name another --out")
+
+
+def warn_of_slow_bf16(settings: Settings, processes: Processes) -> None:
+    """Say so if bfloat16 is asked for on a CPU that is slow at it."""
+    if processes.device.type != "cpu" or autocast_dtype_of(settings, processes.device) is None:
+        return
+    slowness = slowness_of_bf16()
+    if slowness > LARGEST_SLOWNESS_OF_BF16:
+        print(
+            f"training train: bf16 takes {slowness:.3g} times as long as fp32 on this CPU: --precision fp32 is faster",
+            file=sys.stderr,
+        )
+
+
+def slowness_of_bf16() -> float:
+    """Return how many times as long as in float32 a convolution and its backward pass take in bfloat16 on this CPU."""
+    x, weight = torch.rand(1, 64, 48, 48), torch.rand(64, 64, 3, 3)
+
+    def seconds(dtype: torch.dtype) -> float:
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+        started = time.perf_counter()
+        made = F.conv2d(inputs[0], inputs[1], padding=1)
+        torch.autograd.grad(made, inputs, torch.ones_like(made))
+        return time.perf_counter() - started
+
+    shortest = {dtype: min(seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16)}
+    return shortest[torch.bfloat16] / shortest[torch.float32]
+
+
+# ---- a resumed run ---------------------------------------------------------------------------------------------------
+
+
+def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
+    """Restore a run from its newest whole checkpoint. Raises UserError for what cannot be changed or read."""
+    settings = resumed_settings(folder, arguments)
+    origin = resumed_origin(folder, arguments, processes.num)
+    clips = open_clips(folder, origin)
+    networks = Networks(settings, processes.device)
+    networks.prepare()
+    state, warnings = newest_checkpoint(folder)
+    num_done = networks.restore(state, folder)
+    perceptual = perceptual_loss(settings, origin, processes.device)
+    if processes.is_main_process:
+        for warning in warnings:
+            print(f"training train: {warning}", file=sys.stderr)
+        save_ema(networks, folder, num_done)  # the end may have come between a checkpoint and its average
+        if num_done < settings.iterations:
+            print(f"going on after step {num_done} of {settings.iterations}", file=sys.stderr)
+            write_text(folder / SETTINGS, settings.to_json())
+    return Run(
+        folder=folder,
+        settings=settings,
+        origin=origin,
+        clips=clips,
+        networks=networks,
+        perceptual=perceptual,
+        num_done=num_done,
+    )
+
+
+def resumed_settings(folder: Path, arguments: Arguments) -> Settings:
+    """Return the run's settings with the changes that may be made. Raises TrainingError for others."""
+    settings = read_settings(folder / SETTINGS)
+    wanted = changed(settings, arguments.changes)
+    differing = [
+        name
+        for name, value in arguments.changes.items()
+        if name not in CHANGEABLE and changed(settings, {name: value}) != settings
+    ]
+    given = {
+        "--from": arguments.start,
+        "--spynet": arguments.spynet,
+        "--out": arguments.out,
+        "--preset": arguments.preset,
+    }
+    differing += [option for option, value in given.items() if value is not None]
+    if differing:
+        raise TrainingError(
+            f"{differing[0]} cannot be changed when a run goes on ({', '.join(sorted(CHANGEABLE))} can): begin a new"
+            f" run with --from {folder}"
+        )
+    return wanted
+
+
+def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> dict[str, Any]:
+    """Return where the run comes from, with the places that have moved. Raises CheckpointError or TrainingError."""
+    try:
+        origin: dict[str, Any] = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / ORIGIN} cannot be read ({error}); is this the folder of a run?") from None
+    if origin["num_processes"] != num_processes:
+        raise TrainingError(
+            f"{folder} ran in {origin['num_processes']} processes and {num_processes} would make it another run:"
+            f" start as many, or begin a new run with --from {folder}"
+        )
+    if arguments.pool_folder is not None:
+        origin["pool_folder"] = str(arguments.pool_folder.resolve())
+    if arguments.data is not None:
+        origin["data"] = [str(path.resolve()) for path in arguments.data]  # the clips may have moved
+    if arguments.vgg_weights is not None:
+        origin["vgg_weights"] = str(arguments.vgg_weights.resolve())
+    return origin
+
+
+# ---- both ------------------------------------------------------------------------------------------------------------
+
+
+def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
+    """Return the clips of a run. Raises TrainingError if they are not those that it began with."""
+    clips = ClipDataset.open([Path(path) for path in origin["data"]], pool_folder=Path(origin["pool_folder"]))
+    if origin.setdefault("clips", clips.identity()) != clips.identity():
+        raise TrainingError(
+            f"the clips in {', '.join(origin['data'])} are not those that {folder} began with: name their folders"
+            f" with --data, or begin a new run with --from {folder}"
+        )
+    return clips
+
+
+def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:
+    """Return the perceptual network if its loss counts; its weights may have to be downloaded."""
+    if settings.losses.perceptual_weight == 0:
+        return None
+    vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
+    return PerceptualLoss.load(vgg).to(device)
+
+
+def closing_words(run_folder: Path, done: int, settings: Settings) -> str:
+    """Return what came of the run, in a line or two."""
+    records = read_log(run_folder)
+    lines = [f"{run_folder}: {done} of {settings.iterations} steps"]
+    if len(records) > 1:
+        changes = [
+            f"{name} {records[0][name]:.4f} -> {records[-1][name]:.4f}"
+            for name in ("output", "cleaning", "perceptual")
+            if name in records[0] and name in records[-1]
+        ]
+        lines.append(f"losses, first and last {settings.log_every} steps: {', '.join(changes)}")
+    lines.append(f'weights: {run_folder / EMA}, for core.rbvsr.Upscale(clip, model="{(run_folder / EMA).resolve()}")')
+    return "\n".join(lines)
+
+
+def words_on_waiting(run: Run, done: int, processes: Processes) -> str:
+    """Return how many workers would do, if a whole run without a pool waited for data for too long; else nothing."""
+    settings, records = run.networks.settings, read_log(run.folder)
+    is_whole = done >= settings.iterations and done - run.num_done >= settings.log_every
+    if not records or not is_whole or settings.data.pool_clips:
+        return ""
+    wait_share = records[-1]["data_wait_share"]
+    if wait_share <= LONGEST_DATA_WAIT_SHARE:
+        return ""
+    cost = measure_input(run.clips, settings.data).describe(
+        batch=settings.batch,
+        step_seconds=records[-1]["seconds_per_step"] * (1 - wait_share),
+        with_gpu=processes.device.type == "cuda",
+    )
+    return f"{wait_share:.0%} of the time was waiting for data. {cost}\n"

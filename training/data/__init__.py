@@ -1,0 +1,5 @@
+"""From files of videos and photographs to batches of degraded clips.
+
+From the inside out: scenes, sources, camera; dataset (prepared clips on disk); cutting, preparing; sampler, pool;
+workers, gpu_feeder, resident_pool; loader, cost.
+"""

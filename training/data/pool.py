@@ -1,0 +1,203 @@
+"""A finite pool of degraded clips, each computed once, cached on disk, and cut into many samples.
+
+For machines on which degrading every sample anew would take longer than training on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.data.dataset import ClipDataset, write_clip_file
+from training.data.sampler import (
+    FLIP_PROBABILITY,
+    POOL_CUT,
+    POOL_PIECE,
+    POOL_RECIPE,
+    Sample,
+    degrade,
+    draw,
+    draw_from,
+    draw_held_frame,
+    draw_turn,
+    held,
+    one_thread,
+    random_numbers,
+)
+from training.data.settings import DataSettings
+from training.degradations import codecs
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import SCALE
+
+POOL_VERSION = 2
+"""Goes up whenever the same options make other clips: pools of before are then made again."""
+
+
+_CHECKSUM_BYTES = 4
+
+
+def make_sample(
+    dataset: ClipDataset, options: DataSettings, index: int, *, run_codec: codecs.RunCodec = codecs.run
+) -> Sample:
+    """Sample `index`, computed here with one thread (the number of threads may change the last bit).
+
+    Raises ValueError if no clip is large enough, ClipError if too many cannot be read, SampleError if it cannot be
+    degraded.
+    """
+    with one_thread():
+        if options.pool_clips:
+            return _cut_of_pool(dataset, options, index, run_codec)
+        return degrade(draw(dataset, options, index), options, run_codec=run_codec)
+
+
+def pool_clip_path(dataset: ClipDataset, options: DataSettings, number: int) -> Path:
+    """Return where clip `number` of the pool lies: in a folder of its own for all that decides the pool's clips.
+
+    Raises UserError if the dataset has no folder for its pools.
+    """
+    if dataset.pool_folder is None:
+        raise UserError(f"a pool of {options.pool_clips} clips needs a pool_folder to be cached in.")
+    name = hashlib.blake2b(_what_decides(dataset, options.of_pool_clips()).encode(), digest_size=8).hexdigest()
+    return dataset.pool_folder / name / f"{number:06d}.npy"
+
+
+def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:
+    """Return all that decides the pool's clips, as text. Its wording never changes, or pools would be computed again.
+
+    Fields that came later are left out at their defaults, of which the clips are those of before.
+    """
+    later = {
+        "degradation_mix": options.degradation_mix,
+        "still_probability": options.still_probability,
+    }
+    decisions = {
+        "crop_px": options.crop_px,
+        "num_frames": options.num_frames,
+        "stochastic": options.stochastic,
+        "unsharp": options.unsharp,
+        "degradations": asdict(options.degradations),
+        **{name: value for name, value in later.items() if value},
+        "seed": options.seed,
+        "pool_clips": 0,
+        "pool_crop_px": options.pool_crop_px,
+        "pool_num_frames": options.pool_num_frames,
+        "pool_folder": None,
+    }
+    return f"{POOL_VERSION} {decisions} {dataset.identity()}"
+
+
+def pool_clip(
+    dataset: ClipDataset, options: DataSettings, number: int, *, run_codec: codecs.RunCodec = codecs.run
+) -> Sample:
+    """Clip `number` of the pool, from its file, or made and written if there is none or if it is damaged.
+
+    Two processes may make the same one: they write the same bytes, each as a whole.
+    """
+    path = pool_clip_path(dataset, options, number)
+    of_clips = options.of_pool_clips()
+    try:
+        return _unpacked(np.load(path, allow_pickle=False), of_clips)
+    except (OSError, ValueError, EOFError):  # missing, or damaged: it is made again
+        drawn = draw_from(dataset, of_clips, number, POOL_PIECE, POOL_RECIPE)
+        made = degrade(drawn, of_clips, run_codec=run_codec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip_file(path, _packed(made))
+        return made
+
+
+def _cut_of_pool(dataset: ClipDataset, options: DataSettings, index: int, run_codec: codecs.RunCodec) -> Sample:
+    cut = draw_cut(options, index)
+    return cut_clip(pool_clip(dataset, options, cut.clip, run_codec=run_codec), options, cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a sample is of which of the pool's clips: place, turn, direction in time, and the frame that is held."""
+
+    clip: int
+    first: int
+    top: int
+    left: int
+    turn: tuple[bool, bool, bool]
+    is_reversed: bool
+    held_frame: int | None
+
+
+def draw_cut(options: DataSettings, index: int) -> Cut:
+    """Return what sample `index` of a pool is."""
+    generator = random_numbers(options, POOL_CUT, index)
+    number = int(generator.integers(options.num_pool_clips(index)))
+    first = int(generator.integers(options.of_pool_clips().num_unique - options.num_unique + 1))
+    top, left = (int(place) for place in generator.integers(options.pool_crop_px - options.crop_px + 1, size=2))
+    turn = draw_turn(generator)
+    is_reversed = bool(generator.random() < FLIP_PROBABILITY)
+    return Cut(number, first, top, left, turn, is_reversed, draw_held_frame(options, index))
+
+
+def cut_clip(clip: Sample, options: DataSettings, drawn: Cut) -> Sample:
+    """Return a cut of a pool clip in space and time, on the device that the clip is on.
+
+    Mirrored, U_p frames in the pool, U wanted: lr frames a .. a + U of the way there, and those of the way back that
+    show the same frames. Reversing the whole of it leaves the ground truth as it is and swaps the two ways.
+    """
+    num_wanted = options.num_unique
+    first, top, left, turn, is_reversed = drawn.first, drawn.top, drawn.left, drawn.turn, drawn.is_reversed
+
+    def cut(frames: Tensor, scale: int) -> Tensor:
+        side = options.crop_px * scale
+        y, x = top * scale, left * scale
+        frames = frames[..., y : y + side, x : x + side]
+        flips = [axis for axis, flipped in ((3, turn[0]), (2, turn[1])) if flipped]
+        frames = frames.flip(flips) if flips else frames
+        return frames.transpose(2, 3) if turn[2] else frames
+
+    lr, gt, gt_unsharp = clip.lr, clip.gt[first : first + num_wanted], None
+    if clip.gt_unsharp is not None:
+        gt_unsharp = clip.gt_unsharp[first : first + num_wanted]
+    if options.stochastic:
+        back = len(lr) - first - num_wanted
+        lr = torch.cat([lr[first : first + num_wanted], lr[back : back + num_wanted]])
+        lr = (lr.flip(0) if is_reversed else lr)[: options.num_frames]
+    else:
+        lr = lr[first : first + num_wanted]
+        if is_reversed:
+            lr, gt = lr.flip(0), gt.flip(0)
+            gt_unsharp = None if gt_unsharp is None else gt_unsharp.flip(0)
+    made = Sample(
+        cut(lr, 1).contiguous(),
+        cut(gt, SCALE).contiguous(),
+        None if gt_unsharp is None else cut(gt_unsharp, SCALE).contiguous(),
+        clip.notes,
+    )
+    return made if drawn.held_frame is None else held(made, drawn.held_frame)
+
+
+def _packed(clip: Sample) -> npt.NDArray[np.uint8]:
+    """Return a pool clip as one row of bytes: lr, gt, gt_unsharp, and the checksum of all."""
+    parts = [part for part in (clip.lr, clip.gt, clip.gt_unsharp) if part is not None]
+    values = np.concatenate([part.cpu().contiguous().numpy().reshape(-1) for part in parts])
+    checksum = zlib.crc32(values).to_bytes(_CHECKSUM_BYTES, "little")
+    return np.concatenate([values, np.frombuffer(checksum, dtype=np.uint8)])
+
+
+def _unpacked(row: npt.NDArray[np.uint8], options: DataSettings) -> Sample:
+    """Return the clip that `_packed` packed. Raises ValueError if anything about the row is not as it should be."""
+    side, num_there = options.crop_px, options.num_unique
+    shapes = [(options.num_frames, 3, side, side)]
+    shapes += [(num_there, 3, side * SCALE, side * SCALE)] * (2 if options.unsharp else 1)
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    if row.dtype != np.uint8 or row.shape != (sum(sizes) + _CHECKSUM_BYTES,):
+        raise ValueError(f"a pool clip of {row.dtype} {row.shape}")
+    values = row[:-_CHECKSUM_BYTES]
+    if zlib.crc32(values).to_bytes(_CHECKSUM_BYTES, "little") != row[-_CHECKSUM_BYTES:].tobytes():
+        raise ValueError("the checksum is wrong")
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    lr, gt, *more = (torch.from_numpy(part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True))
+    return Sample(lr, gt, more[0] if more else None)

@@ -1,0 +1,84 @@
+"""A pool of degraded clips in a GPU's memory: made by worker processes during the run, cut and turned on the GPU.
+
+The samples are those of a pool on disk (see samples.py): the same numbers, the same bits. A clip is copied once and
+then used for thousands of samples, so that a training step waits for nothing once its clips are there. Knows no
+networks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import torch
+
+from training.data.pool import cut_clip, draw_cut
+from training.data.sampler import Sample
+from training.data.settings import DataSettings
+
+
+class ResidentPool:
+    """Clips on a device, filled by a thread from `made`, which yields clip 0, 1, 2, ... of the pool."""
+
+    def __init__(self, made: Generator[Sample], device: torch.device) -> None:
+        self._made, self._device = made, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._clips: list[Sample] = []
+        self._error: BaseException | None = None
+        self._stopped = threading.Event()
+        self._more = threading.Condition()
+        self._thread = threading.Thread(target=self._fill, name="resident pool", daemon=True)
+        self._thread.start()
+
+    def clip(self, number: int) -> Sample:
+        """Clip `number`, as soon as it is there. Raises what making it raised."""
+        with self._more:
+            self._more.wait_for(lambda: len(self._clips) > number or self._error is not None)
+            if len(self._clips) > number:
+                return self._clips[number]
+            assert self._error is not None
+            raise self._error
+
+    def close(self) -> None:
+        """Stop making clips; those that are there stay until the pool is gone."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _fill(self) -> None:
+        try:
+            with contextlib.closing(self._made):
+                for clip in self._made:
+                    on_device = self._copied(clip)
+                    with self._more:
+                        self._clips.append(on_device)
+                        self._more.notify_all()
+                    if self._stopped.is_set():
+                        return
+        except BaseException as error:  # whatever it is, the one who waits must hear of it
+            with self._more:
+                self._error = error
+                self._more.notify_all()
+
+    def _copied(self, clip: Sample) -> Sample:
+        """The clip on the device, the copy complete. On a stream of its own: in the training's it would wait for it."""
+        if self._stream is None:
+            return clip
+        with torch.cuda.stream(self._stream):
+            lr, gt = clip.lr.to(self._device), clip.gt.to(self._device)
+            gt_unsharp = None if clip.gt_unsharp is None else clip.gt_unsharp.to(self._device)
+            self._stream.synchronize()
+        return replace(clip, lr=lr, gt=gt, gt_unsharp=gt_unsharp)
+
+
+def cuts_of(pool: ResidentPool, options: DataSettings, numbers: Iterator[int]) -> Generator[Sample]:
+    """The samples of these numbers, on the pool's device; the pool is closed with it."""
+    try:
+        for index in numbers:
+            drawn = draw_cut(options, index)
+            # all the clips that it might have been must be there, so that which one it is does not depend on time
+            pool.clip(options.num_pool_clips(index) - 1)
+            yield cut_clip(pool.clip(drawn.clip), options, drawn)
+    finally:
+        pool.close()

@@ -1,0 +1,14 @@
+"""The torch device that the command line of a command names."""
+
+import torch
+
+from vsrealbasicvsr.devices import DeviceError, find_device
+from vsrealbasicvsr.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of --device. Raises UserError if torch has none of that name."""
+    try:
+        return find_device(name)
+    except DeviceError as error:
+        raise UserError(f"--device {error}. Use auto, cpu, cuda or cuda:N") from None

@@ -1,0 +1,360 @@
+"""How good a clip looks: PSNR, SSIM and LPIPS against the truth, NIQE without it, flicker along the motion.
+
+Clips are float tensors (T, 3, H, W), RGB, gamma-encoded, in [0, 1], rounded to 8 bits with `to_bytes` first: a metric
+sees what a viewer gets. Flow is in pixels, channel 0 to the right, channel 1 down. Every number is a pure function of
+its arguments. Knows no network of ours and no files of clips.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage, special
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+
+from vsrealbasicvsr.luma import luma
+from vsrealbasicvsr.weights import reason_of
+
+type Floats = npt.NDArray[np.float64]
+
+EQUAL_DB = 120.0
+"""PSNR of two equal pictures, whose error is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why a metric cannot be computed here, and what to do about it."""
+
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.cure}."
+
+
+def to_bytes(rgb: Tensor) -> Tensor:
+    """Clipped and rounded to the 256 values that a viewer gets, still in [0, 1]."""
+    return (rgb.clamp(0, 1) * 255).round() / 255
+
+
+# ---- against the truth -----------------------------------------------------------------------------------------------
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio of two clips in [0, 1], of the error of all their values together; 120 dB if equal.
+
+    a, b: of one shape, `luma` of clips or the clips themselves. Raises ValueError if the shapes differ.
+    """
+    _check_same("psnr_db", a, b)
+    error = (a.double() - b.double()).square().mean().item()
+    return EQUAL_DB if error == 0 else min(EQUAL_DB, float(-10 * math.log10(error)))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity of the lumas of two clips, mean over frames: 1 if equal (Wang et al. 2004).
+
+    Gaussian window of sigma 1.5 in 11x11, K1 = 0.01, K2 = 0.03, as in the paper. Raises ValueError if the shapes differ
+    or if a frame is smaller than the window.
+    """
+    _check_same("ssim", a, b)
+    _check_clip("ssim", a)
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"ssim: frames must be at least 11x11, got {tuple(a.shape)}. Give larger crops.")
+    similarity = functools.partial(
+        structural_similarity, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    lumas = (luma(clip).double().cpu().numpy() for clip in (a, b))
+    return float(np.mean([similarity(x, y) for x, y in zip(*lumas, strict=True)]))
+
+
+def colour_shift_255(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of the means of one colour channel over two clips (T, 3, H, W), in steps of 255."""
+    _check_same("colour_shift_255", a, b)
+    return float((a.double().mean((0, 2, 3)) - b.double().mean((0, 2, 3))).abs().max()) * 255
+
+
+# ---- LPIPS -----------------------------------------------------------------------------------------------------------
+
+
+class Lpips:
+    """Learned perceptual distance of Zhang et al. 2018, version 0.1, AlexNet: 0 if equal, larger is worse.
+
+    By the authors' package; not checked against another implementation.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def __call__(self, a: Tensor, b: Tensor) -> float:
+        """Mean distance over the frames of two clips (T, 3, H, W) in [0, 1]. Raises ValueError if the shapes differ."""
+        _check_same("Lpips", a, b)
+        _check_clip("Lpips", a)
+        device = next(self._network.parameters()).device
+        with torch.inference_mode():
+            distances = [
+                float(self._network(x[None].float().to(device), y[None].float().to(device), normalize=True))
+                for x, y in zip(a, b, strict=True)
+            ]
+        return float(np.mean(distances))
+
+
+def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu") -> Lpips | Absent:
+    """LPIPS, or why there is none: nothing is downloaded, and no number is made up.
+
+    The linear layers come with the `lpips` package. AlexNet's ImageNet weights come from `backbone`, a state dict as
+    torchvision writes it, or from torchvision's cache. Files are read as tensors only (`weights_only`).
+    """
+    try:
+        import lpips  # only who asks for it needs it
+        from torchvision.models import AlexNet_Weights
+    except ImportError as error:
+        return Absent(f"{error.name} is not installed", "pip install lpips torchvision")
+    name = Path(urlsplit(AlexNet_Weights.IMAGENET1K_V1.url).path).name
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    cure = f"Put torchvision's {name} into {cache} or name it with --lpips-weights"
+    path = cache / name if backbone is None else backbone
+    if not path.is_file():
+        return Absent(f"AlexNet's weights are not at {path}", cure)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # of torchvision, for its words; the random start of its trunk is thrown away
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    trunk = network.net.state_dict()  # slice2.3.weight is features.3.weight
+    source = {key: "features." + key.partition(".")[2] for key in trunk}
+    values = stored if isinstance(stored, dict) else {}
+    wrong = [name for key, name in source.items() if getattr(values.get(name), "shape", None) != trunk[key].shape]
+    if wrong:
+        return Absent(f"{path} holds no AlexNet: {wrong[0]} is missing or of another shape", cure)
+    network.net.load_state_dict({key: values[name] for key, name in source.items()})
+    return Lpips(network.eval().requires_grad_(False).to(device))
+
+
+# ---- NIQE ------------------------------------------------------------------------------------------------------------
+
+NIQE_PATCH_PX = 96
+_NIQE_SIGMA_PX, _NIQE_RADIUS_PX = 7 / 6, 3
+_NIQE_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+_HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
+"""Keys' cubic (a = -0.5), stretched to twice its width and sampled for a scale of 1/2: MATLAB's imresize."""
+
+
+def niqe(clip: Tensor) -> float:
+    """Naturalness of the frames without a truth, mean over frames: the lower, the more natural (Mittal et al. 2013).
+
+    clip (T, 3, H, W) in [0, 1]. Luma in 0..255, rounded; the frame is cut to whole patches of 96x96 from its upper left
+    corner; 36 features of each patch (48x48 at half the size) are fitted by a Gaussian, which is compared with that of
+    pristine photographs. All patches count: the sharpness threshold of the paper chose those of the pristine ones. The
+    pristine model is the authors' published one, niqe_pristine.npz beside this file (mu_pris_param (1, 36),
+    cov_pris_param (36, 36), as the common Python ports carry it). Patches are few on small frames, and the value then
+    depends on the size: compare values of one size only.
+
+    Returns nan if no frame has two patches with texture: there is nothing to fit in a constant picture.
+    Raises ValueError if a frame is smaller than one patch.
+    """
+    _check_clip("niqe", clip)
+    if min(clip.shape[-2:]) < NIQE_PATCH_PX:
+        raise ValueError(
+            f"niqe: frames must be at least {NIQE_PATCH_PX}x{NIQE_PATCH_PX}, got {tuple(clip.shape)}. Give larger ones."
+        )
+    frames = (luma(to_bytes(clip).double()) * 255).round().cpu().numpy()
+    values = [value for frame in frames if not math.isnan(value := _niqe_of(frame))]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _niqe_of(grey: Floats) -> float:
+    """NIQE of one frame (H, W) in 0..255, or nan."""
+    rows, columns = (size // NIQE_PATCH_PX for size in grey.shape)
+    picture = grey[: rows * NIQE_PATCH_PX, : columns * NIQE_PATCH_PX]
+    scales = [_niqe_features(picture, NIQE_PATCH_PX), _niqe_features(_halved(picture), NIQE_PATCH_PX // 2)]
+    features = np.concatenate(scales, axis=1)  # (patches, 36)
+    complete = features[~np.isnan(features).any(axis=1)]
+    if len(complete) < 2:
+        return math.nan
+    pristine_mean, pristine_covariance = _niqe_pristine()
+    difference = pristine_mean - np.nanmean(features, axis=0)
+    pooled = (pristine_covariance + np.cov(complete, rowvar=False)) / 2
+    return math.sqrt(float(difference @ np.linalg.pinv(pooled) @ difference))
+
+
+@functools.cache
+def _niqe_pristine() -> tuple[Floats, Floats]:
+    """Return mean (36) and covariance (36, 36) of the features of pristine photographs."""
+    with np.load(Path(__file__).with_name("niqe_pristine.npz"), allow_pickle=False) as model:
+        return model["mu_pris_param"].reshape(-1), model["cov_pris_param"]
+
+
+def _halved(grey: Floats) -> Floats:
+    """Half the size (both even), bicubic with antialiasing, borders mirrored."""
+    for axis in (0, 1):
+        # output i lies between 2 i and 2 i + 1: eight taps from 2 i - 3 to 2 i + 4
+        grey = ndimage.correlate1d(grey, _HALVING, axis=axis, mode="reflect", origin=-1)
+        grey = grey[::2] if axis == 0 else grey[:, ::2]
+    return grey
+
+
+def _niqe_features(grey: Floats, patch_px: int) -> Floats:
+    """18 features of each patch, (patches, 18), patches row by row; nan where a patch has no texture."""
+    smooth = functools.partial(
+        ndimage.gaussian_filter, sigma=_NIQE_SIGMA_PX, radius=_NIQE_RADIUS_PX, mode="nearest", output=np.float64
+    )
+    mean = smooth(grey)
+    contrast = np.sqrt(np.abs(smooth(grey**2) - mean**2))
+    normalised = (grey - mean) / (contrast + 1)
+    normalised[contrast < 1e-4] = 0.0  # of a flat place only the rounding of the filter is left
+    height, width = normalised.shape
+    patches = normalised.reshape(height // patch_px, patch_px, width // patch_px, patch_px).swapaxes(1, 2)
+    return np.array([_patch_features(patch) for patch in patches.reshape(-1, patch_px, patch_px)])
+
+
+def _patch_features(patch: Floats) -> list[float]:
+    """Shape and scale of the coefficients, then shape, mean and both scales of their products with four neighbours."""
+    shape, left, right = _fit_aggd(patch)
+    features = [shape, (left + right) / 2]
+    for shift in _NIQE_NEIGHBOURS:
+        shape, left, right = _fit_aggd(patch * np.roll(patch, shift, axis=(0, 1)))
+        mean = (right - left) * math.exp(math.lgamma(2 / shape) - math.lgamma(1 / shape))
+        features += [shape, mean, left, right]
+    return features
+
+
+def _fit_aggd(values: Floats) -> tuple[float, float, float]:
+    """Shape, left and right scale of an asymmetric generalised Gaussian by moments (Lasmar et al. 2009), or nan."""
+    negative, positive = values[values < 0], values[values > 0]
+    if not len(negative) or not len(positive):
+        return math.nan, math.nan, math.nan
+    left, right = math.sqrt(np.square(negative).mean()), math.sqrt(np.square(positive).mean())
+    ratio = left / right
+    moments = float(np.abs(values).mean() ** 2 / np.square(values).mean())
+    wanted = moments * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+    shapes, ratios = _aggd_table()
+    shape = float(shapes[np.argmin(np.square(ratios - wanted))])
+    scale = math.exp((math.lgamma(1 / shape) - math.lgamma(3 / shape)) / 2)
+    return shape, left * scale, right * scale
+
+
+@functools.cache
+def _aggd_table() -> tuple[Floats, Floats]:
+    """Shapes 0.2..10 in steps of 0.001, and the ratio of moments that each of them has."""
+    shapes = np.arange(0.2, 10.001, 0.001)
+    log_ratio = 2 * special.gammaln(2 / shapes) - special.gammaln(1 / shapes) - special.gammaln(3 / shapes)
+    return shapes, np.exp(log_ratio)
+
+
+# ---- flicker ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """Where every pixel of frame t lies in frame t + 1: at p + flow_px[t](p), if it can be seen there.
+
+    flow_px (T - 1, 2, H, W) float32; visible (T - 1, H, W) bool. One of the two frames alone shows the pixels that are
+    not visible: they were covered, uncovered, or left the view.
+    """
+
+    flow_px: Tensor
+    visible: Tensor
+
+
+def estimated_motion(truth: Tensor) -> Motion:
+    """Return the motion between the frames of a clean clip (T, 3, H, W), by DIS optical flow (Kroeger et al. 2016).
+
+    Visible is where the flow back b from frame t + 1 undoes the flow f: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5
+    (Sundaram et al. 2010, as Lai et al. 2018 use it for their warping error).
+    """
+    _check_clip("estimated_motion", truth)
+    height, width = truth.shape[-2:]
+    greys = (luma(to_bytes(truth)) * 255).round().byte().cpu().numpy()
+    flow_px = np.zeros((len(greys) - 1, 2, height, width), dtype=np.float32)
+    visible = np.zeros((len(greys) - 1, height, width), dtype=bool)
+    with _one_thread():  # its search runs in as many stripes as there are threads: other numbers on other machines
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis.setFinestScale(0)
+        for t, (before, after) in enumerate(itertools.pairwise(greys)):
+            forward = dis.calc(before, after, None).transpose(2, 0, 1)  # type: ignore[call-overload]  # none to begin with
+            backward = dis.calc(after, before, None).transpose(2, 0, 1)  # type: ignore[call-overload]
+            backward = _sampled(backward, forward)
+            tolerance = 0.01 * (np.square(forward).sum(0) + np.square(backward).sum(0)) + 0.5
+            flow_px[t], visible[t] = forward, np.square(forward + backward).sum(0) < tolerance
+    visible &= _lands_inside(flow_px)
+    return Motion(flow_px=torch.from_numpy(flow_px), visible=torch.from_numpy(visible))
+
+
+def flicker_255(clip: Tensor, motion: Motion) -> float:
+    """Warping error: mean absolute difference of frame t and frame t + 1 drawn back along the motion, in steps of 255.
+
+    clip (T, 3, H, W); only what is visible in both frames counts. Bicubic sampling: even the truth has an error above
+    0 (interpolation, noise, shadows), so it is read beside the truth's. A still, smooth clip has little of it whatever
+    it shows. Checked by known motions and known errors, not against another implementation.
+
+    Returns nan if nothing is visible in two frames. Raises ValueError if the motion is of another size.
+    """
+    _check_clip("flicker_255", clip)
+    if motion.visible.shape != (len(clip) - 1, *clip.shape[-2:]):
+        raise ValueError(
+            f"flicker_255: the motion is of {tuple(motion.visible.shape)} (T - 1, H, W), the clip {tuple(clip.shape)}."
+        )
+    frames = to_bytes(clip).float().cpu().numpy() * np.float32(255)
+    visible = motion.visible.numpy()
+    if not visible.any():
+        return math.nan
+    total = 0.0
+    with _one_thread():
+        for t, flow_px in enumerate(motion.flow_px.numpy()):
+            difference = np.abs(frames[t] - _sampled(frames[t + 1], flow_px)).mean(axis=0)
+            total += float(difference[visible[t]].sum(dtype=np.float64))
+    return total / int(visible.sum())
+
+
+def _sampled(planes: npt.NDArray[np.float32], flow_px: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """out(p) = planes(p + flow(p)), bicubic, of planes (C, H, W); the border continues by its last pixel."""
+    height, width = planes.shape[1:]
+    x = np.arange(width, dtype=np.float32) + flow_px[0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow_px[1]
+    channels = [cv2.remap(plane, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for plane in planes]
+    return np.stack(channels).astype(np.float32)
+
+
+def _lands_inside(flow_px: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether p + flow(p) lies in the frame, two pixels from its edge: all that bicubic sampling reads is there."""
+    height, width = flow_px.shape[-2:]
+    x = np.arange(width) + flow_px[:, 0]
+    y = np.arange(height)[:, None] + flow_px[:, 1]
+    return np.asarray((x >= 1) & (x <= width - 3) & (y >= 1) & (y <= height - 3), dtype=bool)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    num_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(num_threads)
+
+
+def _check_clip(who: str, clip: Tensor) -> None:
+    if clip.ndim != 4 or clip.shape[1] != 3 or not len(clip):
+        raise ValueError(f"{who}: a clip must be (T, 3, H, W) with T > 0, got {tuple(clip.shape)}.")
+
+
+def _check_same(who: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"{who}: both clips must be of one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")

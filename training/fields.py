@@ -1,0 +1,124 @@
+"""Dataclasses of settings: ranges that stand beside their fields, plain data there and back, lists of their fields.
+
+A range is written where the field is: `batch: AtLeast1 = 16`. Depends on no settings in particular.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from vsrealbasicvsr.errors import UserError
+
+
+class SettingsError(UserError):
+    """A setting is unknown or out of its range; the text names it and what may stand there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The smallest and the largest value of a field, both included. Infinite values are never allowed."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+
+
+AtLeast1 = Annotated[int, Range(1)]
+Count = Annotated[int, Range(0)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+
+
+def check_fields(settings: Any) -> None:
+    """Raise SettingsError for the first field of a dataclass outside its Range, or not one of its Literal's choices."""
+    for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
+        value, kind = getattr(settings, name), hint
+        if typing.get_origin(hint) is Annotated:
+            kind, *notes = typing.get_args(hint)
+            for allowed in (note for note in notes if isinstance(note, Range)):
+                if not allowed.low <= value <= allowed.high or not math.isfinite(value):
+                    finite = " and finite" if value == math.inf else ""
+                    raise SettingsError(f"{name} must be {allowed}{finite}, got {value}")
+        if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+            choices = ", ".join(map(str, typing.get_args(kind)))
+            raise SettingsError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def leaf_fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name with dots, type, value) of every field that is no dataclass itself, in the order of declaration."""
+    hints = typing.get_type_hints(type(settings))
+    for entry in dataclasses.fields(settings):
+        value, name = getattr(settings, entry.name), f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(value):
+            yield from leaf_fields(value, name + ".")
+        else:
+            yield name, without_alias(hints[entry.name]), value
+
+
+def from_plain[T](kind: type[T], plain: Any, prefix: str = "") -> T:
+    """Return the dataclass of this plain data: lists become tuples, dictionaries dataclasses.
+
+    Raises SettingsError, naming the field with its prefix, for an unknown field or a value of another type.
+    """
+    if not isinstance(plain, Mapping):
+        raise SettingsError(f"{prefix.rstrip('.') or 'settings'} must be an object with fields, got {plain!r}")
+    hints = typing.get_type_hints(kind)
+    names = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(plain) - names):
+        raise SettingsError(f"unknown setting {prefix}{unknown[0]}; known are {', '.join(sorted(names))}")
+    values: dict[str, Any] = {}
+    for name, value in plain.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = from_plain(typing.cast(type, hint), value, f"{prefix}{name}.")
+        else:
+            values[name] = _checked(hint, value, f"{prefix}{name}")
+    try:
+        return kind(**values)
+    except SettingsError:
+        raise
+    except UserError as error:
+        raise SettingsError(str(error)) from None
+
+
+def without_alias(kind: Any) -> Any:
+    """Return what a `type` alias stands for; other types as they are."""
+    return kind.__value__ if isinstance(kind, typing.TypeAliasType) else kind
+
+
+def written(value: Any) -> str:
+    """Return a value as the command line takes it: the entries of a tuple with commas between them."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _checked(kind: Any, value: Any, name: str) -> Any:
+    """Return plain data as the field's type. Raises SettingsError if it is of another one."""
+    kind = without_alias(kind)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _checked(next(o for o in typing.get_args(kind) if o is not type(None)), value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise SettingsError(f"{name} must be a list, got {value!r}")
+        inner = typing.get_args(kind)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise SettingsError(f"{name} must have {len(kinds)} entries, got {value!r}")
+        return tuple(_checked(part_kind, part, name) for part_kind, part in zip(kinds, value, strict=True))
+    if origin is Literal:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} must be a finite number, got {value}")
+    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise SettingsError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    return value

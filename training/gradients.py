@@ -1,0 +1,339 @@
+"""One step's gradients, of the generator and of the discriminator: which loss reaches which part of the network.
+
+The paper (after Eq. 3) keeps the perceptual and adversarial losses away from the cleaning module: its frames are to be
+free of artefacts, not rich in detail. The published code lets them through. Knows no optimiser, no data, no files.
+
+Perceptual and adversarial loss look at single frames, so that their gradient at the output comes first, a few frames at
+a time, and their graphs are gone before the network's own backward pass begins.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from training.discriminators.patch import PatchDiscriminator
+from training.losses.adversarial import discriminator_loss, hinge_discriminator_loss
+from training.losses.kinds import ClipTensors, Flows, Loss, Needs, Reach, ViewTensors
+from training.losses.perceptual import PerceptualLoss
+from training.losses.settings import LOSSES, LossSettings
+from training.views import Discriminator, frames_at_once_on, judged, motion_of, parts_of, sees_neighbours, views_of
+from vsrealbasicvsr.model import SCALE, RealBasicVSR, run_directly
+
+
+def generator_step(
+    model: RealBasicVSR, lr: Tensor, gt: Tensor, *, losses: LossSettings, **options: Any
+) -> tuple[dict[str, float], Tensor]:
+    """Return what `generator_gradients` returns, the losses as numbers. Reading them waits for the device."""
+    found, hr = generator_gradients(model, lr, gt, losses=losses, **options)
+    return _numbers(found), hr
+
+
+def discriminator_step(discriminator: Discriminator, hr: Tensor, real: Tensor, **options: Any) -> dict[str, float]:
+    """Return what `discriminator_gradients` returns, as numbers. Reading them waits for the device."""
+    return _numbers(discriminator_gradients(discriminator, hr, real, **options))
+
+
+def generator_gradients(
+    model: RealBasicVSR,
+    lr: Tensor,
+    gt: Tensor,
+    *,
+    losses: LossSettings,
+    perceptual: PerceptualLoss | None = None,
+    discriminator: Discriminator | None = None,
+    flows_px: Flows | None = None,
+    rest_frame: int = 0,
+    autocast_dtype: torch.dtype | None = None,
+    checkpointing: bool = False,
+    frames_at_once: int | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradients of one batch to `.grad` of the network's parameters.
+
+    Each loss reaches the parts of the network that its `Reach` names. The discriminator's gradients and norms stay.
+
+    Args:
+        lr: the input (N, T, 3, H, W), float32 in [0, 1].
+        gt: the sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
+        losses: weights and options.
+        perceptual, discriminator: other networks; without them there are none of their losses.
+        flows_px: motion of the ground truth, see `motion_of`; computed here if needed and not given.
+        rest_frame: frame of each clip that the rest loss looks at.
+        autocast_dtype: of the convolutions (None: as stored); flow, frames and losses are float32.
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+        frames_at_once: number of frames that other networks see at a time; changes memory, not results.
+
+    Returns:
+        The unweighted losses under "output", "cleaning", ..., and the output (N, T, 3, S*H, S*W), detached.
+
+    Raises ValueError for clips that do not fit each other.
+    """
+    _check_pair("generator_step", lr, gt, SCALE)
+    autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
+    with autocast():
+        run = _run_again_in_backward if checkpointing else run_directly
+        cleaned = run(model.clean, lr)
+        hr = model.super_resolve(cleaned, run=run)
+    counting = _losses_that_count(losses, model, lr, perceptual, discriminator)
+    if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
+        flows_px = motion_of(model, gt)
+    clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, losses, rest_frame, autocast)
+    found = _compute(counting, Reach.EVERYTHING, clips)
+    total = _weighted_sum(found, losses)
+    if lr.device.type == "cpu" and not total.isfinite():
+        return _without_gradient(found, hr, model)
+    (at_output,) = torch.autograd.grad(total, clips.hr)
+    at_output_behind, of_views = _gradient_of_views(
+        clips, losses, counting, perceptual, discriminator, autocast, frames_at_once
+    )
+    of_cleaning, of_flow = (_compute(counting, reach, clips) for reach in (Reach.CLEANING, Reach.FLOW))
+    found |= of_views | of_cleaning | of_flow
+    if lr.device.type == "cpu" and not all(loss.isfinite() for loss in found.values()):
+        return _without_gradient(found, hr, model)
+    if at_output_behind is not None and losses.cleaning_gets_perceptual:
+        at_output, at_output_behind = at_output + at_output_behind, None
+    _spread(model, hr, at_output, at_output_behind, _weighted_sum(of_cleaning, losses), _weighted_sum(of_flow, losses))
+    return found, hr.detach()
+
+
+def _losses_that_count(
+    losses: LossSettings,
+    model: RealBasicVSR,
+    lr: Tensor,
+    perceptual: PerceptualLoss | None,
+    discriminator: Discriminator | None,
+) -> dict[str, Loss[Any]]:
+    """Return the losses whose weight is not 0, whose needs are met and whose part of the network learns."""
+    there = Needs.NOTHING
+    there |= Needs.MOTION if lr.shape[1] > 1 else Needs.NOTHING
+    there |= Needs.VGG if perceptual is not None else Needs.NOTHING
+    there |= Needs.DISCRIMINATOR | Needs.FEATURES if discriminator is not None else Needs.NOTHING
+    learning = {
+        Reach.CLEANING: bool(_learning(model.image_cleaning)),
+        Reach.FLOW: bool(_learning(model.basicvsr.spynet)),
+    }
+    return {
+        name: loss
+        for name, loss in LOSSES.items()
+        if loss.is_always_logged
+        or (losses.weight(name) > 0 and loss.needs in there and learning.get(loss.reaches, True))
+    }
+
+
+def _need(counting: Mapping[str, Loss[Any]], need: Needs) -> bool:
+    return any(need in loss.needs for loss in counting.values())
+
+
+def _clip_tensors(
+    model: RealBasicVSR,
+    lr: Tensor,
+    hr: Tensor,
+    gt: Tensor,
+    cleaned: Tensor,
+    flows_px: Flows | None,
+    losses: LossSettings,
+    rest_frame: int,
+    autocast: Callable[[], torch.autocast],
+) -> ClipTensors:
+    """Return what losses of whole clips are computed from; the output is a leaf of its own, to take gradients at."""
+
+    def clean(frames: Tensor) -> Tensor:
+        with autocast():
+            return model.clean(frames)
+
+    return ClipTensors(
+        lr=lr,
+        hr=hr.detach().requires_grad_(),
+        gt=gt,
+        cleaned=cleaned,
+        clean=clean,
+        flow=model.basicvsr.spynet,
+        flows_px=flows_px,
+        distance=losses.distance,
+        colour_block_px=losses.colour_block_px,
+        rest_frame=rest_frame,
+    )
+
+
+def _compute(counting: Mapping[str, Loss[Any]], reach: Reach, clips: ClipTensors) -> dict[str, Tensor]:
+    """Return the losses of whole clips that reach this part of the network."""
+    return {name: loss.compute(clips) for name, loss in counting.items() if loss.reaches is reach}
+
+
+def _weighted_sum(found: Mapping[str, Tensor], losses: LossSettings) -> Tensor:
+    """Return the weighted sum in the order of the losses; 0 if there are none."""
+    weighted = [losses.weight(name) * loss for name, loss in found.items()]
+    return functools.reduce(torch.add, weighted) if weighted else torch.zeros(())
+
+
+def _spread(
+    model: RealBasicVSR,
+    hr: Tensor,
+    at_output: Tensor,
+    at_output_behind: Tensor | None,
+    for_cleaning: Tensor,
+    for_flow: Tensor,
+) -> None:
+    """Run the backward passes: from the gradients at the output and the losses of single parts to `.grad`.
+
+    at_output is for every part of the network, at_output_behind for all but the cleaning module (None: there is none).
+    """
+    cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
+    if at_output_behind is None:
+        _backward([(hr, at_output), (for_cleaning, None), (for_flow, None)], cleaning + others)
+        return
+    # Two gradients meet at the cleaned frames and only one may pass, so two backward passes are needed: first for the
+    # weights behind the cleaning module, without the flow where it is frozen; then for the cleaning module alone.
+    _backward([(hr, at_output + at_output_behind), (for_flow, None)], others, again=bool(cleaning))
+    _backward([(hr, at_output), (for_cleaning, None)], cleaning)
+
+
+def discriminator_gradients(
+    discriminator: Discriminator,
+    hr: Tensor,
+    real: Tensor,
+    *,
+    lr: Tensor | None = None,
+    flows_px: Flows | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    frames_at_once: int | None = None,
+) -> dict[str, Tensor]:
+    """Add the gradients of one batch to `.grad` of the discriminator's parameters; its losses on real and fake frames.
+
+    hr: the output of `generator_step`; real: the ground truth as it was *before* sharpening. Both (N, T, 3, H, W). lr
+    and flows_px, as of `generator_step`, are what a patch discriminator looks at besides. The two losses are added, as
+    published. The spectral norms' estimates move on by one power iteration, here and nowhere else: the published code
+    makes three in a step (generator, real, fake).
+
+    Raises ValueError for clips that do not fit each other.
+    """
+    _check_pair("discriminator_step", hr, real, 1)
+    discriminator.advance_spectral_norms()
+    with torch.no_grad():
+        views_fake, views_real = (views_of(discriminator, clip, lr, flows_px) for clip in (hr.detach(), real))
+    frames_at_once = frames_at_once_on(hr.device) if frames_at_once is None else frames_at_once
+    sums = {"discriminator_real": hr.new_zeros(()), "discriminator_fake": hr.new_zeros(())}
+    for part in parts_of(len(views_fake), frames_at_once):
+        share = len(views_fake[part]) / len(views_fake)
+        with torch.autocast(hr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            logits_real, logits_fake = (
+                judged(discriminator, views[part])[0].float() for views in (views_real, views_fake)
+            )
+        distance = hinge_discriminator_loss if isinstance(discriminator, PatchDiscriminator) else discriminator_loss
+        loss_real, loss_fake = distance(logits_real, logits_fake)
+        _backward([(share * (loss_real + loss_fake), None)], _learning(discriminator))
+        sums["discriminator_real"] += share * loss_real.detach()
+        sums["discriminator_fake"] += share * loss_fake.detach()
+    return sums
+
+
+def _without_gradient(losses: dict[str, Tensor], hr: Tensor, model: RealBasicVSR) -> tuple[dict[str, Tensor], Tensor]:
+    """End a step whose losses are not finite: gradients of NaN, without a backward pass through the network.
+
+    torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
+    """
+    for parameter in _learning(model.image_cleaning) + _learning(model.basicvsr):
+        parameter.grad = torch.full_like(parameter, math.nan)
+    return losses, hr.detach()
+
+
+def _gradient_of_views(
+    clips: ClipTensors,
+    losses: LossSettings,
+    counting: Mapping[str, Loss[Any]],
+    perceptual: PerceptualLoss | None,
+    discriminator: Discriminator | None,
+    autocast: Callable[[], torch.autocast],
+    frames_at_once: int | None,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Return the gradient at the output of the weighted losses of single views, shaped like it, and these losses.
+
+    None where no such loss counts.
+    """
+    counting = {name: loss for name, loss in counting.items() if loss.reaches is Reach.BEHIND_CLEANING}
+    if not counting:
+        return None, {}
+    if not _need(counting, Needs.DISCRIMINATOR):
+        discriminator = None
+    frames_at_once = frames_at_once_on(clips.lr.device) if frames_at_once is None else frames_at_once
+    hr, frames_gt = clips.hr.detach().requires_grad_(), clips.gt.flatten(0, 1)
+    views = views_of(discriminator, hr, clips.lr, clips.flows_px)
+    views_gt = None
+    if _need(counting, Needs.FEATURES):
+        views_gt = views_of(discriminator, clips.gt, clips.lr, clips.flows_px)
+    gradient = torch.empty_like(views)
+    sums: dict[str, Tensor] = {}
+    for part in parts_of(len(views), frames_at_once):
+        seen = views[part].detach().requires_grad_()
+        share = len(seen) / len(views)
+        with autocast():
+            tensors = _view_tensors(
+                seen, frames_gt[part], perceptual, discriminator, None if views_gt is None else views_gt[part]
+            )
+            found = {name: share * loss.compute(tensors) for name, loss in counting.items()}
+        # With respect to the views only: nothing is added to the gradients of the networks that look.
+        weighted = [losses.weight(name) * loss for name, loss in found.items()]
+        (gradient[part],) = torch.autograd.grad(weighted, seen)
+        for name, loss in found.items():
+            sums[name] = sums.get(name, loss.new_zeros(())) + loss.detach()
+    (at_output,) = torch.autograd.grad(views, hr, gradient)
+    return at_output, sums
+
+
+def _view_tensors(
+    views: Tensor,
+    gt: Tensor,
+    perceptual: PerceptualLoss | None,
+    discriminator: Discriminator | None,
+    views_gt: Tensor | None,
+) -> ViewTensors:
+    """Return what losses of single views are computed from; the ground truth's features get no gradient."""
+    logits, features, features_gt = None, list[Tensor](), list[Tensor]()
+    if discriminator is not None:
+        logits, features = judged(discriminator, views)
+        if views_gt is not None:
+            with torch.no_grad():
+                _, features_gt = judged(discriminator, views_gt)
+    return ViewTensors(views=views, gt=gt, vgg=perceptual, logits=logits, features=features, features_gt=features_gt)
+
+
+def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:
+    """Run a step without keeping its activations: the backward pass computes them again. No step draws numbers."""
+    return checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def _backward(
+    roots: Sequence[tuple[Tensor, Tensor | None]], parameters: list[nn.Parameter], *, again: bool = False
+) -> None:
+    """Add to `.grad` of these parameters, and of no others, what comes from the roots (tensor, its gradient).
+
+    again: the graph is kept for another way back.
+    """
+    roots = [root for root in roots if root[0].requires_grad]
+    if roots and parameters:  # frozen parts have nothing to learn, and autograd takes no empty list
+        tensors, gradients = zip(*roots, strict=True)
+        torch.autograd.backward(tensors, gradients, retain_graph=again, inputs=parameters)
+
+
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Return all of them at once: each reading of a number waits for the GPU."""
+    values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+    return dict(zip(losses, values, strict=True))
+
+
+def _check_pair(function: str, clip: Tensor, gt: Tensor, scale: int) -> None:
+    """Raise ValueError unless both are float32 clips and gt has `scale` times the size of clip."""
+    expected = (*clip.shape[:3], *(scale * size for size in clip.shape[3:]))
+    if clip.ndim != 5 or gt.shape != expected or clip.dtype != torch.float32 or gt.dtype != torch.float32:
+        raise ValueError(
+            f"{function}: expected float32 clips (N, T, 3, H, W) and a ground truth {scale} times as large, got"
+            f" {tuple(clip.shape)} of {clip.dtype} and {tuple(gt.shape)} of {gt.dtype}"
+        )

@@ -1,0 +1,18 @@
+"""Distance of the cleaned frames to the averaged ground truth (paper, Eq. 2)."""
+
+from torch import Tensor
+
+from training.losses.distances import Distance, averaged, distance_of
+from training.losses.kinds import ClipTensors, Loss, Reach
+
+
+def cleaning_loss(cleaned: Tensor, gt: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
+    """Return the distance of the cleaned clip (N, T, 3, H, W) to `averaged` ground truth (N, T, 3, S*H, S*W)."""
+    return distance_of(distance)(cleaned, averaged(gt))
+
+
+LOSS: Loss[ClipTensors] = Loss(
+    compute=lambda clips: cleaning_loss(clips.cleaned, clips.gt, distance=clips.distance),
+    reaches=Reach.CLEANING,
+    is_always_logged=True,
+)

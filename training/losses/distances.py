@@ -1,0 +1,37 @@
+"""Distances between two pictures or clips of one shape, and what they are measured on."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsrealbasicvsr.model import SCALE
+
+Distance = Literal["charbonnier", "l1"]
+
+
+def charbonnier(a: Tensor, b: Tensor, *, epsilon: float = 1e-3) -> Tensor:
+    """Return the mean of sqrt((a - b)^2 + epsilon^2): the paper's rho, an L1 that is smooth at zero."""
+    return ((a - b).square() + epsilon**2).sqrt().mean()
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean of |a - b|, which the published code takes for rho."""
+    return F.l1_loss(a, b)
+
+
+DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"charbonnier": charbonnier, "l1": l1}
+
+
+def distance_of(name: Distance) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the distance of this name. Raises ValueError for another name."""
+    if name not in DISTANCES:
+        raise ValueError(f'losses: distance must be "charbonnier" or "l1", got {name!r}')
+    return DISTANCES[name]
+
+
+def averaged(gt: Tensor) -> Tensor:
+    """Return the ground truth (N, T, 3, S*H, S*W) at the input's size, (N, T, 3, H, W): means of S x S pixels."""
+    small = F.avg_pool2d(gt.flatten(0, 1), SCALE)
+    return small.view(*gt.shape[:2], *small.shape[1:])

@@ -1,0 +1,147 @@
+"""The perceptual loss (Johnson et al., ECCV 2016) on VGG19's features before activation.
+
+The network is torchvision's; its weights come from torchvision or from a file: torchvision's own, or a published
+checkpoint of RealBasicVSR, which carries them as `perceptual_loss.vgg.vgg_layers.*`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.losses.kinds import Loss, Needs, Reach, ViewTensors
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model.flow import IMAGENET_MEAN, IMAGENET_STD
+from vsrealbasicvsr.weights import read_tensors
+
+LAYER_WEIGHTS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
+"""conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4 by their index in torchvision's `features`, and what each counts."""
+
+VGG_WEIGHTS_OPTION = "--vgg-weights"
+_LAST = max(LAYER_WEIGHTS)
+_CONVOLUTION = re.compile(r"(?:features|perceptual_loss\.vgg\.vgg_layers|vgg_layers)\.(\d{1,3}\.(?:weight|bias))")
+
+
+class PerceptualError(UserError):
+    """VGG19's weights are not to be had; the text says what was tried and what to do."""
+
+
+class PerceptualLoss(nn.Module):
+    """The L1 distance of VGG19's features of two batches of frames, weighted over five layers. Frozen."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Of VGG19's weights under torchvision's names; those that are not `features.*` are not looked at.
+
+        Raises PerceptualError if one is missing or misshapen, or if torchvision is not installed.
+        """
+        super().__init__()
+        with torch.device("meta"):
+            features = _torchvision_models().vgg19(weights=None).features[: _LAST + 1]
+        for index in LAYER_WEIGHTS:
+            if index < _LAST:
+                features[index + 1] = nn.ReLU()  # torchvision's own would overwrite the features before activation
+        self.features: nn.Sequential = features
+        own = features.state_dict()
+        given = {key.removeprefix("features."): value for key, value in tensors.items() if key.startswith("features.")}
+        for key, parameter in own.items():
+            if key not in given:
+                raise PerceptualError(f"not the tensors of VGG19: no 'features.{key}' among {len(tensors)} keys")
+            if given[key].shape != parameter.shape or not given[key].is_floating_point():
+                raise PerceptualError(
+                    f"not the tensors of VGG19: 'features.{key}' is {tuple(given[key].shape)} of {given[key].dtype}"
+                    f" instead of {tuple(parameter.shape)} floating-point numbers"
+                )
+        features.load_state_dict({key: given[key].detach().float() for key in own}, assign=True)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    @classmethod
+    def load(cls, weights_file: Path | None = None) -> "PerceptualLoss":
+        """Return the loss with the weights of a file, or without one those that torchvision downloads into its cache.
+
+        Raises PerceptualError, which says what to fetch, if they cannot be had, and WeightsError for a file that cannot
+        be read or would run code.
+        """
+        if weights_file is None:
+            return cls(_from_torchvision())
+        found = {
+            f"features.{match.group(1)}": tensor
+            for key, tensor in read_tensors(weights_file).items()
+            if (match := _CONVOLUTION.fullmatch(key))
+        }
+        try:
+            return cls(found)
+        except PerceptualError as error:
+            raise PerceptualError(
+                f"{weights_file} cannot be used for the perceptual loss: {error}. It takes torchvision's VGG19"
+                " (vgg19-dcbb9e9d.pth) or a published checkpoint of RealBasicVSR, whole."
+            ) from None
+
+    def forward(self, frames: Tensor, gt: Tensor) -> Tensor:
+        """Return the loss, a scalar, of frames and gt (B, 3, H, W), RGB in [0, 1], H and W at least 16.
+
+        gt gets no gradient. Distances are taken in float32 whatever the features are computed in. Raises ValueError
+        for other shapes.
+        """
+        if frames.shape != gt.shape or frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[2:]) < 16:
+            raise ValueError(
+                "PerceptualLoss: expected two batches of frames (B, 3, H, W) of one size, at least 16x16, got"
+                f" {tuple(frames.shape)} and {tuple(gt.shape)}"
+            )
+        with torch.no_grad():
+            features_gt = self._features(gt)
+        loss = frames.new_zeros((), dtype=torch.float32)
+        for index, feature in self._features(frames).items():
+            loss = loss + LAYER_WEIGHTS[index] * F.l1_loss(feature.float(), features_gt[index].float())
+        return loss
+
+    def _features(self, frames: Tensor) -> dict[int, Tensor]:
+        x = (frames - self.mean) / self.std
+        kept = {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in LAYER_WEIGHTS:
+                kept[index] = x
+        return kept
+
+
+def _torchvision_models() -> Any:
+    """Return the models of torchvision. Imported here: only the perceptual loss needs them."""
+    try:
+        import torchvision.models
+    except ImportError as error:
+        raise PerceptualError(
+            f"the perceptual loss needs torchvision, which cannot be imported ({error}): pip install torchvision, in"
+            " the version that belongs to your torch"
+        ) from None
+    return torchvision.models
+
+
+def _from_torchvision() -> Mapping[str, Tensor]:
+    weights = _torchvision_models().VGG19_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
+    except (
+        Exception
+    ) as error:  # no network, a proxy's page, a full disk, a wrong hash: urllib and torch raise many types
+        raise PerceptualError(
+            f"VGG19's weights for the perceptual loss could not be downloaded ({' '.join(str(error).split())[:200]})."
+            f" Fetch {weights.url} on a machine with network and give the file with {VGG_WEIGHTS_OPTION}; a published"
+            " checkpoint of RealBasicVSR, which carries the same weights, will do as well."
+        ) from None
+
+
+def _of_views(seen: ViewTensors) -> Tensor:
+    assert seen.vgg is not None, "the perceptual loss needs Needs.VGG"
+    return seen.vgg(seen.views, seen.gt)  # type: ignore[no-any-return]
+
+
+LOSS: Loss[ViewTensors] = Loss(compute=_of_views, reaches=Reach.BEHIND_CLEANING, needs=Needs.VGG)

@@ -1,0 +1,135 @@
+"""The settings of the losses. The line of a weight names its loss: these fields are the table of losses.
+
+To add a loss, write a file with its `LOSS` (see kinds.py) and one line here: `NAME_weight: Annotated[NotNegative,
+NAME.LOSS] = 0.0`. Losses are computed in the order of these lines.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from training.fields import AtLeast1, Count, NotNegative, SettingsError, check_fields
+from training.losses import (
+    adversarial,
+    cleaning,
+    colour,
+    feature_matching,
+    flicker,
+    flow_rest,
+    output,
+    perceptual,
+    psnr,
+    rest,
+    squared_error,
+)
+from training.losses.distances import Distance
+from training.losses.kinds import Loss, Needs
+
+WEIGHT = "_weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    """Weights of the losses, 0 switches a loss off, and what belongs to them. The defaults are the paper's stage 1.
+
+    Raises SettingsError for values out of range, and for losses that exclude or lack each other.
+    """
+
+    distance: Distance = "charbonnier"
+    """Of the output, cleaning, rest and flicker losses: the paper's Charbonnier or the published code's L1."""
+    output_weight: Annotated[NotNegative, output.LOSS] = 1.0
+    """Distance of the output to the ground truth."""
+    cleaning_weight: Annotated[NotNegative, cleaning.LOSS] = 1.0
+    """Distance of the cleaned frames to the averaged ground truth."""
+    squared_error_weight: Annotated[NotNegative, squared_error.LOSS] = 0.0
+    """Mean squared error of the output, for networks that are to be exact rather than crisp. Not in the paper."""
+    psnr_weight: Annotated[NotNegative, psnr.LOSS] = 0.0
+    """Minus the PSNR of the luma in bels. Not in the paper."""
+    colour_weight: Annotated[NotNegative, colour.LOSS] = 0.0
+    """Block means of the output against the input's. Not in the paper."""
+    flicker_weight: Annotated[NotNegative, flicker.LOSS] = 0.0
+    """Change of the output's error along the motion that the flow network sees in the ground truth, so that network
+    should have learned already. Not in the paper."""
+    rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
+    """Change of cleaned frames by another cleaning pass. Not in the paper."""
+    flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
+    """Flow between a frame and itself, while the flow network learns. Not in the paper."""
+    perceptual_weight: Annotated[NotNegative, perceptual.LOSS] = 0.0
+    """Features of the output in VGG19 against those of the ground truth."""
+    adversarial_weight: Annotated[NotNegative, adversarial.LOSS] = 0.0
+    """How far the discriminator is from taking the output for real."""
+    feature_matching_weight: Annotated[NotNegative, feature_matching.LOSS] = 0.0
+    """Features of the output in the patch discriminator against those of the ground truth. Not in the paper."""
+    colour_block_px: AtLeast1 = colour.COLOUR_BLOCK_PX
+    """Side of the colour loss's blocks in pixels. Codecs change the colour of blocks of 16: smaller ones keep that."""
+    discriminator: Literal["unet", "patch"] = "unet"
+    """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
+    discriminator_num_frames: int = 3
+    """Frames that the patch discriminator sees: 1, or 3 with both neighbours warped onto the middle one."""
+    discriminator_width: AtLeast1 = 32
+    """Channels of the patch discriminator's first layer."""
+    adversarial_warm_up_iterations: Count = 0
+    """Steps in which the adversarial and feature matching losses rise from 0 to their weights."""
+    cleaning_gets_perceptual: bool = False
+    """False, the paper: no gradient of the perceptual and adversarial losses to C. True, the published code."""
+    target_sharpening: NotNegative = 0.0
+    """Share of its fine detail that is added to the ground truth before the output is compared with it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.discriminator_num_frames not in (1, 3):
+            raise SettingsError(f"discriminator_num_frames must be 1 or 3, got {self.discriminator_num_frames}")
+        if self.feature_matching_weight > 0 and not (self.discriminator == "patch" and self.adversarial_weight > 0):
+            raise SettingsError(
+                "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features"
+                " are that discriminator's"
+            )
+        if self.perceptual_weight > 0 and self.adversarial_weight > 0 and self.discriminator == "patch":
+            raise SettingsError(
+                "the patch discriminator sees no colours, so there is no perceptual loss beside it: set"
+                " --perceptual-weight 0, or --discriminator unet"
+            )
+
+    def weight(self, name: str) -> float:
+        """Return the weight of the loss of this name."""
+        return float(getattr(self, name + WEIGHT))
+
+    def check_sample(self, *, num_frames: int, crop_px: int) -> None:
+        """Raise SettingsError if a loss that counts cannot be computed on samples of this size."""
+        for name, loss in LOSSES.items():
+            if self.weight(name) > 0 and Needs.MOTION in loss.needs and num_frames < 2:
+                raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
+        if self.colour_weight > 0 and crop_px < self.colour_block_px:
+            raise SettingsError(
+                f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got {crop_px}"
+            )
+        if self.adversarial_weight > 0 and self.discriminator == "patch" and crop_px % 4:
+            raise SettingsError(f"the patch discriminator needs a crop_px that is a multiple of 4, got {crop_px}")
+        if self.adversarial_weight > 0 and crop_px % 2:
+            raise SettingsError(f"the discriminator needs an even crop_px, got {crop_px}")
+
+    def at(self, iteration: int) -> "LossSettings":
+        """Return the settings of this step: the weights of the discriminator's losses rise while it is new."""
+        share = min((iteration + 1) / max(self.adversarial_warm_up_iterations, 1), 1.0)
+        if share == 1:
+            return self
+        rising = {name + WEIGHT: share * self.weight(name) for name, loss in LOSSES.items() if loss.rises}
+        return dataclasses.replace(self, **typing.cast(Any, rising))
+
+
+def _losses() -> dict[str, Loss[Any]]:
+    """Return the losses that the fields of LossSettings name, by the names of their weights."""
+    hints = typing.get_type_hints(LossSettings, include_extras=True)
+    return {
+        name.removesuffix(WEIGHT): note
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is Annotated
+        for note in typing.get_args(hint)
+        if isinstance(note, Loss)
+    }
+
+
+LOSSES: Mapping[str, Loss[Any]] = _losses()
+"""The losses of the generator by name, in the order in which they are computed."""

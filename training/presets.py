@@ -1,0 +1,173 @@
+"""Named settings: the paper's two stages, fine-tuning, the default weights', and a short smoke test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from training.degradations import MODERATE
+from training.settings import Settings
+from vsrealbasicvsr.model import Architecture
+
+COMPACT_ARCHITECTURE = Architecture(
+    cleaning_channels=32,
+    num_cleaning_blocks=6,
+    mid_channels=64,
+    num_backward_blocks=5,
+    num_forward_blocks=5,
+    fusion_channels=64,
+    quarter_channels=32,
+    hr_channels=16,
+    hr_out_channels=16,
+    num_flow_levels=5,
+    flow_channels=(16, 32, 16, 8),
+    flow_stride=2,
+    start_passes=1,
+)
+"""The default weights' sizes: 1,349,865 parameters."""
+
+
+COMPACT_MIX = ("usual:0.45", "mild:0.15", "clean:0.12", "blocky:0.12", "harsh:0.1", "noisy:0.06")
+"""What the default weights are trained with: mostly what most videos have been through, and all else besides."""
+
+
+SMOKE_ARCHITECTURE = Architecture(
+    cleaning_channels=16,
+    num_cleaning_blocks=2,
+    mid_channels=16,
+    num_backward_blocks=2,
+    num_forward_blocks=2,
+    fusion_channels=16,
+    quarter_channels=16,
+    hr_channels=16,
+    hr_out_channels=16,
+    flow_channels=(8, 16, 8, 8),
+)
+
+
+STAGE_1 = Settings()
+
+
+STAGE_2 = dataclasses.replace(
+    STAGE_1,
+    losses=dataclasses.replace(
+        STAGE_1.losses,
+        perceptual_weight=1.0,
+        adversarial_weight=0.05,
+    ),
+    iterations=150_000,
+    batch=8,
+    learning_rate=5e-5,
+    final_learning_rate=5e-5,
+)
+
+
+COMPACT = dataclasses.replace(
+    STAGE_1,
+    architecture=COMPACT_ARCHITECTURE,
+    data=dataclasses.replace(
+        STAGE_1.data,
+        degradations=MODERATE,
+        degradation_mix=COMPACT_MIX,
+        hold_probability=0.12,
+        num_frames=6,
+        crop_px=48,
+        stochastic=False,
+        unsharp=False,
+        pool_clips=2000,
+        pool_num_frames=14,
+    ),
+    losses=dataclasses.replace(
+        STAGE_1.losses,
+        output_weight=0.5,
+        cleaning_weight=0.25,
+        psnr_weight=0.5,
+        colour_weight=1.0,
+        colour_block_px=48,
+        flicker_weight=4.0,
+        rest_weight=0.25,
+        flow_rest_weight=0.1,
+    ),
+    iterations=6000,
+    batch=6,
+    learning_rate=6e-4,
+    final_learning_rate=3e-6,
+    flow_learning_rate=5e-5,
+    flow_from_share=0.1,
+    warm_up_iterations=100,
+    max_gradient_norm=0.5,
+    ema_decay=0.998,
+    checkpoint_every=200,
+    log_every=50,
+    images_every=500,
+)
+
+
+PRESETS: Mapping[str, Settings] = {
+    "stage1": STAGE_1,
+    "stage2": STAGE_2,
+    "finetune": dataclasses.replace(
+        STAGE_2,
+        iterations=20_000,
+        batch=2,
+        gradient_checkpointing=True,
+    ),
+    "compact": COMPACT,
+    "compact-gan": dataclasses.replace(
+        COMPACT,
+        losses=dataclasses.replace(
+            COMPACT.losses,
+            output_weight=1.0,
+            cleaning_weight=0.0,
+            psnr_weight=0.0,
+            rest_weight=0.0,
+            flow_rest_weight=0.0,
+            flicker_weight=6.0,
+            discriminator="patch",
+            adversarial_weight=0.05,
+            feature_matching_weight=1.0,
+            adversarial_warm_up_iterations=100,
+        ),
+        iterations=3000,
+        freeze_cleaning=True,
+        learning_rate=2e-4,
+        final_learning_rate=1e-5,
+        flow_learning_rate=0.0,
+        flow_from_share=0.0,
+        discriminator_learning_rate=3e-4,
+        warm_up_iterations=50,
+        ema_decay=0.995,
+    ),
+    "smoke": dataclasses.replace(
+        STAGE_1,
+        architecture=SMOKE_ARCHITECTURE,
+        data=dataclasses.replace(
+            STAGE_1.data,
+            degradations=MODERATE,
+            num_frames=4,
+            crop_px=32,
+            unsharp=False,
+            pool_clips=48,
+            pool_crop_px=48,
+            pool_num_frames=6,
+        ),
+        losses=dataclasses.replace(
+            STAGE_1.losses,
+            colour_weight=1.0,
+        ),
+        iterations=300,
+        batch=4,
+        learning_rate=2e-3,
+        final_learning_rate=1e-4,
+        flow_learning_rate=1e-4,
+        flow_from_share=0.5,
+        warm_up_iterations=10,
+        max_gradient_norm=1.0,
+        ema_decay=0.98,
+        checkpoint_every=50,
+        log_every=20,
+        images_every=150,
+    ),
+}
+"""stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on a CPU."""

@@ -1,0 +1,199 @@
+"""A run's folder: complete checkpoints that survive anything, the weights for use, the settings and the log.
+
+    settings.json              every setting of the run
+    origin.json                the data, the weights it began from, versions
+    log.jsonl                  one record for each log_every steps
+    checkpoints/000001000.pt   everything that going on needs; the last few are kept
+    ema.safetensors            the moving average at the newest checkpoint, for core.rbvsr.Upscale(model=...)
+    tensorboard/
+
+Whatever lies under a final name is whole: it was written beside it, brought to the disk, and renamed.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.weights import WeightsError, read_checkpoint, write_weights
+from vsrealbasicvsr.whole_file import whole_file as whole_file_of_any
+
+SETTINGS, ORIGIN, LOG, EMA = "settings.json", "origin.json", "log.jsonl", "ema.safetensors"
+FOLDER = "checkpoints"
+
+State = dict[str, Any]
+
+
+class CheckpointError(UserError):
+    """A run cannot be written or gone on with; the text says which file, what is wrong and what to do."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """`vsrealbasicvsr.whole_file`, whose folder is made.
+
+    Raises CheckpointError, naming the file and the cause, if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file_of_any(path) as file:
+            yield file
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} could not be written: {cause}. What was written before is whole: make room on the disk or check"
+            " the folder, then start the same command again (a run goes on with --resume)."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all. Raises CheckpointError."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def checkpoint_path(run: Path, iteration: int) -> Path:
+    """Return where the checkpoint after `iteration` steps lies."""
+    return run / FOLDER / f"{iteration:09d}.pt"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the run's checkpoints, the oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("*.pt") if re.fullmatch(r"\d{9}\.pt", path.name))
+
+
+def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> None:
+    """Write the state after `iteration` steps, then delete all but the last `keep` checkpoints up to it.
+
+    Later ones are deleted too: a run that goes on from here found them damaged.
+
+    Raises CheckpointError if it cannot be written or holds values that are not finite, from which no run can go on; the
+    checkpoints before it are all still there.
+    """
+    if broken := not_finite(state):
+        raise CheckpointError(
+            f"step {iteration} ended with values that are not finite ({broken}), and no checkpoint of it is written."
+            f" Begin a new run with --from {run}, whose last good checkpoint is taken, and a lower --learning-rate, or"
+            " with --precision fp32."
+        )
+    with whole_file(checkpoint_path(run, iteration)) as file:
+        torch.save(state, file)
+    written = checkpoint_path(run, iteration)
+    up_to_it = [path for path in list_checkpoints(run) if path <= written]
+    for other in set(list_checkpoints(run)) - set(up_to_it[-keep:]):
+        other.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> State:
+    """Return the state of one checkpoint, on the CPU; nothing in the file is executed.
+
+    Raises CheckpointError if it was cut off or changed, would run code, holds values that are not finite, or is
+    something else.
+    """
+    try:
+        state = read_checkpoint(path)
+    except WeightsError as error:
+        raise CheckpointError(f"not a whole checkpoint: {error}") from None
+    if not isinstance(state, dict) or not {"model", "ema", "optimizer", "iteration"} <= state.keys():
+        raise CheckpointError(f"{path} is not a checkpoint of a training run.")
+    if broken := not_finite(state):
+        raise CheckpointError(f"{path} cannot be gone on from: {broken} has values that are not finite.")
+    return state
+
+
+def not_finite(state: object, name: str = "") -> str | None:
+    """The name of the first tensor of a state that holds NaN or an infinite value, as in model.basicvsr.fusion.bias."""
+    if isinstance(state, Mapping):
+        inside = ((f"{name}.{key}".lstrip("."), value) for key, value in state.items())
+        return next((found for key, value in inside if (found := not_finite(value, key))), None)
+    return name if isinstance(state, Tensor) and not state.isfinite().all() else None
+
+
+def newest_checkpoint(run: Path) -> tuple[State, list[str]]:
+    """Return the newest checkpoint of the run that is whole, and a warning for each newer one that is not.
+
+    Raises CheckpointError if there is none.
+    """
+    warnings: list[str] = []
+    for path in reversed(list_checkpoints(run)):
+        try:
+            return load_checkpoint(path), warnings
+        except CheckpointError as error:
+            warnings.append(f"{error} Going on from the one before it.")
+    found = f"none of its {len(warnings)} checkpoints is whole" if warnings else f"there is none in {run / FOLDER}"
+    raise CheckpointError(
+        f"no checkpoint to go on from: {found}. Name a run's folder, or start the run again with another --out."
+    )
+
+
+class Log:
+    """log.jsonl: one record a line. Opened at step `iteration`, it forgets records of later steps."""
+
+    def __init__(self, run: Path, iteration: int) -> None:
+        self.path = run / LOG
+        kept = [record for record in read_log(run) if record["iteration"] <= iteration]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record. Raises CheckpointError if the disk is full."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} could not be written: {error.strerror}. The checkpoints are whole: make room on the disk,"
+                " then go on with --resume."
+            ) from None
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the run's records; a last line that was cut off is left out."""
+    path = run / LOG
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def find_weights(text: str) -> str | Path:
+    """Return what load_model reads: of a run's folder its moving average.
+
+    Raises UserError for a folder without it; what is wrong with a file, load_model says.
+    """
+    path = Path(text)
+    if text == "default" or not path.is_dir():
+        return text
+    if not (path / EMA).is_file():
+        raise UserError(f"{path} holds no {EMA}: it is no run, or has not come to its first checkpoint yet")
+    return path / EMA
+
+
+def write_network(
+    model: RealBasicVSR,
+    out: Path,
+    *,
+    metadata: dict[str, str],
+    dtype: torch.dtype,
+    sharp: RealBasicVSR | None = None,
+    default_detail: float | None = None,
+) -> None:
+    """`write_weights`, with CheckpointError where the file cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(model, out, metadata=metadata, dtype=dtype, sharp=sharp, default_detail=default_detail)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} could not be written: {error.strerror}. Make room on the disk or name another file."
+        ) from None

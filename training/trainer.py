@@ -1,0 +1,151 @@
+"""The training loop: batches in, steps taken, records, pictures and checkpoints out."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.data.loader import Batch
+from training.data.sampler import mirror
+from training.degradations import sharpened
+from training.ending import Pace, stop_on_signal
+from training.losses.perceptual import PerceptualLoss
+from training.networks import Networks
+from training.processes import Processes, TrainingError
+from training.recorder import Recorder
+from training.run_folder import EMA, SETTINGS, save_checkpoint, write_network, write_text
+from training.settings import Settings
+from training.steps import LossError, Steps
+
+
+def train(
+    networks: Networks,
+    loader: Iterable[Batch],
+    run_folder: Path,
+    *,
+    processes: Processes,
+    first: int,
+    perceptual: PerceptualLoss | None,
+    seconds: float | None = None,
+) -> int:
+    """Take the steps from `first` on and return the number of steps done.
+
+    Fewer than settings.iterations are taken only if the run was asked to end; a checkpoint is written then as well.
+
+    Args:
+        networks: what is trained, and its settings.
+        loader: yields the batches of these steps, in order.
+        run_folder: where checkpoints, weights, log and TensorBoard go.
+        processes: who shares the work; the main process writes.
+        first: number of steps done before.
+        perceptual: the perceptual network, if its loss counts.
+        seconds: after some steps settings.iterations becomes the number that fits into this time from now on.
+
+    Raises:
+        TrainingError: too many steps in a row had to be skipped.
+        CheckpointError: something cannot be written.
+    """
+    settings, done, num_skipped = networks.settings, first, 0
+    steps = Steps(networks, processes, perceptual)
+    pace = Pace(seconds, first) if seconds is not None else None
+    with contextlib.ExitStack() as stack:
+        asked_to_end = stack.enter_context(stop_on_signal())
+        recorder = None
+        if processes.is_main_process:
+            recorder = stack.enter_context(Recorder(run_folder, first=first, num_iterations=settings.iterations))
+        for batch in loader:
+            iteration, done = done, done + 1
+            lr, gt, real = to_floats(batch, settings, processes.device)
+            taken = steps.take(lr, gt, real, iteration)
+            num_skipped = 0 if taken.stepped else num_skipped + 1
+            check_skipped(num_skipped, done, settings.max_skipped_steps, recorder)
+            if recorder is not None:
+                if taken.stepped:
+                    networks.update_ema(iteration)
+                recorder.advance(batch.wait_seconds)
+                if done % settings.log_every == 0 or done == settings.iterations:
+                    record(recorder, networks, steps, done)
+                if done % settings.images_every == 0 and taken.hr is not None:
+                    recorder.show(done, lr, taken.hr, gt)
+            if pace is not None and (fitted := pace.fitted(done, settings.iterations)) != settings.iterations:
+                settings = networks.settings = dataclasses.replace(networks.settings, iterations=fitted)
+                tell_iterations(settings, run_folder, done, pace, recorder)
+            ends = processes.any(asked_to_end()) or done >= settings.iterations or (pace is not None and pace.is_over())
+            if recorder is not None and (done % settings.checkpoint_every == 0 or ends):
+                save(networks, run_folder, done)
+            if ends:
+                break
+    return done
+
+
+def check_skipped(num_skipped: int, done: int, most: int, recorder: Recorder | None) -> None:
+    """Say that a step was skipped, if one was. Raises TrainingError if `most` in a row were."""
+    if num_skipped and recorder is not None:
+        recorder.say(f"step {done}: a gradient is not finite, the step is skipped ({num_skipped} in a row)")
+    if num_skipped >= most:
+        raise TrainingError(
+            f"{num_skipped} steps in a row up to step {done} had gradients that are not finite. Begin a new run with"
+            " --from this one and a lower --learning-rate, or with --precision fp32."
+        )
+
+
+def record(recorder: Recorder, networks: Networks, steps: Steps, done: int) -> None:
+    """Record the mean losses since the last record, if a step was taken. Raises TrainingError if one is not finite."""
+    if means := read_losses(steps):
+        recorder.record(done, means, learning_rate=float(networks.optimizer.param_groups[0]["lr"]))
+
+
+def tell_iterations(settings: Settings, run_folder: Path, done: int, pace: Pace, recorder: Recorder | None) -> None:
+    """Say and write how many steps the run now has."""
+    if recorder is not None:
+        recorder.set_total(settings.iterations)
+        recorder.say(f"step {done}: {settings.iterations} steps fit into {pace.seconds:g} seconds")
+        write_text(run_folder / SETTINGS, settings.to_json())
+
+
+def read_losses(steps: Steps) -> dict[str, float]:
+    """Return the means of the losses since the last reading. Raises TrainingError if they are not finite."""
+    try:
+        return steps.read_losses()
+    except LossError as error:
+        raise TrainingError(
+            f"{error}. Begin a new run with --from this one and a lower --learning-rate, or with --no-cuda-graph."
+        ) from None
+
+
+def save(networks: Networks, run_folder: Path, iteration: int) -> None:
+    """Write a checkpoint, then the moving average as weights for use. Raises CheckpointError."""
+    settings = networks.settings
+    save_checkpoint(run_folder, networks.state(iteration), iteration=iteration, keep=settings.keep_checkpoints)
+    save_ema(networks, run_folder, iteration)
+
+
+def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
+    """Write the moving average as weights for use. Raises CheckpointError."""
+    settings = networks.settings
+    metadata = {"training_iteration": str(iteration), "training_settings": settings.to_json()}
+    write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
+
+
+def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (input, ground truth, real frames for the discriminator), float32 in [0, 1], T = num_frames each.
+
+    Without a discriminator the last is the one before it: nobody looks at it, and it would be large. The patch
+    discriminator sees the ground truth of the losses, with which its features are compared.
+    """
+
+    def floats(clip: Tensor) -> Tensor:
+        return clip.to(device, non_blocking=True).float() / 255
+
+    def whole(clip: Tensor) -> Tensor:
+        return mirror(floats(clip), settings.data.num_frames) if batch.mirrored else floats(clip)
+
+    gt = whole(batch.gt if batch.gt_unsharp is None else batch.gt_unsharp)
+    if settings.losses.target_sharpening:
+        gt = sharpened(gt, settings.losses.target_sharpening)
+    is_unet = settings.losses.adversarial_weight > 0 and settings.losses.discriminator == "unet"
+    sees_another = is_unet and (batch.gt_unsharp is not None or settings.losses.target_sharpening > 0)
+    return floats(batch.lr), gt, whole(batch.gt) if sees_another else gt
