@@ -394,22 +394,24 @@ def _kernels() -> Iterator[Check]:
     if missing:
         yield Check("kernels", "fault", "need torch", "mend torch first")
         return
-    from vsrealbasicvsr.backends.cpu.library import ENVIRONMENT, available
+    from vsrealbasicvsr.backends import KERNELS_VARIABLE, available_kernels
     from vsrealbasicvsr.engine.device import cpu_kernels
 
     used = cpu_kernels()
-    given = os.environ.get(ENVIRONMENT)
+    given = os.environ.get(KERNELS_VARIABLE)
     if used.startswith("none"):
-        cure = f"unset {ENVIRONMENT}" if given else _reinstall()
+        cure = f"unset {KERNELS_VARIABLE}" if given else _reinstall()
         yield Check("kernels", "fault", printable(used, 300), cure)
     elif used == "torch" and given == "off":
-        yield Check("kernels", "warning", f"{ENVIRONMENT}=off: torch computes, more slowly", f"unset {ENVIRONMENT}")
+        yield Check(
+            "kernels", "warning", f"{KERNELS_VARIABLE}=off: torch computes, more slowly", f"unset {KERNELS_VARIABLE}"
+        )
     elif used == "torch":
         found = "there are none for this processor: torch computes on the CPU, more slowly"
         cure = f"install a C compiler (gcc), then {_reinstall()}" if platform.system() == "Linux" else ""
         yield Check("kernels", "warning" if cure else "ok", found, cure)
     else:
-        yield Check("kernels", "ok", f"{used}, of {', '.join(available())}")
+        yield Check("kernels", "ok", f"{used}, of {', '.join(available_kernels())}")
 
 
 def _weights() -> Iterator[Check]:

@@ -8,6 +8,7 @@ available through the same cases. Without an entry, a device that torch knows is
 from .base import Backend, BackendFactory, PropagationInputs, is_large
 from .cpu import ENVIRONMENT as KERNELS_VARIABLE
 from .cpu import Kernels, empty_pages, load_kernels
+from .cpu import available as available_kernels
 from .cuda import triton_version
 from .factories import FACTORIES, create_backend
 from .memory import is_out_of_memory, return_freed_memory
@@ -20,6 +21,7 @@ __all__ = [
     "BackendFactory",
     "Kernels",
     "PropagationInputs",
+    "available_kernels",
     "create_backend",
     "empty_pages",
     "is_large",
