@@ -287,6 +287,17 @@ def test_export_makes_a_file_of_two_sets_from_two_runs_or_files(tmp_path, runs, 
     assert all(torch.equal(a[key], b[key]) and torch.equal(a[key], c[key]) for key in a)
 
 
+def test_export_sets_the_number_of_start_passes_of_both_sets(tmp_path, runs):
+    files = [tmp_path / f"{num_passes}.safetensors" for num_passes in (5, 0)]
+    sets = ("--sharp", runs[1], "--default-detail", 0.5)
+    for out, num_passes in zip(files, (5, 0), strict=True):
+        assert export(runs[0], out, *sets, "--start-passes", num_passes) == 0
+        assert [load_model(out, detail=detail).sizes.start_passes for detail in (0, 1)] == [num_passes] * 2
+    five, none = (load_model(out, detail=1).state_dict() for out in files)
+    assert set(five) - set(none) == {"basicvsr.start_passes"}
+    assert all(torch.equal(five[key], none[key]) for key in none)
+
+
 def test_export_says_in_one_line_what_is_wrong(tmp_path, runs, capsys):
     wide = tmp_path / "wide.safetensors"
     write_weights(formula_network(replace(SIZES, mid_channels=5)), wide, metadata={})

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from training.run_folder import EMA, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, write_network
-from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model import MAX_START_PASSES, START_PASSES_KEY, RealBasicVSR
 from vsrealbasicvsr.weights import build_network, read_network
 
 HISTORY = ("training_iteration", "training_settings", "training_origin")
@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--default-detail", type=float, help="with --sharp: the mixture where none is asked for, 0 faithful to 1 sharp"
+    )
+    parser.add_argument(
+        "--start-passes",
+        type=int,
+        choices=range(MAX_START_PASSES + 1),
+        help="how often the first frame of a scene is processed before the pass that counts, if not as in training:"
+        " networks trained with 1 get steadier ends from more",
     )
     parser.add_argument("--trained-on", default="", help="what it was trained on and how, for the metadata")
     parser.add_argument("--license", default="", help="licence of the weights, for the metadata")
@@ -75,6 +82,16 @@ def read_source(path: Path, *, is_sharp: bool) -> Source:
     return Source(model=RealBasicVSR.from_state_dict(state["ema"]), metadata=metadata, text=text)
 
 
+def with_start_passes(model: RealBasicVSR, num_passes: int | None) -> RealBasicVSR:
+    """Return the network with another number of start passes (see Architecture); None: as it is."""
+    if num_passes is None:
+        return model
+    state_dict = {name: tensor for name, tensor in model.state_dict().items() if name != START_PASSES_KEY}
+    if num_passes:
+        state_dict[START_PASSES_KEY] = torch.tensor(float(num_passes))
+    return RealBasicVSR.from_state_dict(state_dict)
+
+
 def export(
     run: Path,
     out: Path,
@@ -84,6 +101,7 @@ def export(
     dtype: torch.dtype,
     sharp: Path | None = None,
     default_detail: float | None = None,
+    start_passes: int | None = None,
 ) -> str:
     """Write the weights of a run or a file to `out`, those of `sharp` beside them; returns in words what they are.
 
@@ -97,12 +115,14 @@ def export(
         for key, text in (("trained_on", trained_on), ("license", licence))
         if text or key not in faithful.metadata
     }
+    model = with_start_passes(faithful.model, start_passes)
     if sharp is None:
-        write_network(faithful.model, out, metadata=metadata, dtype=dtype)
+        write_network(model, out, metadata=metadata, dtype=dtype)
         return faithful.text
     other = read_source(sharp, is_sharp=True)
     metadata |= {SHARP_HISTORY + key: other.metadata[key] for key in HISTORY if key in other.metadata}
-    write_network(faithful.model, out, metadata=metadata, dtype=dtype, sharp=other.model, default_detail=default_detail)
+    sharp_model = with_start_passes(other.model, start_passes)
+    write_network(model, out, metadata=metadata, dtype=dtype, sharp=sharp_model, default_detail=default_detail)
     return f"faithful: {faithful.text}; sharp: {other.text}; detail is {default_detail:g} unless it is given"
 
 
@@ -123,6 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=torch.float32 if arguments.full else torch.float16,
         sharp=arguments.sharp,
         default_detail=arguments.default_detail,
+        start_passes=arguments.start_passes,
     )
     print(f"{out}: {out.stat().st_size:,} bytes, {what}")
     return 0
