@@ -96,7 +96,7 @@ def test_sd_video_that_names_no_matrix_and_is_interlaced_is_bt601_and_progressiv
     assert (came.get_frame(0).props["_Matrix"], came.get_frame(0).props["_FieldBased"]) == (6, 0)
     warnings = [line for line in result.stderr.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "frame 0 is marked as interlaced" in warnings[0]
+    assert re.search(r"frame \d+ is marked as interlaced", warnings[0])  # whichever was asked for first
     assert warnings[0].endswith("Deinterlace the clip first.")
 
 
