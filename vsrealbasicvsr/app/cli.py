@@ -16,6 +16,8 @@ from rich.console import Console
 from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .plan import DEFAULT_SEGMENT_FRAMES
+
 MAX_ERROR_LENGTH = 1000
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -36,6 +38,40 @@ LOOK = Group("What to look at")
 
 def _network(text: str) -> Parameter:
     return Parameter(help=text, group=NETWORK)
+
+
+# Options of several commands.
+Theta = Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")]
+Detail = Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")]
+Cleaning = Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")]
+Model = Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")]
+SceneCuts = Annotated[str | None, _network("auto, props or off.")]
+OneDevice = Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")]
+Precision = Annotated[str | None, _network("auto, fp32, fp16 or bf16.")]
+Tile = Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")]
+Width = Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)]
+Height = Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)]
+Deinterlace = Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)]
+Force = Annotated[
+    bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
+]
+AsJson = Annotated[
+    bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
+]
+At = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
+]
+OpenPage = Annotated[bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)]
+Shots = Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)]
+LoopFrames = Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)]
+Replace = Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)]
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments of rbvsr.Upscale that the user gave; `model` as a full path."""
+    arguments["model"] = _absolute(arguments["model"])
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _parsed_chunk(text: str | None) -> tuple[int, int] | None:
@@ -64,16 +100,16 @@ def upscale(
     source: Path,
     output: Path,
     *,
-    theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
-    detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
-    cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
-    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    theta: Theta = None,
+    detail: Detail = None,
+    cleaning: Cleaning = None,
+    model: Model = None,
     length: Annotated[int | None, _network("Frames that a window keeps.")] = None,
     overlap: Annotated[int | None, _network("Frames that a window sees besides, on each side.")] = None,
-    scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
+    scene_cuts: SceneCuts = None,
     device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1, cuda:0,cuda:1.")] = None,
-    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
-    tile: Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")] = None,
+    precision: Precision = None,
+    tile: Tile = None,
     scale: Annotated[
         float | None,
         Parameter(
@@ -81,14 +117,12 @@ def upscale(
             group=PICTURE,
         ),
     ] = None,
-    width: Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)] = None,
-    height: Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)] = None,
+    width: Width = None,
+    height: Height = None,
     start: Annotated[str | None, Parameter(help="Begin here: seconds or h:mm:ss.", group=PICTURE)] = None,
     stop: Annotated[str | None, Parameter(help="End before this time.", group=PICTURE)] = None,
-    deinterlace: Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)] = None,
-    force: Annotated[
-        bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
-    ] = False,
+    deinterlace: Deinterlace = None,
+    force: Force = False,
     codec: Annotated[
         str | None,
         Parameter(
@@ -107,7 +141,7 @@ def upscale(
     ] = None,
     segment_frames: Annotated[
         int, Parameter(help="Frames of a segment: what an interruption costs at most.", group=RUN)
-    ] = 240,
+    ] = DEFAULT_SEGMENT_FRAMES,
     overwrite: Annotated[bool, Parameter(negative="", help="Replace an output that exists.", group=RUN)] = False,
     restart: Annotated[bool, Parameter(negative="", help="Discard what an interrupted run left.", group=RUN)] = False,
     chunk: Annotated[
@@ -124,9 +158,7 @@ def upscale(
     workers: Annotated[
         int | None, Parameter(help="Workers of the cluster. Default: one for each GPU, or each machine.", group=RUN)
     ] = None,
-    json: Annotated[
-        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
-    ] = False,
+    json: AsJson = False,
 ) -> None:
     """Upscale a video file, or every video of a folder.
 
@@ -143,20 +175,20 @@ def upscale(
     from .progress import reporting
     from .upscaling import upscale_file
 
-    arguments = {
-        "theta": theta,
-        "detail": detail,
-        "cleaning": cleaning,
-        "model": _absolute(model),
-        "length": length,
-        "overlap": overlap,
-        "scene_cuts": scene_cuts,
-        "device": device,
-        "precision": precision,
-        "tile": tile,
-    }
+    given = _given(
+        theta=theta,
+        detail=detail,
+        cleaning=cleaning,
+        model=model,
+        length=length,
+        overlap=overlap,
+        scene_cuts=scene_cuts,
+        device=device,
+        precision=precision,
+        tile=tile,
+    )
     choices = Choices(
-        upscale={name: value for name, value in arguments.items() if value is not None},
+        upscale=given,
         width=width,
         height=height,
         scale=scale,
@@ -192,40 +224,31 @@ def preview(
     source: Path,
     page: Path | None = None,
     *,
-    at: Annotated[
-        list[str] | None,
-        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
-    ] = None,
-    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
-    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
-    theta: Annotated[float | None, _network("Clean again while cleaning changes a frame by theta/255 or more.")] = None,
+    at: At = None,
+    shots: Shots = 4,
+    frames: LoopFrames = 8,
+    theta: Theta = None,
     detail: Annotated[
         list[float] | None,
         Parameter(
             negative="", help="0: nothing invented; 1: as sharp as it gets. Repeated: one method each.", group=NETWORK
         ),
     ] = None,
-    cleaning: Annotated[float | None, _network("0: no cleaning, for good masters; 1: as trained.")] = None,
-    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
+    cleaning: Cleaning = None,
+    model: Model = None,
     overlap: Annotated[int | None, _network("Frames of context on each side; default 8.")] = None,
-    scene_cuts: Annotated[str | None, _network("auto, props or off.")] = None,
-    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
-    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
-    tile: Annotated[int | None, _network("Rows that are processed at once; 0: as many as fit.")] = None,
+    scene_cuts: SceneCuts = None,
+    device: OneDevice = None,
+    precision: Precision = None,
+    tile: Tile = None,
     scale: Annotated[float | None, Parameter(help="Size of the output, of the source's.", group=PICTURE)] = None,
-    width: Annotated[int | None, Parameter(help="Width of the output in pixels.", group=PICTURE)] = None,
-    height: Annotated[int | None, Parameter(help="Height of the output in pixels.", group=PICTURE)] = None,
-    deinterlace: Annotated[str | None, Parameter(help="bwdif: deinterlace first.", group=PICTURE)] = None,
-    force: Annotated[
-        bool, Parameter(negative="", help="Take interlaced and Dolby Vision sources as they are.", group=PICTURE)
-    ] = False,
-    open_page: Annotated[
-        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
-    ] = False,
-    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
-    json: Annotated[
-        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
-    ] = False,
+    width: Width = None,
+    height: Height = None,
+    deinterlace: Deinterlace = None,
+    force: Force = False,
+    open_page: OpenPage = False,
+    overwrite: Replace = False,
+    json: AsJson = False,
 ) -> None:
     """Upscale a few moments of a video, and show them beside bicubic interpolation in a web page.
 
@@ -241,18 +264,18 @@ def preview(
     from .progress import reporting
 
     page = page or Path(f"{source.stem}-preview.html")
-    arguments = {
-        "theta": theta,
-        "cleaning": cleaning,
-        "model": _absolute(model),
-        "overlap": overlap,
-        "scene_cuts": scene_cuts,
-        "device": device,
-        "precision": precision,
-        "tile": tile,
-    }
+    given = _given(
+        theta=theta,
+        cleaning=cleaning,
+        model=model,
+        overlap=overlap,
+        scene_cuts=scene_cuts,
+        device=device,
+        precision=precision,
+        tile=tile,
+    )
     choices = Choices(
-        upscale={name: value for name, value in arguments.items() if value is not None},
+        upscale=given,
         width=width,
         height=height,
         scale=scale,
@@ -278,19 +301,12 @@ def compare(
         list[str] | None,
         Parameter(negative="", help="What to call a video; once for each, in their order.", group=LOOK),
     ] = None,
-    at: Annotated[
-        list[str] | None,
-        Parameter(negative="", help="Show this time: seconds or h:mm:ss. May be repeated.", group=LOOK),
-    ] = None,
-    shots: Annotated[int, Parameter(help="Moments to choose where no time is given.", group=LOOK)] = 4,
-    frames: Annotated[int, Parameter(help="Frames of each moment's loop.", group=LOOK)] = 8,
-    open_page: Annotated[
-        bool, Parameter(name="--open", negative="", help="Open the page in a browser.", group=RUN)
-    ] = False,
-    overwrite: Annotated[bool, Parameter(negative="", help="Replace any file that exists.", group=RUN)] = False,
-    json: Annotated[
-        bool, Parameter(negative="", help="Report progress as JSON, one object a line, on stdout.", group=RUN)
-    ] = False,
+    at: At = None,
+    shots: Shots = 4,
+    frames: LoopFrames = 8,
+    open_page: OpenPage = False,
+    overwrite: Replace = False,
+    json: AsJson = False,
 ) -> None:
     """Show the same moments of several videos in a web page: rbvsr compare in.mkv out.mkv [more.mkv ...] page.html
 
@@ -334,10 +350,10 @@ def benchmark(
     *,
     sizes: Annotated[str | None, Parameter(help="WIDTHxHEIGHT of the source, with commas between them.")] = None,
     seconds: Annotated[float, Parameter(help="What all may take; larger sizes are estimated beyond it.")] = 75,
-    detail: Annotated[float | None, _network("0: nothing invented; 1: as sharp as it gets.")] = None,
-    model: Annotated[str | None, _network("default, a name from rbvsr models list, or a file of weights.")] = None,
-    device: Annotated[str | None, _network("auto, cpu, cuda, cuda:1.")] = None,
-    precision: Annotated[str | None, _network("auto, fp32, fp16 or bf16.")] = None,
+    detail: Detail = None,
+    model: Model = None,
+    device: OneDevice = None,
+    precision: Precision = None,
     json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
 ) -> None:
     """Measure how many frames a second are upscaled here, at the usual sizes, without reading or encoding a video."""
@@ -346,8 +362,7 @@ def benchmark(
     if not seconds > 0:
         raise UserError(f"--seconds must be above 0, got {seconds:g}")
     chosen = DEFAULT_SIZES if sizes is None else parse_sizes(sizes)
-    arguments = {"detail": detail, "model": _absolute(model), "device": device, "precision": precision}
-    given = {name: value for name, value in arguments.items() if value is not None}
+    given = _given(detail=detail, model=model, device=device, precision=precision)
     run_benchmark(chosen, given, seconds, as_json=json)
 
 

@@ -16,7 +16,7 @@ import filelock
 from vsrealbasicvsr.errors import UserError, shown_path
 from vsrealbasicvsr.whole_file import whole_file
 
-from .plan import Segment
+from .plan import DEFAULT_SEGMENT_FRAMES, Segment
 
 STATE_SUFFIX = ".rbvsr"
 """Of the folder beside the output that keeps finished segments until the output is complete."""
@@ -41,7 +41,7 @@ class Choices:
     stop: str | None = None
     deinterlace: str | None = None
     force: bool = False
-    segment_frames: int = 240
+    segment_frames: int = DEFAULT_SEGMENT_FRAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
