@@ -372,10 +372,14 @@ class Follower:
 
 
 def check(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str) -> None:
-    """Raise EncodeError, in one line, if vspipe or ffmpeg failed; the first to fail pulls the other along."""
+    """Raise EncodeError, in one line, if vspipe or ffmpeg failed; the first to fail pulls the other along.
+
+    A broken pipe is never vspipe's own fault: ffmpeg failed, or it ended early by an option, which the number of packets
+    tells.
+    """
     vspipe_code, ffmpeg_code = codes
     broken_pipe = vspipe_code == -getattr(signal, "SIGPIPE", 0) or "fwrite" in vspipe_said
-    if vspipe_code and not (ffmpeg_code and broken_pipe):
+    if vspipe_code and not broken_pipe:
         raise EncodeError(f"vspipe {ending(vspipe_code)}: {reason(vspipe_said)}")
     if ffmpeg_code:
         raise EncodeError(f"ffmpeg {ending(ffmpeg_code)}: {reason(ffmpeg_said)}")
