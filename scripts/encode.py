@@ -374,8 +374,8 @@ class Follower:
 def check(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str) -> None:
     """Raise EncodeError, in one line, if vspipe or ffmpeg failed; the first to fail pulls the other along.
 
-    A broken pipe is never vspipe's own fault: ffmpeg failed, or it ended early by an option, which the number of packets
-    tells.
+    A broken pipe is never the fault of vspipe: ffmpeg failed, or an option ended it early, which the number of
+    packets tells.
     """
     vspipe_code, ffmpeg_code = codes
     broken_pipe = vspipe_code == -getattr(signal, "SIGPIPE", 0) or "fwrite" in vspipe_said
