@@ -2,7 +2,7 @@
 
 Written from the description of the network and not from the package: slow, obvious, and of another make.
 
-    python tests/reference_network.py REFERENCE_CASES.safetensors
+    python -m tests.reference_network REFERENCE_CASES.safetensors
 
 writes fixtures/reference_cases.npz: inputs whole, results on every KEPT_STRIDE-th row and column.
 """

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from reference_network import axis_matrix, formula_weights
 from torch import Tensor
 
+from tests.reference_network import axis_matrix, formula_weights
 from training.discriminators.unet import UNetDiscriminator
 from vsrealbasicvsr.model import RealBasicVSR
 

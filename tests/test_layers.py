@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 PACKAGE = "vsrealbasicvsr"
 
 # Imports go from right to left only. The root module (the public names for Python) lies above `weights`.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
+from tests import ROOT
 from training import run_folder as checkpoints
 from training.data import dataset as store
 from training.presets import SMOKE_ARCHITECTURE

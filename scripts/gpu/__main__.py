@@ -5,8 +5,9 @@
     python -m scripts.gpu measure --tiny --device cpu --seconds 120 --out OUT      a dry run
 
 pack: everything that must travel goes into .gpu/, which git leaves alone, within a limit of bytes; it prints the call.
-measure: parity and same bytes; graphs; epilogue and convolutions; peaks; steps; the engine; vspipe; tests/test_cuda.py;
-then training with what is left. It ends in time; OUT/results.jsonl has a line for each number, written at once.
+measure: parity and same bytes; graphs; epilogue and convolutions; peaks; steps; the engine; vspipe; the tests of
+tests/backends/cuda/test_cuda.py; then training with what is left. It ends in time; OUT/results.jsonl has a line for
+each number, written at once.
 """
 
 from __future__ import annotations

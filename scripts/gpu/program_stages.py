@@ -114,7 +114,7 @@ def vspipe(setting: Setting, results: Results, seconds: float) -> None:
 
 
 def tests(setting: Setting, results: Results, seconds: float) -> None:
-    """tests/test_cuda.py, where no test may be skipped for want of a GPU."""
+    """tests/backends/cuda/test_cuda.py, where no test may be skipped for want of a GPU."""
     (place,) = sorted((ROOT / "tests").rglob("test_cuda.py"))
     required = {"RBVSR_REQUIRE_CUDA": "1"} if setting.device == "cuda" else {}
     log = setting.out / "test_cuda.log"
@@ -123,7 +123,7 @@ def tests(setting: Setting, results: Results, seconds: float) -> None:
     counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)", log.read_text(encoding="utf-8", errors="replace"))
     results.add("test_cuda.py", ended=ended, **{name.rstrip("s"): int(number) for number, name in counts})
     if ended != "done":
-        raise ProgramError(f"tests/test_cuda.py: {ended}")
+        raise ProgramError(f"tests/backends/cuda/test_cuda.py: {ended}")
 
 
 def training(setting: Setting, results: Results, seconds: float) -> None:

@@ -1,8 +1,9 @@
 """Implementations of the network's steps, one for each kind of device. The engine imports nothing but these names.
 
 To support another device (MPS, ONNX Runtime, ...): write one module with a class that fulfils `Backend` and a
-`BackendFactory` for it, and add it to FACTORIES (factories.py). tests/test_backends.py runs every backend that is
-available through the same cases. Without an entry, a device that torch knows is served by torch's own operations.
+`BackendFactory` for it, and add it to FACTORIES (factories.py). tests/backends/test_backends.py runs every backend
+that is available through the same cases. Without an entry, a device that torch knows is served by torch's own
+operations.
 """
 
 from .base import Backend, BackendFactory, PropagationInputs, is_large

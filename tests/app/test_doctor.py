@@ -1,0 +1,236 @@
+"""`rbvsr doctor` in installations that are broken for real: each cause is named, with the command that mends it."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import vapoursynth as vs
+
+from tests import ROOT, TIMEOUT_SECONDS
+
+Broken = Callable[..., Path]
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links, or by copies where the disk is another."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a new file in place of a hard link, which leaves the other end alone."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def environment(vspipe_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Of a machine whose vspipe is configured, with no program of others on PATH."""
+    (tmp_path / "bin").mkdir()
+    kept = {name: text for name, text in vspipe_environment.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    return {**kept, "PATH": str(tmp_path / "bin"), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def vapoursynth_copy(environment: dict[str, str], tmp_path: Path) -> Path:
+    """A copy of VapourSynth that comes before the installed one, configured like it."""
+    copy = tmp_path / "site" / "vapoursynth"
+    link_tree(Path(vs.__file__).parent, copy)
+    for folder in Path(vs.__file__).parents[1].glob("*.libs"):  # what the plugins are linked with
+        (copy.parent / folder.name).symlink_to(folder)
+    environment["PYTHONPATH"] = str(copy.parent)
+    environment["XDG_CONFIG_HOME"] = str(tmp_path / "config")
+    configure(environment)
+    return copy
+
+
+def configure(environment: dict[str, str]) -> None:
+    python = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+    command = [str(python), "-m", "vapoursynth", "config"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+
+
+def doctor(environment: dict[str, str], tmp_path: Path, status: int) -> dict[str, dict[str, Any]]:
+    """What is found, by name. All is there in any case, and nothing is said beside it but one line for a fault."""
+    command = [sys.executable, "-m", "vsrealbasicvsr", "doctor", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, cwd=tmp_path, check=False
+    )
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == status, done.stdout + done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("rbvsr: ")]
+    assert len(said) == (1 if status else 0)
+    assert "Traceback" not in done.stderr
+    assert {"Python", "VapourSynth", "plugin core.rbvsr", "vspipe", "BestSource", "torch", "GPU", "kernels"} <= {
+        *checks
+    }
+    assert {"kernels", "default weights", "encoders", "models", "disk"} <= {*checks}
+    for check in checks.values():
+        assert check["status"] in ("ok", "warning", "fault")
+        assert bool(check["cure"]) == (check["status"] != "ok"), check
+    return checks
+
+
+def faults(checks: dict[str, dict[str, Any]]) -> list[str]:
+    return [name for name, check in checks.items() if check["status"] == "fault"]
+
+
+def test_a_whole_installation_has_no_fault(environment: dict[str, str], tmp_path: Path) -> None:
+    checks = doctor(environment, tmp_path, 0)
+    assert checks["VapourSynth"]["found"].startswith(f"R{vs.__version__.release_major} in ")
+    assert checks["vspipe"]["found"].endswith("runs this Python")
+
+
+def test_vspipe_without_configuration_and_the_cure_cures(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["XDG_CONFIG_HOME"] = str(tmp_path / "empty")
+    checks = doctor(environment, tmp_path, 1)
+    assert faults(checks) == ["vspipe"]
+    assert "is not configured" in checks["vspipe"]["found"]
+    cure = checks["vspipe"]["cure"]
+    assert cure.endswith("-m vapoursynth config")
+    subprocess.run(cure, shell=True, env=environment, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+    assert faults(doctor(environment, tmp_path, 0)) == []
+
+
+def test_vspipe_that_is_configured_for_another_python(environment: dict[str, str], tmp_path: Path) -> None:
+    venv.create(tmp_path / "other", symlinks=True)
+    environment["XDG_CONFIG_HOME"] = str(tmp_path / "config")
+    configure(environment)
+    path = tmp_path / "config" / "vapoursynth" / "vapoursynth.toml"
+    python = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+    path.write_text(path.read_text().replace(str(python), str(tmp_path / "other" / "bin" / "python")))
+    checks = doctor(environment, tmp_path, 1)
+    assert faults(checks) == ["vspipe"]
+    assert "another Python" in checks["vspipe"]["found"]
+    assert str(tmp_path / "other") in checks["vspipe"]["found"]
+    assert checks["vspipe"]["cure"].endswith("-m vapoursynth config")
+
+
+def test_a_plugin_that_is_not_there(vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    shutil.rmtree(vapoursynth_copy / "plugins" / "rbvsr")
+    checks = doctor(environment, tmp_path, 1)
+    assert faults(checks) == ["plugin core.rbvsr", "vspipe"]
+    assert f"there is no {vapoursynth_copy}" in checks["plugin core.rbvsr"]["found"]
+    assert "pip install" in checks["plugin core.rbvsr"]["cure"]
+    assert "plugin first" in checks["vspipe"]["cure"]
+
+
+def test_a_plugin_that_cannot_be_loaded_is_named_with_the_reason_that_vapoursynth_does_not_tell(
+    vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    replace(vapoursynth_copy / "plugins" / "rbvsr" / "librbvsr.so", b"not a library")
+    checks = doctor(environment, tmp_path, 1)
+    assert "cannot be loaded (" in checks["plugin core.rbvsr"]["found"]
+    assert "file too short" in checks["plugin core.rbvsr"]["found"] or "ELF" in checks["plugin core.rbvsr"]["found"]
+
+
+def test_a_source_plugin_without_its_libraries(
+    vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for folder in vapoursynth_copy.parent.glob("*.libs"):
+        folder.unlink()
+    checks = doctor(environment, tmp_path, 1)
+    assert faults(checks) == ["BestSource"]
+    assert "cannot be loaded (" in checks["BestSource"]["found"]
+    assert "cannot open shared object file" in checks["BestSource"]["found"]
+
+
+def test_no_source_plugin(vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    (vapoursynth_copy / "plugins" / "libbestsource.so").unlink()
+    checks = doctor(environment, tmp_path, 1)
+    assert faults(checks) == ["BestSource"]
+    assert "not in VapourSynth's plugin folder" in checks["BestSource"]["found"]
+    assert checks["BestSource"]["cure"].endswith("vapoursynth-bestsource")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is in use here")
+@pytest.mark.parametrize(
+    ("cuda", "found", "cure"),
+    [("None", "this torch is without CUDA", "pytorch.org"), ('"13.0"', "cannot use it", "update the NVIDIA driver")],
+)
+def test_a_gpu_that_torch_does_not_use(
+    environment: dict[str, str], tmp_path: Path, cuda: str, found: str, cure: str
+) -> None:
+    folder = Path(torch.__file__).parent
+    (tmp_path / "site" / "torch").mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name not in ("version.py", "__pycache__"):
+            (tmp_path / "site" / "torch" / path.name).symlink_to(path)
+    text = (folder / "version.py").read_text()
+    (tmp_path / "site" / "torch" / "version.py").write_text(f"{text}\ncuda = {cuda}\n")
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 9999, 600.1'\n")
+    program.chmod(0o755)
+    checks = doctor(environment | {"PYTHONPATH": str(tmp_path / "site")}, tmp_path, 0)
+    assert checks["GPU"]["status"] == "warning"
+    assert "NVIDIA GeForce RTX 9999 with driver 600.1" in checks["GPU"]["found"]
+    assert found in checks["GPU"]["found"]
+    assert cure in checks["GPU"]["cure"]
+
+
+def test_damaged_default_weights(environment: dict[str, str], tmp_path: Path) -> None:
+    copy = tmp_path / "site" / "vsrealbasicvsr"
+    link_tree(ROOT / "vsrealbasicvsr", copy)
+    weights = copy / "weights" / "default.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    replace(weights, bytes(content))
+    checks = doctor(environment | {"PYTHONPATH": str(copy.parent)}, tmp_path, 1)
+    assert faults(checks) == ["default weights"]
+    assert "is damaged: the SHA-256" in checks["default weights"]["found"]
+    cure = checks["default weights"]["cure"]
+    assert cure.startswith("git ") if is_editable() else "pip install" in cure
+
+
+def is_editable() -> bool:
+    text = importlib.metadata.distribution("vsrealbasicvsr").read_text("direct_url.json") or "{}"
+    return bool(json.loads(text).get("dir_info", {}).get("editable"))
+
+
+@pytest.mark.parametrize("name", ["torch", "vapoursynth", "av"])
+def test_a_package_that_is_missing_or_cannot_be_imported_stops_nothing(
+    environment: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / f"{name}.py").write_text("raise OSError('libfoo.so.1: cannot open shared object file')")
+    checks = doctor(environment | {"PYTHONPATH": str(tmp_path / "site")}, tmp_path, 1)
+    which = {"torch": "torch", "vapoursynth": "VapourSynth", "av": "encoders"}[name]
+    assert which in faults(checks)
+    assert "libfoo.so.1" in checks[which]["found"]
+    assert f"pip install --force-reinstall {name}" in checks[which]["cure"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who is not root")
+def test_a_folder_in_which_nothing_can_be_written(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o500)
+    environment.pop("XDG_CACHE_HOME")
+    checks = doctor(environment, tmp_path, 1)
+    assert "nothing can be written" in checks["models"]["found"]
+    assert "chown" in checks["models"]["cure"]
+
+
+def test_it_can_be_read_without_json(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["RBVSR_KERNELS"] = "off"
+    command = [sys.executable, "-m", "vsrealbasicvsr", "doctor"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    number = next(n for n, line in enumerate(lines) if line.startswith("warning kernels: RBVSR_KERNELS=off"))
+    assert lines[number + 1] == "        -> unset RBVSR_KERNELS"

@@ -1,0 +1,23 @@
+"""The steps of a network on a few pictures, in the order of the engine."""
+
+import torch
+
+
+def pictures(num: int, height: int, width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
+
+
+def steps(network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All that is made of frames, in the order in which it is made; states are carried on."""
+    made = []
+    backward = None
+    for this, after in zip(frames, [*frames[1:], None], strict=True):
+        made.append(network.cleaning_residue(this))
+        flow = None if after is None else network.flow(this, after)
+        made += [] if flow is None else [flow]
+        backward = network.propagate_backward(this, backward, flow)
+        forward = network.propagate_forward(this, None if flow is None else backward, flow)
+        made += [backward, forward, *(rows for _, rows in network.reconstruct(this, backward, forward))]
+    return made

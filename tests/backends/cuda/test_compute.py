@@ -1,0 +1,507 @@
+"""What can be held of the GPU's path without a GPU: which steps are captured, the arithmetic, the compute threads."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.backends.cuda.stepping import pictures, steps
+from tests.fake_capture import FakeCapture
+from vsrealbasicvsr.backends.cuda import backend as cuda
+from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
+from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.backends.cuda.graphs import Call, StepGraphs
+from vsrealbasicvsr.backends.torch import TorchBackend
+from vsrealbasicvsr.engine import choose_device, is_out_of_memory
+from vsrealbasicvsr.engine import device as compute
+from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.weights import load_model
+
+
+class Counted:
+    """A step that knows what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *arguments):
+        self.calls.append(arguments)
+        return sum(arguments) * 2
+
+
+def on(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def run(graphs: StepGraphs, name, step, *arguments) -> torch.Tensor:
+    (made,) = graphs.run(Call(name, step, arguments))
+    return made
+
+
+# ---- which steps are captured ----------------------------------------------------------------------------------------
+
+
+def test_a_step_is_captured_once_checked_and_then_replayed():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(10):
+        x = on(value, 1)
+        assert torch.equal(run(graphs, "step", step, x), x * 2)
+        assert any(arguments[0] is x for arguments in step.calls) == (value == 0)  # else by the graph, on its own
+    assert len(capture.captured) == 1
+    assert capture.num_replays == 2 + 9
+    assert graphs.notes == []
+
+
+def test_each_shape_type_and_layout_has_a_graph_of_its_own():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    x = torch.rand(1, 3, 4, 5)
+    kinds = [x, x[:, :, :3].contiguous(), x.half(), x.contiguous(memory_format=torch.channels_last), x.double()]
+    for _ in range(3):
+        for one in kinds:
+            assert torch.equal(run(graphs, "step", step, one), one * 2)
+    assert len(capture.captured) == len(kinds)
+
+
+def test_there_are_no_more_graphs_than_may_be():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture, max_graphs=2)
+    for _ in range(3):
+        for size in range(1, 6):
+            assert torch.equal(run(graphs, "step", step, torch.ones(size)), torch.full((size,), 2.0))
+    assert len(capture.captured) == 2
+    assert graphs.notes == []
+
+
+def other_value(made, _):
+    made[0] += 1e-7
+    return made
+
+
+def nan(made, _):
+    return torch.full_like(made, torch.nan)
+
+
+def first_value_for_ever(made, _):
+    return torch.zeros_like(made)
+
+
+def other_layout(made, _):
+    return made.t().contiguous().t() if made.ndim == 2 else made[None]
+
+
+def other_zero(made, _):
+    return -made if not made.any() else made
+
+
+@pytest.mark.parametrize("wrong", [other_value, nan, first_value_for_ever, other_layout, other_zero])
+def test_a_graph_that_gives_anything_else_is_never_used(wrong):
+    capture, step = FakeCapture(wrong), Counted()
+    graphs = StepGraphs(capture)
+    for value in (0.0, 1.0, 2.0, 3.0, 0.0):
+        x = torch.full((2, 3), value)
+        assert torch.equal(run(graphs, "flow", step, x).view(torch.int32), (x * 2).view(torch.int32))
+        assert run(graphs, "flow", step, x).stride() == x.stride()
+    assert len(capture.captured) == 1
+    assert graphs.notes == ["flow runs without a CUDA graph (its results differed from eager execution)"]
+
+
+def test_a_nan_that_the_plain_step_makes_too_is_right():
+    graphs = StepGraphs(FakeCapture())
+    assert run(graphs, "step", Counted(), on(torch.nan)).isnan().all()
+    assert graphs.notes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        TypeError("graph.__init__() got an unexpected keyword argument 'capture_error_mode'"),
+    ],
+)
+@pytest.mark.parametrize("fails", ["capture", "replay"])
+def test_what_cannot_be_captured_stays_plain_for_good_and_nothing_else_does(error, fails):
+    inner = FakeCapture()
+    num_failures = 0
+
+    def fail():
+        nonlocal num_failures
+        num_failures += 1
+        raise error
+
+    def capture(calls):
+        if calls[0].step is not bad:
+            return inner(calls)
+        return fail() if fails == "capture" else lambda *_: fail()
+
+    bad, good = Counted(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(6):
+        x = on(value)
+        for name, step in (("bad", bad), ("good", good)):
+            assert torch.equal(run(graphs, name, step, x), x * 2)
+    x = on(1, 2, 3)
+    assert torch.equal(run(graphs, "bad", bad, x), x * 2)  # nor in another size
+    assert num_failures == 1
+    assert len(inner.captured) == 1
+    (note,) = graphs.notes
+    assert note.startswith(f"bad runs without a CUDA graph ({type(error).__name__}: {str(error)[:20]}")
+
+
+def test_memory_that_is_too_short_for_the_plain_step_is_the_callers_affair():
+    capture = FakeCapture()
+    graphs = StepGraphs(capture)
+
+    def step(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError) as caught:
+        run(graphs, "step", step, on(1))
+    assert is_out_of_memory(caught.value)
+    assert capture.captured == graphs.notes == []
+    assert torch.equal(run(graphs, "step", Counted(), on(1)), on(2))  # and the step is not held to be unfit
+    assert len(capture.captured) == 1
+
+
+def test_once_memory_was_short_there_are_no_graphs():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for _ in range(3):
+        run(graphs, "step", step, on(1))
+    graphs.release()
+    step.calls.clear()
+    for _ in range(3):
+        assert torch.equal(run(graphs, "step", step, on(3)), on(6))
+    assert len(step.calls) == 3
+    assert len(capture.captured) == 1
+
+
+# ---- several abreast -------------------------------------------------------------------------------------------------
+
+
+def test_calls_abreast_are_one_graph_that_is_held_against_the_plain_steps():
+    capture, double, sum_up = FakeCapture(), Counted(), Counted()
+    graphs = StepGraphs(capture)
+    for value in range(6):
+        calls = [Call("double", double, (on(value),)), Call("sum", sum_up, (on(value, 1), on(2, value)))]
+        made = graphs.run(*calls)
+        assert [one.tolist() for one in made] == [[2 * value], [2 * value + 4, 2 * value + 2]]
+    assert capture.captured == [["double"], ["sum"], ["double", "sum"]]  # one by one at first, to be held against
+    assert capture.num_replays == 3 * 2 + 5
+    assert graphs.notes == []
+
+
+def test_as_many_of_a_step_as_are_abreast_make_a_graph_of_their_own():
+    capture, step = FakeCapture(), Counted()
+    graphs = StepGraphs(capture)
+    for num in (1, 2, 3, 2, 1, 3):
+        made = graphs.run(*(Call("step", step, (on(i),)) for i in range(num)))
+        assert [one.item() for one in made] == [2 * i for i in range(num)]
+    assert [len(names) for names in capture.captured] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fails", ["the capture", "one value"])
+def test_calls_that_do_not_go_abreast_are_run_one_by_one(fails):
+    inner, step = FakeCapture(), Counted()
+
+    def capture(calls):
+        if len(calls) == 1:
+            return inner(calls)
+        if fails == "the capture":
+            raise RuntimeError("unjoined work")
+        replay = FakeCapture()(calls)
+        return lambda arguments: [one + (i == len(calls) - 1) for i, one in enumerate(replay(arguments))]
+
+    graphs = StepGraphs(capture)
+    for value in range(4):
+        made = graphs.run(*(Call("step", step, (on(value + i),)) for i in range(3)))
+        assert [one.item() for one in made] == [2 * (value + i) for i in range(3)]
+    (note,) = graphs.notes
+    assert note.startswith("3 x step runs without a CUDA graph")
+    assert inner.captured == [["step"]]  # alone it is captured as ever
+    assert inner.num_replays > 9
+
+
+def test_a_step_whose_graph_was_wrong_goes_not_abreast_either():
+    step, wrong = Counted(), FakeCapture(other_value)
+    inner = FakeCapture()
+    graphs = StepGraphs(lambda calls: (wrong if len(calls) == 1 else inner)(calls))
+    for value in range(3):
+        assert torch.equal(run(graphs, "step", step, on(value)), on(2 * value))
+        made = graphs.run(*(Call("step", step, (on(value + i),)) for i in range(3)))
+        assert [one.item() for one in made] == [2 * (value + i) for i in range(3)]
+    assert inner.captured == []
+    assert len(graphs.notes) == 1
+
+
+def test_the_order_of_calls_abreast_counts():
+    double, sum_up, graphs = Counted(), lambda x: x + 1, StepGraphs(FakeCapture())
+    for order in ("dsd", "dds", "sdd") * 2:
+        calls = [Call(which, double if which == "d" else sum_up, (on(i),)) for i, which in enumerate(order)]
+        expected = [2 * i if which == "d" else i + 1 for i, which in enumerate(order)]
+        assert [one.item() for one in graphs.run(*calls)] == expected
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tiny_model) -> RealBasicVSR:
+    return load_model(tiny_model)
+
+
+def assert_same_bits(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for index, (a, b) in enumerate(zip(ours, expected, strict=True)):
+        assert a.stride() == b.stride()
+        assert torch.equal(a, b), index
+
+
+def graph_notes(network: CudaBackend) -> list[str]:
+    """Without the one that there is no Triton for a CPU."""
+    return [note for note in network.notes if "CUDA graph" in note]
+
+
+@pytest.mark.parametrize("size", [(32, 64), (45, 67), (1, 5)])
+def test_captured_or_not_the_steps_give_the_same_bits(model, size):
+    frames = pictures(6, *size)
+    capture = FakeCapture()
+    network = CudaBackend(copy.deepcopy(model), capture=capture)
+    with torch.inference_mode():
+        assert_same_bits(steps(network, frames), steps(TorchBackend(model), frames))
+    assert len(capture.captured) == 4  # cleaning, flow, and both propagations from a state
+    assert graph_notes(network) == []
+
+
+@pytest.mark.parametrize(("size", "num"), [((32, 64), 3), ((45, 67), 2)])
+def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
+    frames, capture = pictures(7, *size), FakeCapture()
+    network = CudaBackend(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
+    plain = TorchBackend(model)
+    assert network.num_concurrent_frames(*size) == num
+    with torch.inference_mode():
+        for batch in (frames, frames[:num], frames[:1]):
+            alone = [plain.cleaning_residue(frame) for frame in batch]
+            assert torch.equal(network.cleaning_residue(torch.cat(batch)), torch.cat(alone))
+        refs, supps = torch.cat(frames[1:]), torch.cat(frames[:-1])
+        flows = [plain.flow(*pair) for pair in zip(frames[1:], frames[:-1], strict=True)]
+        assert torch.equal(network.flow(refs, supps), torch.cat(flows))
+        behind = ahead = None
+        for step, flow in enumerate([None, *flows]):
+            backward, forward = (frames[step], behind, flow), (frames[-1 - step], ahead, flow)
+            expected = [plain.propagate_backward(*backward), plain.propagate_forward(*forward)]
+            behind, ahead = network.propagate_both(backward, forward)
+            assert_same_bits([behind, ahead], expected)
+    both = ["backward propagation", "forward propagation"]
+    assert [names for names in capture.captured if len(names) > 1] == [["cleaning"] * num, ["flow"] * num, both]
+    assert graph_notes(network) == []
+
+
+def test_only_small_frames_that_are_captured_go_abreast(model):
+    network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
+    sizes = [(64, 64), (96, 128), (180, 320), (16, 16), (720, 1280)]
+    assert [network.num_concurrent_frames(*size) for size in sizes] == [8, 3, 1, 8, 1]
+    network.max_tile_rows = 48
+    assert network.num_concurrent_frames(64, 64) == 1  # in bands
+    assert network.num_concurrent_frames(48, 64) == 8
+    network.release()
+    assert network.num_concurrent_frames(48, 64) == 1  # memory was short
+
+
+def test_a_wrong_graph_shows_in_no_picture(model):
+    frames = pictures(6, 45, 67)
+    network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(nan))
+    with torch.inference_mode():
+        assert_same_bits(steps(network, frames), steps(TorchBackend(model), frames))
+    assert len(graph_notes(network)) == 4
+
+
+def test_large_frames_and_frames_in_bands_are_not_captured(model, monkeypatch):
+    frames = pictures(3, 45, 67)
+    with torch.inference_mode():
+        for max_tile_rows in (None, 20):
+            if max_tile_rows is None:
+                monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 45 * 67 - 1)
+            capture = FakeCapture()
+            network = CudaBackend(copy.deepcopy(model), max_tile_rows=max_tile_rows, capture=capture)
+            assert_same_bits(steps(network, frames), steps(TorchBackend(model, max_tile_rows=max_tile_rows), frames))
+            assert capture.captured == []
+            monkeypatch.undo()
+        network.max_tile_rows = 45
+        steps(network, frames)
+    assert len(capture.captured) > 0
+
+
+def test_outside_of_inference_mode_nothing_is_captured(model):
+    capture = FakeCapture()
+    with torch.no_grad():
+        steps(CudaBackend(model, capture=capture), pictures(2, 32, 32))
+    assert capture.captured == []
+
+
+class Constants(TorchDispatchMode):
+    """Notes where numbers of the host become a tensor: on a GPU that is a copy that everybody waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.detach_.default, torch.ops.aten.lift_fresh.default):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.long
+def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it(monkeypatch):
+    """On the meta device, where all that depends on values raises."""
+    # Up to torch 2.11 `_convolution` is not there for this device; `convolution` is, and the switches decide no shape.
+    monkeypatch.setattr(torch, "_convolution", lambda *given: torch.ops.aten.convolution(*given[:9]))
+    with torch.device("meta"):
+        model = RealBasicVSR().half().to(memory_format=torch.channels_last)
+    taken = []
+
+    def capture(calls):
+        taken.extend((call.step, call.arguments) for call in calls)
+        raise NotImplementedError("only looking")
+
+    network = CudaBackend(model, capture=capture)
+    frame = torch.empty(1, 3, 180, 320, device="meta")
+    with torch.inference_mode():
+        state = network.propagate_backward(frame, None, None)
+        flow = network.flow(frame, frame)
+        network.propagate_backward(frame, state, flow)
+        network.propagate_forward(frame, state, flow)
+        network.cleaning_residue(frame)
+        assert len(taken) == 4
+        for step, arguments in taken:
+            with Constants() as constants:
+                step(*arguments)
+            assert constants.seen == []
+        for from_the_host in (lambda: frame.new_tensor((1.0, 2.0)), lambda: torch.tensor([1.0], device="meta")):
+            with Constants() as constants:
+                from_the_host()
+            assert constants.seen != []
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            frame[frame > 0]
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def test_fixed_arithmetic_is_torchs_arithmetic_on_the_same_weights(model):
+    fixed = copy.deepcopy(model)
+    weights = {name: id(parameter) for name, parameter in fixed.named_parameters()}
+    fix_arithmetic(fixed)
+    assert {name: id(parameter) for name, parameter in fixed.named_parameters()} == weights
+    assert fixed.cleaning_halo_rows == model.cleaning_halo_rows
+    assert list(fixed.state_dict()) == list(model.state_dict())
+    lr = torch.rand(1, 3, 3, 24, 40)
+    with torch.inference_mode():
+        assert torch.equal(fixed(lr), model(lr))
+
+
+@pytest.mark.parametrize(("dtype", "allows_tf32"), [(torch.float32, False), (torch.float16, True)])
+def test_each_convolution_is_told_how_to_compute_whatever_the_switches_say(model, monkeypatch, dtype, allows_tf32):
+    told = []
+
+    def convolution(*arguments):
+        told.append(arguments[-4:])  # benchmark, deterministic, cudnn_enabled, allow_tf32
+        return plain(*arguments)
+
+    plain = torch._convolution
+    monkeypatch.setattr(torch, "_convolution", convolution)
+    model.to(dtype)
+    fix_arithmetic(model)
+    assert {parameter.dtype for parameter in model.basicvsr.spynet.parameters()} == {torch.float32}
+    num_convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=True, deterministic=False, allow_tf32=True):
+        model(torch.rand(1, 1, 3, 8, 8))
+        model.flows(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+    assert len(told) >= num_convolutions - 2  # the blocks are used once, the flow network too
+    assert set(told) == {(False, True, True, allows_tf32)}
+
+
+# ---- threads and copies ----------------------------------------------------------------------------------------------
+
+
+def test_however_many_ask_at_once_a_device_has_one_thread(monkeypatch):
+    monkeypatch.setattr(compute, "_threads", {})
+    barrier = threading.Barrier(16)
+    found = []
+
+    def ask():
+        barrier.wait()
+        found.append(compute._thread_of("cpu"))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert len(set(map(id, found))) == 1
+
+
+def test_on_the_cpu_nothing_is_copied():
+    cpu = choose_device("cpu", "fp32")
+    x = torch.rand(3, 4, 5)
+    assert cpu.to_device(x) is x
+    (same,) = cpu.on_host([x])
+    assert same is x
+
+
+# ---- want of memory --------------------------------------------------------------------------------------------------
+
+SHORT = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    OSError(12, "Cannot allocate memory"),
+    *map(
+        RuntimeError,
+        (
+            "CUDA error: out of memory",
+            "MPS backend out of memory (MPS allocated: 18.00 GB)",
+            "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "GET was unable to find an engine to execute this computation",
+            "FIND was unable to find an engine to execute this computation",
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to allocate",
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+            "unable to mmap 4096 bytes from file </torch_1>: Cannot allocate memory (12)",
+            "std::bad_alloc",
+        ),
+    ),
+]
+NOT_SHORT = [
+    ValueError("out of memory"),
+    OSError(2, "No such file or directory"),
+    *map(
+        RuntimeError,
+        (
+            '!handles_.at(i) INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":411, please report',
+            "The allocator was not initialized",
+            "Expected all tensors to be on the same device, allocated on cuda:0 and cpu",
+            "CUDA error: an illegal memory access was encountered",
+            "shape '[2, 3]' is invalid for input of size 5",
+            "reallocation of a storage that is not resizable",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("error", [*SHORT, *NOT_SHORT], ids=str)
+def test_want_of_memory_is_known_by_what_is_said_and_nothing_else_is_taken_for_it(error):
+    assert is_out_of_memory(error) == (error in SHORT)
+
+
+def test_torch_s_own_words_for_too_large_a_tensor_are_want_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -1,0 +1,249 @@
+"""The losses: their values by hand, and the perceptual network and where its weights come from."""
+
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference_training import GRADIENT, clips, vgg_tensors
+from tests.reference_training import perceptual as reference_perceptual
+from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
+from training.losses.cleaning import cleaning_loss
+from training.losses.colour import colour_loss
+from training.losses.distances import averaged, charbonnier, l1
+from training.losses.flicker import flicker_loss
+from training.losses.kinds import Reach
+from training.losses.output import output_loss
+from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
+from training.losses.psnr import psnr_loss
+from training.losses.rest import rest_loss
+from training.losses.settings import LOSSES, LossSettings
+from training.losses.squared_error import squared_error_loss
+from training.presets import PRESETS
+from vsrealbasicvsr.weights import WeightsError
+
+
+@pytest.fixture(scope="module")
+def vgg() -> dict[str, Tensor]:
+    return vgg_tensors()
+
+
+@pytest.fixture(scope="module")
+def perceptual(vgg) -> PerceptualLoss:
+    return PerceptualLoss(vgg)
+
+
+def noisy(truth: Tensor) -> Tensor:
+    return truth + 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+
+
+# ---- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def test_charbonnier_is_the_distance_where_it_is_large_and_smooth_at_zero():
+    a = torch.tensor([0.5, 0.0], requires_grad=True)
+    b = torch.tensor([0.2, 0.0])
+    loss = charbonnier(a, b)
+    loss.backward()
+    assert loss.item() == pytest.approx((np.hypot(0.3, 1e-3) + 1e-3) / 2, rel=1e-6)
+    assert a.grad.tolist() == pytest.approx([0.5 * 0.3 / np.hypot(0.3, 1e-3), 0.0], rel=1e-5)
+
+
+def test_l1_is_the_setting_of_the_published_code():
+    lr, truth = clips(1, 2, 4, 5)
+    hr = noisy(truth)
+    assert output_loss(hr, truth, distance="l1").item() == pytest.approx((hr - truth).abs().mean().item(), rel=1e-6)
+    assert output_loss(hr, truth).item() == charbonnier(hr, truth).item()
+    assert l1(hr, truth) < charbonnier(hr, truth)
+    assert cleaning_loss(lr, truth, distance="l1") < cleaning_loss(lr, truth)
+    with pytest.raises(ValueError, match=r'distance must be "charbonnier" or "l1", got "l2"'.replace('"l2"', "'l2'")):
+        output_loss(hr, truth, distance="l2")
+
+
+def test_the_truth_of_the_cleaning_loss_is_the_mean_of_4_by_4_pixels():
+    _, truth = clips(2, 3, 4, 5)
+    small = averaged(truth)
+    expected = truth.numpy().reshape(2, 3, 3, 4, 4, 5, 4).mean(axis=(4, 6))
+    np.testing.assert_allclose(small.numpy(), expected, atol=1e-6)
+    assert cleaning_loss(small, truth).item() == pytest.approx(1e-3, rel=1e-5)  # epsilon: nothing is left to learn
+    assert cleaning_loss(small + 0.25, truth).item() == pytest.approx(np.hypot(0.25, 1e-3), rel=1e-4)
+
+
+def test_the_squared_error_is_the_mean_of_squares():
+    _, truth = clips(1, 2, 4, 5)
+    assert squared_error_loss(truth + 0.1, truth).item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_the_psnr_loss_is_the_mean_psnr_of_the_frames_luma_in_bels():
+    _, truth = clips(1, 2, 4, 5)
+    off = torch.tensor([0.1, 0.01]).view(1, 2, 1, 1, 1)  # 20 and 40 dB
+    assert psnr_loss(truth + off, truth).item() == pytest.approx(-3, abs=0.01)
+    red = torch.tensor([0.1, 0.0, 0.0]).view(3, 1, 1)
+    assert psnr_loss(truth + red, truth).item() == pytest.approx(2 * np.log10(0.299 * 0.1), abs=1e-2)
+    assert psnr_loss(truth, truth).item() == pytest.approx(-6)  # and no infinity
+
+
+def test_by_the_psnr_loss_a_quiet_frame_counts_as_much_as_a_loud_one():
+    _, truth = clips(1, 2, 4, 5)
+    hr = (truth + torch.tensor([0.1, 0.01]).view(1, 2, 1, 1, 1)).requires_grad_()
+    psnr_loss(hr, truth).backward()
+    loud, quiet = (hr.grad[0, frame].sum() * off for frame, off in enumerate((0.1, 0.01)))  # to lessen each by a share
+    assert quiet.item() == pytest.approx(loud.item(), rel=0.02)
+
+
+def test_the_colour_loss_sees_a_shift_and_no_detail():
+    lr, _ = clips(1, 2, 16, 32)
+    hr = lr.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
+    detail = torch.tensor([0.1, -0.1]).repeat(64)
+    assert colour_loss(hr + detail, lr).item() == pytest.approx(1e-3, rel=1e-2)  # epsilon
+    assert colour_loss(hr + 0.02, lr).item() == pytest.approx(np.hypot(0.02, 1e-3), rel=1e-3)
+
+
+def test_an_error_that_moves_with_the_picture_does_not_flicker():
+    height, width, shift_lr_px = 12, 16, 2
+    still = torch.rand(1, 1, 3, 4 * height, 4 * (width + shift_lr_px), generator=torch.Generator().manual_seed(0))
+    first, second = still[..., : 4 * width], still[..., 4 * shift_lr_px :]
+    error = torch.cat((first, second), dim=1)  # the second frame shows what lies 8 pixels further to the right
+    truth = torch.full_like(error, 0.5)
+    flow_px = torch.zeros(1, 1, 2, height, width)
+    unmoved = flicker_loss(truth + error, truth, flow_px).item()
+    assert unmoved == pytest.approx(1 / 3, rel=0.05)  # of two random numbers
+    flow_px[:, :, 0] = shift_lr_px
+    came_into_view = shift_lr_px / width  # has no frame before it: compared with the border
+    assert flicker_loss(truth + error, truth, flow_px).item() == pytest.approx(came_into_view * unmoved, rel=0.1)
+    assert flicker_loss(truth + error, truth, -flow_px).item() == pytest.approx(1 / 3, rel=0.05)
+    missing_alike = torch.full_like(truth, 0.3)
+    assert flicker_loss(truth - missing_alike, truth, flow_px).item() == pytest.approx(1e-3, rel=1e-2)  # epsilon
+
+
+def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
+    lr, truth = clips(2, 2, 4, 4)
+    cleaned = averaged(truth).requires_grad_()
+    assert rest_loss(lambda frames: frames, cleaned, truth).item() == pytest.approx(1e-3, rel=1e-3)
+    assert rest_loss(lambda frames: frames + 0.1, cleaned, truth).item() == pytest.approx(0.1, rel=1e-3)
+    seen = []
+    factor = torch.ones((), requires_grad=True)
+    rest_loss(lambda frames: seen.append(frames.shape) or factor * frames, lr.requires_grad_(), truth).backward()
+    assert seen == [(4, 2, 3, 4, 4)]
+    assert lr.grad is None
+    assert factor.grad is not None
+
+
+# ---- adversarial ----------------------------------------------------------------------------------------------------
+
+
+def test_the_adversarial_losses_are_cross_entropies_with_1_for_real_and_0_for_fake():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    found = discriminator_loss(real, fake)
+    assert found[0].item() == pytest.approx(-np.log(1 / (1 + np.exp(-real.numpy()))).mean(), rel=1e-5)
+    assert found[1].item() == pytest.approx(-np.log(1 - 1 / (1 + np.exp(-fake.numpy()))).mean(), rel=1e-5)
+    assert generator_adversarial_loss(fake).item() == pytest.approx(np.log1p(np.exp(-fake.numpy())).mean(), rel=1e-5)
+    assert generator_adversarial_loss(torch.tensor([200.0, -200.0])).item() == pytest.approx(100.0)  # and no infinity
+
+
+def test_the_presets_have_the_paper_s_weights_and_no_other_loss():
+    paper = {"output": 1.0, "cleaning": 1.0}
+    for preset, expected in (("stage1", paper), ("stage2", {**paper, "perceptual": 1.0, "adversarial": 0.05})):
+        losses = PRESETS[preset].losses
+        assert {name: losses.weight(name) for name in LOSSES if losses.weight(name)} == expected
+
+
+def test_every_weight_of_the_settings_has_its_loss_and_c_gets_no_gradient_of_what_makes_texture():
+    weights = [entry.name for entry in fields(LossSettings) if entry.name.endswith("_weight")]
+    assert weights == [f"{name}_weight" for name in LOSSES]
+    behind = {name for name, loss in LOSSES.items() if loss.reaches is Reach.BEHIND_CLEANING}
+    assert behind == {"perceptual", "adversarial", "feature_matching"}
+
+
+# ---- perceptual -----------------------------------------------------------------------------------------------------
+
+
+def test_the_layers_are_those_before_activation_with_the_published_weights(perceptual):
+    assert list(LAYER_WEIGHTS.values()) == [0.1, 0.1, 1.0, 1.0, 1.0]
+    assert all(isinstance(perceptual.features[index], torch.nn.Conv2d) for index in LAYER_WEIGHTS)
+    assert not any(parameter.requires_grad for parameter in perceptual.parameters())
+
+
+def test_value_and_gradient_agree_with_an_independent_computation(perceptual, vgg):
+    _, truth = (clip[0] for clip in clips(1, 2, 8, 6))
+    frames = noisy(truth).requires_grad_()
+    loss = perceptual(frames, truth)
+    loss.backward()
+    doubled = frames.detach().double().requires_grad_()
+    expected = reference_perceptual(doubled, truth, vgg)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=GRADIENT)
+    assert (frames.grad - doubled.grad).abs().max() / doubled.grad.abs().max() < GRADIENT
+
+
+def test_equal_frames_have_no_distance_and_the_truth_gets_no_gradient(perceptual):
+    _, truth = (clip[0] for clip in clips(1, 1, 4, 4))
+    target = truth.clone().requires_grad_()
+    assert perceptual(truth, target).item() == 0.0
+    assert not perceptual(truth, target).requires_grad
+    perceptual(noisy(truth).requires_grad_(), target).backward()
+    assert target.grad is None
+
+
+def test_frames_that_do_not_fit_are_refused(perceptual):
+    with pytest.raises(ValueError, match=r"PerceptualLoss: expected two batches of frames .* at least 16x16"):
+        perceptual(torch.rand(1, 3, 12, 32), torch.rand(1, 3, 12, 32))
+    with pytest.raises(ValueError, match=r"PerceptualLoss: .* got \(1, 3, 16, 16\) and \(2, 3, 16, 16\)"):
+        perceptual(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "published"])
+def test_weights_come_from_torchvisions_file_or_from_a_published_checkpoint(tmp_path, vgg, layout):
+    path = tmp_path / "vgg.pth"
+    if layout == "torchvision":
+        content = {key: tensor.half() for key, tensor in vgg.items()} | {"classifier.0.weight": torch.rand(2, 2)}
+    else:
+        layers = {"perceptual_loss.vgg.vgg_layers." + key.removeprefix("features."): t for key, t in vgg.items()}
+        content = {
+            "state_dict": {key: tensor.half() for key, tensor in layers.items()}
+            | {"perceptual_loss.vgg.mean": torch.rand(1, 3, 1, 1), "generator.basicvsr.fusion.bias": torch.rand(4)}
+        }
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    loaded = PerceptualLoss.load(path)
+    for key, tensor in loaded.features.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, vgg["features." + key].half().float()), key
+
+
+def test_a_file_of_something_else_is_refused_with_what_to_take(tmp_path, vgg):
+    path = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.rand(64, 3, 3, 3)}, path)
+    with pytest.raises(
+        PerceptualError, match=r"other.pth cannot be used for .* no 'features.0.bias' among .*vgg19-dcbb9e9d.pth"
+    ):
+        PerceptualLoss.load(path)
+    with pytest.raises(
+        PerceptualError, match=r"'features.0.weight' is \(2, 3, 3, 3\) of torch.float32 instead of \(64"
+    ):
+        PerceptualLoss({"features.0.weight": torch.rand(2, 3, 3, 3)})
+    with pytest.raises(WeightsError, match="does not exist"):
+        PerceptualLoss.load(tmp_path / "absent.pth")
+
+
+def test_without_a_network_the_error_says_which_file_to_fetch_and_which_option_takes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(PerceptualError) as caught:
+        PerceptualLoss.load()
+    text = str(caught.value)
+    assert "could not be downloaded" in text
+    assert "/vgg19-dcbb9e9d.pth" in text
+    assert "--vgg-weights" in text
+    assert "\n" not in text
+
+
+def test_without_torchvision_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # what an import finds then: nothing
+    with pytest.raises(PerceptualError, match=r"the perceptual loss needs torchvision.*: pip install torchvision"):
+        PerceptualLoss({})

@@ -1,0 +1,667 @@
+"""Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data.
+
+What is interrupted, compared to the bit with what was, or changes its process, runs in a process of its own, `started`;
+all else in this one, `run`: it takes two seconds to load torch.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import vapoursynth as vs
+from PIL import Image
+
+from scripts import study_batch_length
+from tests import ROOT
+from training.__main__ import main
+from training.commands import export as training_export
+from training.commands import train
+from training.discriminators.unet import UNetDiscriminator
+from training.networks import Networks, autocast_dtype_of
+from training.presets import PRESETS
+from training.processes import Processes, TrainingError
+from training.run_folder import checkpoint_path, list_checkpoints, load_checkpoint, read_log
+from training.settings import Settings, changed
+from training.steps import Steps
+from vsrealbasicvsr import load_model
+from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
+
+pytestmark = pytest.mark.long
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TIMEOUT_SECONDS = 240
+
+TINY_SETTINGS = [
+    "--device", "cpu", "--workers", "1",
+    "--architecture.cleaning-channels", "4", "--architecture.mid-channels", "4", "--architecture.fusion-channels", "4",
+    "--architecture.quarter-channels", "4", "--architecture.hr-channels", "4", "--architecture.hr-out-channels", "4",
+    "--architecture.num-cleaning-blocks", "1", "--architecture.num-backward-blocks", "1",
+    "--architecture.num-forward-blocks", "1", "--architecture.num-flow-levels", "2",
+    "--architecture.flow-channels", "4,4,4,4",
+    "--crop-px", "16", "--pool-clips", "4", "--pool-crop-px", "16",
+    "--flow-from-share", "0", "--rest-weight", "0.5", "--log-every", "2",
+]  # fmt: skip
+TINY = ["--preset", "smoke", *TINY_SETTINGS, "--num-frames", "2", "--pool-num-frames", "2"]
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "training", *map(str, words)]
+
+
+def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            ended = main([str(word) for word in words])
+        except SystemExit as error:  # argparse's
+            ended = error.code
+    done = subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def started(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    done = subprocess.run(
+        command(*words), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes have: sums, and so bits, may depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Three photographs, prepared."""
+    folder = tmp_path_factory.mktemp("footage")
+    for name in ("astronaut", "coffee", "chelsea"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    out = tmp_path_factory.mktemp("prepared") / "clips"
+    run("prepare", folder, out, "--images", "photographs", "--workers", "1")
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_run(clips, tmp_path_factory) -> Path:
+    """Twelve steps without interruption, a checkpoint every four."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    started("train", *TINY, "--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4)
+    return out
+
+
+def assert_same(left: Path, right: Path, iteration: int) -> None:
+    """The two runs' checkpoints after `iteration` steps hold the same bits."""
+    a, b = (load_checkpoint(checkpoint_path(run_folder, iteration)) for run_folder in (left, right))
+    for part in ("model", "ema"):
+        assert a[part].keys() == b[part].keys()
+        assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
+    states = a["optimizer"]["state"], b["optimizer"]["state"]
+    assert states[0].keys() == states[1].keys()
+    for number in states[0]:
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(states[0][number][moment], states[1][number][moment])
+
+
+def test_a_run_leaves_what_it_should(whole_run):
+    assert [path.name for path in list_checkpoints(whole_run)] == ["000000004.pt", "000000008.pt", "000000012.pt"]
+    assert json.loads((whole_run / "settings.json").read_text())["architecture"]["mid_channels"] == 4
+    records = read_log(whole_run)
+    assert [record["iteration"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert {"output", "cleaning", "colour", "rest", "data_wait_share", "seconds_per_step"} <= records[0].keys()
+    assert any((whole_run / "tensorboard").iterdir())
+    model = load_model(whole_run / "ema.safetensors")
+    ema = load_checkpoint(checkpoint_path(whole_run, 12))["ema"]
+    assert all(torch.equal(tensor, ema[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("moment", ["at once", "first checkpoint", "between", "anywhere"])
+def test_killed_and_resumed_it_ends_at_the_same_bits(clips, whole_run, tmp_path, moment):
+    out = tmp_path / "killed"
+    words = ["--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4]
+    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(list_checkpoints(out)) < (1 if moment == "at once" else 2) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(
+        {"at once": 0.0, "first checkpoint": 0.0, "between": 0.1, "anywhere": np.random.default_rng().uniform(0, 0.4)}[
+            moment
+        ]
+    )
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run("train", "--resume", out, "--workers", "0")
+    assert_same(whole_run, out, 12)
+    assert [record["iteration"] for record in read_log(out)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_run_takes_several_folders_and_goes_on_with_the_same_clips_only(clips, whole_run, tmp_path):
+    out = tmp_path / "two"
+    run("train", *TINY, "--data", clips, clips, "--out", out, "--iterations", 1, "--batch", 1)
+    origin = json.loads((out / "origin.json").read_text())
+    assert origin["data"] == [str(clips.resolve())] * 2
+    one = json.loads((whole_run / "origin.json").read_text())
+    assert origin["clips"] != one["clips"]
+    done = run("train", "--resume", out, "--data", clips, status=2)
+    assert "are not those" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_cut_in_half_is_named_and_the_one_before_it_used(clips, whole_run, tmp_path):
+    out = tmp_path / "cut"
+    words = ["--data", clips, "--out", out, "--batch", 2, "--checkpoint-every", 4, "--iterations", 8]
+    # The learning rate knows the end of the run: what is begun as eight steps and made longer is another run.
+    run("train", *TINY, *words)
+    newest = checkpoint_path(out, 8)
+    good = load_checkpoint(newest)
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    done = run("train", "--resume", out)
+    assert "000000008.pt" in done.stderr
+    assert "one before it" in done.stderr
+    again = load_checkpoint(newest)
+    assert all(torch.equal(good["model"][name], again["model"][name]) for name in good["model"])
+
+
+def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_path):
+    out = tmp_path / "interrupted"
+    words = ["--data", clips, "--out", out, "--iterations", 100000, "--batch", 1, "--checkpoint-every", 100000]
+    process = subprocess.Popen(
+        command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(read_log(out)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    iteration = load_checkpoint(list_checkpoints(out)[-1])["iteration"]
+    assert iteration > 0
+    done = run("train", "--resume", out, "--iterations", iteration + 2)
+    assert f"going on after step {iteration}" in done.stderr
+
+
+def torchrun(*words: object) -> None:
+    """Two processes on this machine; gradients meet through gloo."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    done = subprocess.run(
+        [*start, *map(str, words)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
+    """After one step Adam's first moment is (1 - 0.9) times the gradient: that is compared, then EMA and resuming."""
+    words = [*TINY, "--data", clips, "--checkpoint-every", 1, "--max-gradient-norm", 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run("train", *words, "--out", one, "--batch", 2, "--iterations", 3)
+    torchrun("train", *words, "--out", two, "--batch", 1, "--iterations", 2)
+    torchrun("train", "--resume", two, "--iterations", 3, "--workers", 0)
+    a, b = (load_checkpoint(checkpoint_path(folder, 1)) for folder in (one, two))
+    gradients = [
+        [state["optimizer"]["state"][number]["exp_avg"] * 10 for number in sorted(state["optimizer"]["state"])]
+        for state in (a, b)
+    ]
+    assert len(gradients[0]) == len(gradients[1]) > 40
+    assert max(gradient.abs().max() for gradient in gradients[0]) > 1e-2
+    assert max((left - right).abs().max().item() for left, right in zip(*gradients, strict=True)) < 1e-5
+    a, b = (load_checkpoint(checkpoint_path(folder, 3)) for folder in (one, two))
+    assert max((a["ema"][name] - b["ema"][name]).abs().max().item() for name in a["ema"]) < 1e-3
+
+
+def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):
+    exported = tmp_path / "mine.safetensors"
+    done = run("export", whole_run, exported, "--license", "CC0-1.0")
+    assert "after 12 steps" in done.stdout
+    assert "exists" in run("export", whole_run, exported, status=2).stderr
+    for number, start in enumerate((whole_run, exported)):
+        words = ["--data", clips, "--from", start, "--iterations", 1, "--batch", 1, "--learning-rate", 0]
+        run("train", *TINY, *words, "--out", tmp_path / f"next{number}", "--flow-learning-rate", 0)
+    begun = load_checkpoint(checkpoint_path(tmp_path / "next0", 1))
+    before = load_checkpoint(checkpoint_path(whole_run, 12))["model"]
+    assert all(torch.equal(begun["model"][name], before[name]) for name in before)
+
+
+def test_the_weights_of_a_run_upscale_a_clip(core, whole_run):
+    clip = core.std.BlankClip(format=vs.YUV420P8, width=32, height=24, length=3)
+    frames = list(core.rbvsr.Upscale(clip, model=str(whole_run / "ema.safetensors"), device="cpu").frames())
+    assert [(frame.width, frame.height) for frame in frames] == [(128, 96)] * 3
+
+
+GAN = [*TINY, "--adversarial-weight", 0.05, "--checkpoint-every", 1, "--batch", 1]
+
+
+def test_a_run_with_a_discriminator_is_resumed_at_the_same_bits(clips, whole_run, tmp_path):
+    """As stage 2 begins: from another run; VGG19 is not to be had offline and left out."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    run("train", *GAN, "--data", clips, "--from", whole_run, "--out", whole, "--iterations", 2)
+    shutil.copytree(whole, parted)  # as it was left after its first step
+    checkpoint_path(parted, 2).unlink()
+    run("train", "--resume", parted)
+    assert_same(whole, parted, 2)
+    before, a, b = (
+        load_checkpoint(checkpoint_path(*place))["discriminator"] for place in ((whole, 1), (whole, 2), (parted, 2))
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["conv_0.weight"], before["conv_0.weight"])
+    assert {"adversarial", "discriminator_real", "discriminator_fake"} <= read_log(parted)[0].keys()
+
+
+def test_a_published_checkpoint_begins_a_fine_tuning_with_its_moving_average_and_its_discriminator(tmp_path):
+    sizes = Architecture(cleaning_channels=4, num_cleaning_blocks=1, mid_channels=4, num_backward_blocks=1,
+                         num_forward_blocks=1)  # fmt: skip
+    settings = dataclasses.replace(PRESETS["finetune"], architecture=sizes)
+    torch.manual_seed(3)
+    generator, average, discriminator = RealBasicVSR(sizes), RealBasicVSR(sizes), UNetDiscriminator()
+    tensors = {
+        **{f"generator.{name}": tensor for name, tensor in generator.state_dict().items()},
+        **{f"generator_ema.{name}": tensor for name, tensor in average.state_dict().items()},
+        **{f"discriminator.{name}": tensor for name, tensor in discriminator.state_dict().items()},
+        "step_counter": torch.zeros(1),
+    }
+    path = tmp_path / "RealBasicVSR_x4.pth"
+    torch.save({"state_dict": tensors, "meta": {}}, path, _use_new_zipfile_serialization=False)
+    networks = Networks(settings, torch.device("cpu"))
+    networks.start_from(path, None)
+    for own, published in ((networks.model, average), (networks.discriminator, discriminator)):
+        assert own is not None
+        assert all(torch.equal(own.state_dict()[name], tensor) for name, tensor in published.state_dict().items())
+    other = Networks(dataclasses.replace(settings, architecture=Architecture()), torch.device("cpu"))
+    with pytest.raises(TrainingError, match="of other sizes than the settings ask for"):
+        other.start_from(path, None)
+
+
+def test_a_flow_network_of_another_stride_is_no_start(tmp_path):
+    settings = PRESETS["compact"]
+    path = tmp_path / "spynet.pt"
+    for stride in (2, 4):
+        flow = SPyNet(settings.architecture.num_flow_levels, settings.architecture.flow_channels, stride)
+        torch.save(flow.state_dict(), path)
+        networks = Networks(settings, torch.device("cpu"))
+        if stride == settings.architecture.flow_stride:
+            networks.start_from(None, path)
+            assert torch.equal(
+                networks.model.basicvsr.spynet.basic_module[0].basic_module[0].conv.weight,
+                flow.basic_module[0].basic_module[0].conv.weight,
+            )
+        else:
+            with pytest.raises(TrainingError, match=r"does not fit the settings: .*stride is 4, .* network's is 2"):
+                networks.start_from(None, path)
+
+
+def test_a_frozen_cleaning_module_stays_and_the_rest_learns_also_when_resumed(clips, whole_run, tmp_path):
+    out = tmp_path / "frozen"
+    words = ["--freeze-cleaning", "--flicker-weight", 1, "--batch", 1, "--checkpoint-every", 2]
+    run("train", *TINY, *words, "--data", clips, "--out", out, "--from", whole_run, "--iterations", 2)
+    run("train", "--resume", out, "--iterations", 4, "--device", "cpu", "--workers", 1)
+    start = load_checkpoint(list_checkpoints(whole_run)[-1])["model"]
+    end = load_checkpoint(checkpoint_path(out, 4))["model"]
+    kept = {name for name in start if torch.equal(start[name], end[name])}
+    assert {name for name in start if name.startswith("image_cleaning.")} <= kept
+    assert kept <= {name for name in start if name.startswith(("image_cleaning.", "basicvsr.spynet."))}
+    assert "flicker" in read_log(out)[-1]
+
+
+def test_the_slowness_of_bf16_is_measured():
+    assert 0 < train.slowness_of_bf16() < 1000
+
+
+@pytest.mark.parametrize(("slowness", "is_said"), [(26.0, True), (0.6, False)])
+def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, monkeypatch, capfd, slowness, is_said):
+    monkeypatch.setattr(train, "slowness_of_bf16", lambda: slowness)
+    words = ["--data", str(clips), "--out", str(tmp_path / "run"), "--iterations", "1", "--batch", "1"]
+    assert main(["train", *TINY, *words, "--precision", "bf16"]) == 0
+    assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
+
+
+def test_a_cleaning_module_that_never_learned_is_not_frozen(clips, tmp_path):
+    done = run("train", *TINY, "--freeze-cleaning", "--data", clips, "--out", tmp_path / "run", status=2)
+    assert "there is no cleaning module to keep as it is" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flicker", [0, 1])
+def test_gradients_that_are_not_finite_are_skipped_said_and_end_the_run(clips, tmp_path, flicker):
+    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 50, "--batch", 1, "--learning-rate", 1e30]
+    words += ["--flicker-weight", flicker, "--flow-learning-rate", 1e30]
+    done = run("train", *TINY, *words, "--max-skipped-steps", 3, "--warm-up-iterations", 0, status=2)
+    assert "the step is skipped" in done.stdout + done.stderr
+    assert "3 steps in a row" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are Unix's")
+def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clips, whole_run, tmp_path):
+    out = tmp_path / "full"
+    words = ["--data", clips, "--out", out, "--batch", 2, "--checkpoint-every", 1, "--iterations", 2]
+    run("train", *TINY, *words)
+    largest = checkpoint_path(out, 2).stat().st_size
+    limit = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);\
+ resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2},) * 2);\
+ from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, "train", "--resume", str(out), "--iterations", "4", "--workers", "0"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "could not be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (out / "checkpoints").iterdir() if path.suffix != ".pt"] == []
+    assert load_checkpoint(list_checkpoints(out)[-1])["iteration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "stage7"], "--preset must be one of stage1, stage2,"),
+        (["--bach", "2"], "Unknown option: --bach"),
+        (["--iterat", "2"], "Unknown option: --iterat. Did you mean --iterations?"),
+        (["--batch", "none"], "--batch: must be of type int"),
+        (["--data", "nowhere"], "nowhere holds no prepared clips"),
+        (["--device", "cuda:7"], '--device "cuda:7" cannot be used ('),
+        (["--device", "abacus"], '--device "abacus" cannot be used ('),
+        (["--device", "mps"], '--device "mps" cannot be used'),
+        (["--device", "meta"], '--device "meta" cannot be used'),
+        (["--architecture.cleaning-channels", "-3"], "architecture.cleaning_channels must be from 1 to"),
+        (["--learning-rate", "inf"], "learning_rate must be a finite number"),
+        (["--architecture.mid-channels", "8"], "of other sizes than the settings ask for"),
+        (["--from", "missing.pth"], "--from missing.pth does not exist: name a run's folder"),
+        (["--from", "none", "--spynet", "missing.pt"], "missing.pt"),
+        (["--preset", "stage1", "--from", "none"], "there is no flow network to begin with"),
+        (["--preset", "stage2"], "VGG19"),
+        (["--crop-px", "200", "--pool-clips", "0"], "800"),
+        (["--resume", "nowhere"], "settings.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, words, said):
+    given = {"--data": str(clips), "--out": str(tmp_path / "out"), "--from": str(whole_run), "--iterations": "1"}
+    given |= dict(zip(words[::2], words[1::2], strict=True))
+    if given["--from"] == "none":
+        del given["--from"]
+    if given.get("--preset") == "stage2":  # the sizes of the run it begins from, so that VGG is what is missing
+        given["--vgg-weights"] = "missing-VGG19.pth"
+    tiny = [] if "--preset" in given else TINY
+    if given.get("--preset") == "stage2":
+        tiny = TINY[2:]
+    tell = started if words[-1] in ("stage7", "cuda:7") else run  # once for argparse, once for an error of ours
+    done = tell("train", *tiny, *(word for pair in given.items() for word in pair), status=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("start", ["missing.pth", "page.pth"])
+def test_nothing_is_downloaded_before_the_weights_to_begin_from_are_read(clips, tmp_path, monkeypatch, capsys, start):
+    def never(*_):
+        raise AssertionError("VGG19 was asked for")
+
+    monkeypatch.setattr(train.PerceptualLoss, "load", never)
+    (tmp_path / "page.pth").write_text("<html>")
+    words = ["--preset", "stage2", "--data", clips, "--out", tmp_path / "run", "--from", tmp_path / start]
+    assert main(["train", *map(str, words), "--device", "cpu"]) == 2
+    assert start in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_become_not_finite_end_the_run_with_the_last_good_checkpoint(clips, tmp_path, monkeypatch, capsys):
+    take = Steps.take
+
+    def overflowing(self, lr, truth, real, iteration):
+        taken = take(self, lr, truth, real, iteration)
+        if iteration == 1:
+            next(self._networks.model.parameters()).data.fill_(math.inf)
+        return taken
+
+    out = tmp_path / "run"
+    words = [*TINY, "--data", clips, "--batch", 1, "--checkpoint-every", 1, "--workers", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "take", overflowing)
+        assert main(["train", *map(str, words), "--iterations", "3", "--out", str(out)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "step 2 ended with values that are not finite (model." in line
+    assert f"--from {out}" in line
+    assert [path.name for path in list_checkpoints(out)] == ["000000000.pt", "000000001.pt"]
+    assert main(["train", "--resume", str(out), "--workers", "0"]) == 0
+    assert load_checkpoint(checkpoint_path(out, 3))["iteration"] == 3
+
+
+@pytest.mark.parametrize("broken", ["generator", "discriminator"])
+def test_of_a_step_with_a_gradient_that_is_not_finite_neither_network_learns(broken):
+    sizes = {"num_frames": 2, "crop_px": 16, "batch": 1, "pool_clips": 0}
+    settings = changed(PRESETS["smoke"], {"adversarial_weight": 0.1, "discriminator": "patch", **sizes})
+    networks = Networks(settings, torch.device("cpu"))
+    networks.prepare()
+    steps = Steps(networks, Processes(num=1, rank=0, device=torch.device("cpu")), None)
+    trained = {"generator": networks.model, "discriminator": networks.discriminator}
+    next(trained[broken].parameters()).register_hook(lambda gradient: gradient * math.inf)
+    before = {name: [p.detach().clone() for p in network.parameters()] for name, network in trained.items()}
+    lr, truth = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64)
+    assert not steps.take(lr, truth, truth, 0).stepped
+    for name, network in trained.items():
+        assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before[name], strict=True)), name
+    assert not networks.optimizer.state
+    assert not networks.discriminator_optimizer.state
+
+
+def test_a_bug_keeps_its_traceback_and_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch, capsys):
+    def of(error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(training_export, "export", fail)
+        return main(["export", "run", str(tmp_path / "out")])
+
+    for bug in (ValueError("too many values to unpack"), KeyError("x"), RuntimeError("shapes")):
+        with pytest.raises(type(bug)):
+            of(bug)
+    assert of(TrainingError("no\x1b[31m good\nat all")) == 2
+    assert capsys.readouterr().err == "training export: no?[31m good at all\n"
+    assert of(PermissionError(13, "Permission denied", "out")) == 2
+    assert "out: Permission denied. Check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "missing", "out.safetensors"], "there is no missing. Name a run's folder"),
+        (["export", ".", "out.safetensors"], "Name a run's folder"),
+        (["degrade", "missing.mp4"], "there is no file missing.mp4. Name a video file."),
+        (["degrade", "README.md"], "Name another video file"),
+        (["degrade", "README.md", "--recipe", "missing.json"], "Name another video file"),
+    ],
+)
+def test_a_wrong_path_names_the_cure_of_its_command(words, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert said in line
+    assert "Leave it out" not in line
+
+
+def test_the_workers_end_with_a_run_that_is_killed(clips, tmp_path):
+    """Only the first process is killed, as the kernel does when memory runs out."""
+    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 100000, "--batch", 1]
+    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+
+    def living() -> list[str]:
+        listed = subprocess.run(
+            ["ps", "-o", "stat=", "-s", str(process.pid)], capture_output=True, text=True, check=False
+        )
+        return [state for state in listed.stdout.split() if not state.startswith("Z")]
+
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not read_log(tmp_path / "run"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(living()) > 1
+    process.kill()
+    process.wait()
+    while living():
+        assert time.monotonic() < deadline, living()
+        time.sleep(0.2)
+
+
+def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
+    done = run("train", "--resume", whole_run, "--learning-rate", "1", status=2)
+    assert "learning_rate cannot be changed when a run goes on" in done.stderr
+    assert "is finished" in run("train", "--resume", whole_run).stderr
+
+
+def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
+    done = run("train", *TINY, "--data", clips, "--out", whole_run, status=2)
+    assert "holds a run already" in done.stderr
+
+
+# ---- scripts/study_batch_length.py -----------------------------------------------------------------------------------
+
+
+def study(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the script in this process; `carry_out` still starts a process for each command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = study_batch_length.main([str(word) for word in words])
+    done = subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def study_started(*words: object) -> None:
+    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words)]
+    subprocess.run(program, cwd=ROOT, env=ENVIRONMENT, timeout=TIMEOUT_SECONDS, check=True)
+
+
+def carry_out_here(command: Sequence[str]) -> None:
+    assert command[:3] == [sys.executable, "-m", "training"]
+    if status := main(command[3:]):
+        raise subprocess.CalledProcessError(status, command)
+
+
+def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tmp_path, monkeypatch):
+    """Both pairs are trained and measured; called again, what is there is not made again and what is missing is.
+
+    Its commands run here at first, then as the processes that they are.
+    """
+    small, held_out = tmp_path / "small", tmp_path / "held_out"
+    small.mkdir()
+    Image.fromarray(skimage.data.astronaut()[:256, 120:376]).save(small / "face.png")
+    run("prepare", small, held_out, "--images", "photographs", "--workers", "1")
+    settings = ["--", *TINY_SETTINGS, "--pool-num-frames", "4", "--iterations", "4", "--checkpoint-every", "2"]
+    words = ["--data", clips, "--held-out", held_out, "--out", tmp_path, "--pairs", "2x2,1x4", "--preset", "smoke"]
+    with monkeypatch.context() as patch:
+        patch.setattr(study_batch_length, "carry_out", carry_out_here)
+        first = study(*words, *settings)
+    rows = json.loads((tmp_path / "study.json").read_text())
+    assert [row["pair"] for row in rows] == ["2x2", "1x4"]
+    assert rows[0]["bicubic"]["psnr_db"] == rows[1]["bicubic"]["psnr_db"]
+    assert rows[0]["ours"]["psnr_db"] != rows[1]["ours"]["psnr_db"]
+    lines = first.stdout.splitlines()
+    table = lines[lines.index("|---|---|---|---|---|---|---|") + 1 :]
+    assert [line.split("|")[1].strip() for line in table[:3]] == ["2x2", "1x4", "bicubic"]
+    for line, row in zip(table, rows, strict=False):
+        assert f"| {row['gain_db']:+.2f} | {row['ours']['psnr_db']:.2f} |" in line
+    for pair, batch, num_frames in (("2x2", 2, 2), ("1x4", 1, 4)):
+        used = json.loads((tmp_path / pair / "settings.json").read_text())
+        assert (used["batch"], used["data"]["num_frames"], used["iterations"]) == (batch, num_frames, 4)
+
+    untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
+    (tmp_path / "1x4" / "study" / "results.json").unlink()  # as if it had been cut off after the second step
+    checkpoint_path(tmp_path / "1x4", 4).unlink()
+    study_started(*words, *settings)
+    assert checkpoint_path(tmp_path / "1x4", 4).exists()
+    assert json.loads((tmp_path / "study.json").read_text())[1]["ours"] == rows[1]["ours"]
+    assert (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns == untouched
+
+    other = study(*words, *settings, "--learning-rate", "1e-5", status=2)
+    assert "holds a study with settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pairs", "4x2,3x3"], "the same number of frames a step"),
+        (["--pairs", "4"], "must look like 48x10"),
+        (["--pairs", "0x2"], "numbers from 1 on"),
+        (["--", "--batch", "3"], "--batch cannot stand after --"),
+        (["--", "--length=3"], "--length=3 cannot stand after --"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_at_once(clips, tmp_path, words, said):
+    done = study("--data", clips, "--held-out", clips, "--out", tmp_path / "study", *words, status=2)
+    assert said in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_may_be_asked_for_again_with_other_words_until_something_is_trained(clips, tmp_path):
+    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
+    failed = study(*words, "--iterations", "none", status=1)
+    assert "failed; see above" in failed.stderr.splitlines()[-1]
+    again = study(*words, "--iterations", "many", status=1)
+    assert "holds a study" not in again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C goes another way there")
+def test_ctrl_c_in_a_study_lets_its_run_end_with_a_checkpoint(clips, tmp_path):
+    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
+    settings = [*TINY_SETTINGS, "--pool-num-frames", "2", "--iterations", "100000", "--checkpoint-every", "100000"]
+    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words), *settings]
+    process = subprocess.Popen(
+        program, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not read_log(tmp_path / "1x2"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 130, said
+    assert "the same command goes on where it was" in said.splitlines()[-1]
+    assert load_checkpoint(list_checkpoints(tmp_path / "1x2")[-1])["iteration"] > 1
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_auto_precision_is_bf16_only_where_a_gpu_multiplies_it(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert autocast_dtype_of(Settings(), torch.device("cuda")) is dtype
+    assert autocast_dtype_of(dataclasses.replace(Settings(), precision="bf16"), torch.device("cuda")) is torch.bfloat16
+
+
+def test_a_loss_that_only_some_steps_have_is_told_all_the_same():
+    """Plain steps and captured ones between two readings have different losses."""
+    settings = dataclasses.replace(PRESETS["smoke"], iterations=4)
+    steps = Steps(Networks(settings, torch.device("cpu")), Processes(num=1, rank=0, device=torch.device("cpu")), None)
+    steps._sums, steps._num_summed = {"output": 1.0, "rest": 4.0}, 2
+    steps._graph_sums = ["output"], torch.tensor([2.0])
+    assert steps.read_losses() == {"output": 1.5, "rest": 2.0}
