@@ -23,6 +23,7 @@ from training.losses import (
     psnr,
     rest,
     squared_error,
+    texture,
 )
 from training.losses.distances import Distance
 from training.losses.kinds import Loss, Needs
@@ -52,6 +53,8 @@ class LossSettings:
     flicker_weight: Annotated[NotNegative, flicker.LOSS] = 0.0
     """Change of the output's error along the motion that the flow network sees in the ground truth, so that network
     should have learned already. Not in the paper."""
+    texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
+    """How strong the output's gradients are in small windows, against the ground truth's. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
