@@ -151,6 +151,7 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
         replace(PAPER, cleaning_weight=0.0),
         replace(NO_PIXELS, colour_weight=1.0),
         replace(NO_PIXELS, flicker_weight=1.0),
+        replace(NO_PIXELS, texture_weight=1.0),
     ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):

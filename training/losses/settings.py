@@ -54,7 +54,7 @@ class LossSettings:
     """Change of the output's error along the motion that the flow network sees in the ground truth, so that network
     should have learned already. Not in the paper."""
     texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
-    """How strong the output's gradients are in small windows, against the ground truth's. Not in the paper."""
+    """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
@@ -104,6 +104,8 @@ class LossSettings:
         for name, loss in LOSSES.items():
             if self.weight(name) > 0 and Needs.MOTION in loss.needs and num_frames < 2:
                 raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
+        if self.texture_weight > 0 and crop_px < texture.LEAST_CROP_PX:
+            raise SettingsError(f"the texture loss needs a crop_px of {texture.LEAST_CROP_PX} or more, got {crop_px}")
         if self.colour_weight > 0 and crop_px < self.colour_block_px:
             raise SettingsError(
                 f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got {crop_px}"

@@ -1,4 +1,4 @@
-"""How strong the output's gradients are, place by place, against the ground truth's. Not in the paper."""
+"""Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +9,23 @@ from training.losses.kinds import ClipTensors, Loss, Reach
 
 WINDOW_PX = 8
 """Side of a window in pixels of the output."""
+LEAST_CROP_PX = 3
+"""Side of the smallest input whose output holds a window of differences."""
 _FLOOR = 1e-3
-"""Added under the root, squared, so that its slope stays finite in flat areas: a quarter of one step of 8 bits."""
+"""The least standard deviation, so that the root's slope stays finite in flat areas: a quarter of a step of 8 bits."""
 
 
 def texture_loss(hr: Tensor, gt: Tensor) -> Tensor:
     """Return the mean L1 distance of the luma's gradients' standard deviations in windows, output to ground truth.
 
-    After the gradient variance loss (Abrahamyan et al., ICASSP 2022), with overlapping windows and the root of the
-    variance, so that faint texture counts beside edges. A pixel loss alone ends in a blur, for a fine detail in a wrong
-    place costs it twice; this one asks for as much detail as the truth has there, and leaves its place to the others.
-    hr and gt (N, T, 3, S*H, S*W).
+    After the gradient variance loss (Abrahamyan et al., "Gradient Variance Loss for Structure-Enhanced Image
+    Super-Resolution", ICASSP 2022), with overlapping windows and the root of the variance, so that faint texture counts
+    beside edges. A pixel loss alone ends in a blur, because detail in a wrong place costs it twice. This loss asks for
+    as much detail as the ground truth has in each window; where in the window is left to the other losses.
+
+    Args:
+        hr: output (N, T, 3, S*H, S*W) in [0, 1].
+        gt: ground truth of the same shape.
     """
     return l1(_deviations(hr), _deviations(gt))
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.reference_training import GRADIENT, clips, vgg_tensors
@@ -22,6 +23,7 @@ from training.losses.psnr import psnr_loss
 from training.losses.rest import rest_loss
 from training.losses.settings import LOSSES, LossSettings
 from training.losses.squared_error import squared_error_loss
+from training.losses.texture import texture_loss
 from training.presets import PRESETS
 from vsrealbasicvsr.weights import WeightsError
 
@@ -117,6 +119,31 @@ def test_an_error_that_moves_with_the_picture_does_not_flicker():
     assert flicker_loss(truth + error, truth, -flow_px).item() == pytest.approx(1 / 3, rel=0.05)
     missing_alike = torch.full_like(truth, 0.3)
     assert flicker_loss(truth - missing_alike, truth, flow_px).item() == pytest.approx(1e-3, rel=1e-2)  # epsilon
+
+
+def test_the_texture_loss_misses_detail_and_does_not_mind_where_it_lies():
+    truth = 0.5 + 0.1 * torch.randn(1, 2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    blurred = F.avg_pool2d(truth.flatten(0, 1), 3, 1, 1).view_as(truth)
+    moved = truth.roll(8, dims=-1)  # the same kind of detail, one window further
+    other = 0.5 + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    assert texture_loss(truth, truth) == 0
+    assert texture_loss(truth + 0.1, truth).item() == pytest.approx(0, abs=1e-6)
+    blur = texture_loss(blurred, truth).item()
+    assert blur > 5 * texture_loss(moved, truth).item()
+    assert blur > 5 * texture_loss(other, truth).item()
+    assert charbonnier(other, truth) > charbonnier(blurred, truth)  # which a pixel loss sees the other way round
+    half = 0.5 + 0.5 * (truth - 0.5)  # all differences are half as large
+    luma = (truth * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
+    across, down = luma[..., :-1, 1:] - luma[..., :-1, :-1], luma[..., 1:, :-1] - luma[..., :-1, :-1]
+    expected = (across.std() + down.std()) / 4
+    assert texture_loss(half, truth).item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_the_texture_loss_has_a_slope_in_a_flat_picture():
+    flat = torch.full((1, 1, 3, 16, 16), 0.5, requires_grad=True)
+    truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    texture_loss(flat, truth).backward()
+    assert torch.isfinite(flat.grad).all()
 
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
