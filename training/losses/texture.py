@@ -10,9 +10,10 @@ from training.losses.kinds import ClipTensors, Loss, Reach
 WINDOW_PX = 8
 """Side of a window in pixels of the output."""
 LEAST_CROP_PX = 3
-"""Side of the smallest input whose output holds a window of differences."""
+"""Side of the smallest input whose output holds a window of gradients."""
 _FLOOR = 1e-3
 """The least standard deviation, so that the root's slope stays finite in flat areas: a quarter of a step of 8 bits."""
+_SMOOTH, _SLOPE, _RASTER = (0.25, 0.5, 0.25), (-0.5, 0.0, 0.5), (-0.25, 0.5, -0.25)
 
 
 def texture_loss(hr: Tensor, gt: Tensor) -> Tensor:
@@ -23,24 +24,29 @@ def texture_loss(hr: Tensor, gt: Tensor) -> Tensor:
     beside edges. A pixel loss alone ends in a blur, because detail in a wrong place costs it twice. This loss asks for
     as much detail as the ground truth has in each window; where in the window is left to the other losses.
 
+    Differences of neighbouring pixels are largest for a raster of single pixels, which a network learned within 250
+    steps: 0.80 of the truth's sharpness, and a screen door over every wall. So the gradients are Sobel's, which do not
+    see such a raster, and it is penalised where the output has more of it than the ground truth: rows, columns, checks.
+
     Args:
         hr: output (N, T, 3, S*H, S*W) in [0, 1].
         gt: ground truth of the same shape.
     """
-    return l1(_deviations(hr), _deviations(gt))
+    gradients_hr, rasters_hr = _deviations(hr)
+    gradients_gt, rasters_gt = _deviations(gt)
+    return l1(gradients_hr, gradients_gt) + F.relu(rasters_hr - rasters_gt).mean()
 
 
-def _deviations(clip: Tensor) -> Tensor:
-    """Return the standard deviations (2, N*T, h, w) of the horizontal and the vertical differences in each window."""
-    luma = (clip.flatten(0, 1) * clip.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    differences = (luma[..., :-1, 1:] - luma[..., :-1, :-1], luma[..., 1:, :-1] - luma[..., :-1, :-1])
-    return torch.stack([_deviation(d.float()) for d in differences])
-
-
-def _deviation(d: Tensor) -> Tensor:
-    mean = F.avg_pool2d(d, WINDOW_PX, WINDOW_PX // 2)
-    square = F.avg_pool2d(d.square(), WINDOW_PX, WINDOW_PX // 2)
-    return ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
+def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the standard deviations in windows of two gradients (N*T, 2, h, w) and of three rasters (N*T, 3, h, w)."""
+    luma = (clip.flatten(0, 1).float() * clip.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    pairs = ((_SMOOTH, _SLOPE), (_SLOPE, _SMOOTH), (_SMOOTH, _RASTER), (_RASTER, _SMOOTH), (_RASTER, _RASTER))
+    kernels = torch.stack([torch.outer(luma.new_tensor(down), luma.new_tensor(across)) for down, across in pairs])
+    bands = F.conv2d(luma, kernels[:, None])
+    mean = F.avg_pool2d(bands, WINDOW_PX, WINDOW_PX // 2)
+    square = F.avg_pool2d(bands.square(), WINDOW_PX, WINDOW_PX // 2)
+    deviations = ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
+    return deviations[:, :2], deviations[:, 2:]
 
 
 LOSS: Loss[ClipTensors] = Loss(

@@ -121,22 +121,29 @@ def test_an_error_that_moves_with_the_picture_does_not_flicker():
     assert flicker_loss(truth - missing_alike, truth, flow_px).item() == pytest.approx(1e-3, rel=1e-2)  # epsilon
 
 
+def texture(seed: int) -> Tensor:
+    """Noise without the finest detail, as pictures are."""
+    noise = torch.randn(2, 3, 98, 130, generator=torch.Generator().manual_seed(seed))
+    return 0.5 + 0.3 * F.avg_pool2d(noise, 3, 1)[None]
+
+
 def test_the_texture_loss_misses_detail_and_does_not_mind_where_it_lies():
-    truth = 0.5 + 0.1 * torch.randn(1, 2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
-    blurred = F.avg_pool2d(truth.flatten(0, 1), 3, 1, 1).view_as(truth)
-    moved = truth.roll(8, dims=-1)  # the same kind of detail, one window further
-    other = 0.5 + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    truth, other = texture(0), texture(1)
+    blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
     assert texture_loss(truth, truth) == 0
     assert texture_loss(truth + 0.1, truth).item() == pytest.approx(0, abs=1e-6)
     blur = texture_loss(blurred, truth).item()
-    assert blur > 5 * texture_loss(moved, truth).item()
-    assert blur > 5 * texture_loss(other, truth).item()
+    assert blur > 2 * texture_loss(other, truth).item()
     assert charbonnier(other, truth) > charbonnier(blurred, truth)  # which a pixel loss sees the other way round
-    half = 0.5 + 0.5 * (truth - 0.5)  # all differences are half as large
-    luma = (truth * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
-    across, down = luma[..., :-1, 1:] - luma[..., :-1, :-1], luma[..., 1:, :-1] - luma[..., :-1, :-1]
-    expected = (across.std() + down.std()) / 4
-    assert texture_loss(half, truth).item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_the_texture_loss_takes_no_raster_for_detail():
+    truth = texture(0)
+    blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
+    rows, columns, checks = torch.zeros(3, *truth.shape)
+    rows[..., ::2, :] = columns[..., ::2] = checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = 0.2
+    for raster in (rows, columns, checks):  # the cheapest way to large differences
+        assert texture_loss(blurred + raster, truth) > 1.2 * texture_loss(blurred, truth)
 
 
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
