@@ -10,7 +10,6 @@ a frame enlarged by bicubic interpolation beside the same frame upscaled. Nothin
 
 import argparse
 import logging
-import signal
 import sys
 import tempfile
 import time
@@ -26,19 +25,15 @@ import vapoursynth as vs
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data
 
-from scripts.encode import (
-    ENCODER,
-    MAX_ERROR_LENGTH,
-    EncodeError,
-    configured_environment,
-    interrupt_once,
-    pipe,
-    print_warning,
-)
+from scripts.encoding.command_line import print_warning, run_program
+from scripts.encoding.errors import EncodeError
+from scripts.encoding.job import ENCODER
+from scripts.encoding.pipe import pipe
+from scripts.encoding.programs import configured_environment
 from vsrealbasicvsr.app.joining import join
 from vsrealbasicvsr.app.source import Source, open_source
 from vsrealbasicvsr.app.timeline import Timeline
-from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.errors import printable, shown_path
 
 SCALE = 4
 SCRIPT = Path(__file__).with_name("upscale.vpy")
@@ -240,32 +235,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; the exit status."""
+    """Run the demo that the command line asks for. Return the exit status."""
     given = parse_arguments(arguments)
-    signal.signal(signal.SIGINT, interrupt_once)
-    signal.signal(signal.SIGTERM, interrupt_once)
     logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # it warns of what BestSource is asked to return
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
     if "model" in options and options["model"] != "default":
         options["model"] = str(Path(options["model"]).resolve())  # vspipe looks for files beside the script
-    try:
+
+    def work() -> str:
         if given.input is not None and not given.input.is_file():
             raise EncodeError(f"{shown_path(given.input)} is not a file")
         if given.frames is not None and given.frames < 1:
             raise EncodeError(f"--frames must be at least 1, got {given.frames}")
         check_numbers(options)
-        print(demo(given.input, given.out, frames=given.frames, options=options))
-    except UserError as error:
-        print(f"demo: {printable(str(error), MAX_ERROR_LENGTH)}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk, a result that is a folder
-        where = shown_path(error.filename2 or error.filename or given.out)
-        print(f"demo: {where} cannot be written ({error.strerror}). Check --out and the disk", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted; nothing half-written was left", file=sys.stderr)
-        return 130
-    return 0
+        return demo(given.input, given.out, frames=given.frames, options=options)
+
+    return run_program("demo", work, result=given.out, check="Check --out and the disk")
 
 
 if __name__ == "__main__":

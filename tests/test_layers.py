@@ -61,7 +61,7 @@ ROOMS = {
         "scripts/benchmark/input.py",
         "scripts/benchmark/plain_pipeline.py",
         "scripts/demo.py",
-        "scripts/encode.py",
+        "scripts/encoding/",
         "scripts/measure_scenes.py",
         "scripts/measure_windows.py",
     ],

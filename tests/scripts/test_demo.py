@@ -13,7 +13,9 @@ import av
 import pytest
 from PIL import Image
 
-from scripts import demo, encode
+from scripts import demo
+from scripts.encoding import pipe
+from scripts.encoding.errors import EncodeError
 from tests import ROOT, TIMEOUT_SECONDS
 from tests.clips import MakeClip
 
@@ -269,12 +271,12 @@ def processes_that_name(folder: Path) -> list[str]:
     ],
 )
 def test_the_first_to_fail_is_blamed(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str, words: str) -> None:
-    with pytest.raises(encode.EncodeError, match=words):
-        encode.check(codes, vspipe_said, ffmpeg_said)
+    with pytest.raises(EncodeError, match=words):
+        pipe.check(codes, vspipe_said, ffmpeg_said)
 
 
 def test_nobody_is_blamed_for_success() -> None:
-    encode.check((0, 0), "Output 3 frames in 0.1 seconds", "")
+    pipe.check((0, 0), "Output 3 frames in 0.1 seconds", "")
 
 
 def test_audio_decides_the_container_only_where_the_source_has_another(make_clip: MakeClip, tmp_path: Path) -> None:

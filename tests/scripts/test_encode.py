@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from scripts import encode
+from scripts.encoding import command, frame_options, timeline
 from tests import ROOT, TIMEOUT_SECONDS
 from tests.clips import MakeClip
 
@@ -228,7 +228,7 @@ def test_a_result_that_cannot_be_is_refused_before_anything_starts(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     for name in ("in.mkv", "a.vpy"):
         Path(name).write_text("")
-    assert encode.main(["a.vpy", "in.mkv", result]) == 1
+    assert command.main(["a.vpy", "in.mkv", result]) == 1
     assert capsys.readouterr().err == f"encode: {said}\n"
 
 
@@ -236,16 +236,16 @@ def test_a_result_that_cannot_be_is_refused_before_anything_starts(tmp_path, mon
 
 
 def test_what_a_frame_leaves_open_stays_open() -> None:
-    assert encode.frame_filter({}) == "setparams=field_mode=prog:range=tv"
+    assert frame_options.frame_filter({}) == "setparams=field_mode=prog:range=tv"
     unnamed = {"_Matrix": 2, "_Primaries": 2, "_Transfer": 2, "_Range": 0, "_SARNum": 0, "_SARDen": 0}
-    assert encode.frame_filter(unnamed) == "setparams=field_mode=prog:range=tv"
-    assert encode.frame_options({"_ChromaLocation": 1}, ["-c:v", "ffv1"])[2:] == [
+    assert frame_options.frame_filter(unnamed) == "setparams=field_mode=prog:range=tv"
+    assert frame_options.frame_options({"_ChromaLocation": 1}, ["-c:v", "ffv1"])[2:] == [
         "-chroma_sample_location", "center", "-c:v", "ffv1",
     ]  # fmt: skip
 
 
 def test_hdr_metadata_goes_among_the_parameters_that_the_user_gave() -> None:
-    add, words = encode.with_hdr_metadata, {"master-display": "G(1,2)", "max-cll": "9,8"}
+    add, words = frame_options.with_hdr_metadata, {"master-display": "G(1,2)", "max-cll": "9,8"}
     assert add(["-c:v", "libx265"], words)[2:] == ["-x265-params", "master-display=G(1,2):max-cll=9,8"]
     assert add(["-c:v", "libx264"], words)[2:] == ["-x264-params", "mastering-display=G(1,2):cll=9,8"]
     given = ["-c:v", "libx265", "-x265-params", "aq-mode=3:max-cll=7,7", "-crf", "18"]
@@ -257,12 +257,14 @@ def test_hdr_metadata_goes_among_the_parameters_that_the_user_gave() -> None:
 
 def test_frames_are_shown_as_long_as_they_say_and_the_others_as_long_as_is_likely() -> None:
     film = Fraction(1001, 24000)
-    constant = encode.timeline_of([film] * 3, rate=1 / film, start_seconds=Fraction(0))
+    constant = timeline.timeline_of([film] * 3, rate=1 / film, start_seconds=Fraction(0))
     assert (constant.pts, constant.end, constant.time_base) == ((0, 1001, 2002), 3003, Fraction(1, 24000))
     open_end = [Fraction(1, 25), Fraction(2, 25), None]
     for last_seconds, end in ((None, Fraction(5, 25)), (Fraction(1, 25), Fraction(4, 25))):
-        made = encode.timeline_of(open_end, rate=Fraction(25), start_seconds=Fraction(1), last_seconds=last_seconds)
+        made = timeline.timeline_of(open_end, rate=Fraction(25), start_seconds=Fraction(1), last_seconds=last_seconds)
         assert [pts * made.time_base for pts in made.pts] == [1, 1 + Fraction(1, 25), 1 + Fraction(3, 25)]
         assert made.end * made.time_base == 1 + end
-    odd = encode.timeline_of([Fraction(1, 999_983), Fraction(1, 10_007)], rate=Fraction(25), start_seconds=Fraction(0))
-    assert odd.time_base == Fraction(1, encode.MAX_TICKS_PER_SECOND)
+    odd = timeline.timeline_of(
+        [Fraction(1, 999_983), Fraction(1, 10_007)], rate=Fraction(25), start_seconds=Fraction(0)
+    )
+    assert odd.time_base == Fraction(1, timeline.MAX_TICKS_PER_SECOND)

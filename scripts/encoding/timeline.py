@@ -1,0 +1,71 @@
+"""When frames are shown: the times of a source, and those of frames of given durations."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from vsrealbasicvsr.app.source import check_readable
+from vsrealbasicvsr.app.timeline import MAX_RATE_DEVIATION, Timeline
+
+MAX_TICKS_PER_SECOND = 1_000_000
+"""Finest time base; durations are rounded to it where their common one would be finer."""
+
+
+def timeline_of(
+    durations: Sequence[Fraction | None],
+    *,
+    rate: Fraction,
+    start_seconds: Fraction,
+    last_seconds: Fraction | None = None,
+) -> Timeline:
+    """The times of frames that are shown one after another for so many seconds each.
+
+    None: a frame does not say. The last one is then shown for `last_seconds`, or as long as the one before it, others
+    for 1 / rate.
+    """
+    known = [1 / rate if duration is None else duration for duration in durations]
+    if durations[-1] is None and (last_seconds or len(known) > 1):
+        known[-1] = last_seconds or known[-2]
+    ticks = math.lcm(start_seconds.denominator, *{duration.denominator for duration in known})
+    ticks = min(ticks, MAX_TICKS_PER_SECOND)
+    seconds = [start_seconds]
+    for duration in known:
+        seconds.append(seconds[-1] + duration)
+    *pts, end = (round(second * ticks) for second in seconds)
+    return Timeline(pts=tuple(pts), end=end, time_base=Fraction(1, ticks))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceTimes:
+    """When a file's first and last video frame begin, and how long the last one is shown where it says so: seconds."""
+
+    first: Fraction
+    last: Fraction
+    last_duration: Fraction | None
+
+
+def source_times(path: Path) -> SourceTimes:
+    """The times of a file's video. Raises UserError if it has none that can be read."""
+    check_readable(path)
+    with av.open(str(path)) as file:
+        cover = av.stream.Disposition.attached_pic
+        stream = next(stream for stream in file.streams.video if not stream.disposition & cover)
+        times = [
+            (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+            for packet in file.demux(stream)
+            if packet.pts is not None and packet.time_base is not None
+        ]
+    if not times:  # as in .avi files: the frames' durations must do
+        return SourceTimes(first=Fraction(0), last=Fraction(0), last_duration=None)
+    last, duration = max(times)
+    return SourceTimes(first=min(times)[0], last=last, last_duration=duration or None)
+
+
+def nominal_rate(rate: Fraction, mean: Fraction) -> Fraction:
+    """The rate to tell the encoder: the clip's own; the mean where that is not what it has (a variable rate)."""
+    mean = mean.limit_denominator(1001)
+    return rate if mean and rate and abs(rate / mean - 1) < MAX_RATE_DEVIATION else mean or rate or Fraction(25)
