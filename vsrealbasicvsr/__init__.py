@@ -19,7 +19,7 @@ _MODULES = {"RealBasicVSR": "model", "refine": "model", "load_model": "weights"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or one of the two modules that hold them, when it is first used."""
+    """Import a public name, or the module that holds it, when it is first used."""
     if name in ("model", "weights"):
         return import_module(f"{__name__}.{name}")
     if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""`python -m vsrealbasicvsr`: the same as the command rbvsr."""
+"""`python -m vsrealbasicvsr`, an alias of the command rbvsr."""
 
 from vsrealbasicvsr.app.cli import main
 

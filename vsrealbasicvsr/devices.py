@@ -1,4 +1,4 @@
-"""Devices of torch by their names. Knows no precision and no network."""
+"""torch devices by name."""
 
 import torch
 
@@ -6,21 +6,21 @@ from vsrealbasicvsr.errors import UserError, printable
 
 
 class DeviceError(UserError):
-    """A device cannot be used; the text names it and says why, without a way out, which the caller knows."""
+    """A device cannot be used. The text names it and the reason; the caller adds what to do."""
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device that a name stands for on this machine, after a number was put on it.
+    """Return the torch device of a name, after a test allocation on it.
 
     Args:
-        name: "auto" (the current CUDA device if there is one, else the CPU) or any name that torch takes.
+        name: "auto" (the current CUDA device if there is one, else the CPU) or any name that torch accepts.
 
     Returns:
-        One device for one place: "cuda" comes with its index, "cpu:0" as "cpu".
+        A canonical device: "cuda" with its index, "cpu:0" as "cpu".
 
     Raises:
         DeviceError: torch has no such device, or it cannot be used.
-        MemoryError: Not even a number fits into this process.
+        MemoryError: The process has no memory left even for a scalar.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

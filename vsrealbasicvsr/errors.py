@@ -1,23 +1,28 @@
-"""Errors that the user can mend, and text that can be shown to him. Knows nothing of what they are about."""
+"""Errors that the user can mend, and text that is safe to show."""
 
 import re
 from pathlib import Path
 
 MAX_PATH_LENGTH = 300
-"""Characters of a path that a message shows."""
+"""Maximum number of characters of a path in a message; longer ones are shortened in the middle."""
 
 
 class UserError(ValueError):
-    """What was given cannot be used. The text is one line: what was found, and what to do.
+    """Unusable input. The text is one line for the user: what is wrong, what was given, what to do.
 
-    Programs show it as it is. Every other exception is a bug, and keeps its traceback.
+    Programs print it without a traceback. Every other exception is a bug and keeps its traceback.
     """
 
 
 def printable(text: str, limit: int) -> str:
-    """The text in one line that a terminal shows as it is, with what is beyond `limit` left out in the middle.
+    """Return text as one line that is safe to print on a terminal.
 
-    Line breaks become spaces, other control characters question marks. Its end stays: that is where the way out stands.
+    Line breaks become spaces, other control characters question marks. The end is kept when text is shortened, because
+    it says what to do.
+
+    Args:
+        text: Any text, of any length.
+        limit: Maximum length of the result; what is longer is cut in the middle.
     """
     text = re.sub(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*", " ", text[: 20 * limit] + text[20 * limit :][-limit:])
     text = "".join(character if character.isprintable() else "?" for character in text.strip())
@@ -28,7 +33,7 @@ def printable(text: str, limit: int) -> str:
 
 
 def shown_path(path: str | Path) -> str:
-    """A path in a message: as it is where that can be read, else between quotation marks, as Python writes it."""
+    """Return a path for a message: as it is if it is printable, else quoted as by repr()."""
     text = str(path)
     if not text.isprintable() or text != text.strip() or "  " in text or not text:
         text = repr(text)

@@ -1,29 +1,29 @@
-"""Luma of BT.601, as everything here that is not a video's own matrix takes it. Knows pictures only."""
+"""Luma of BT.601, used everywhere but where a video names its own matrix."""
 
 from torch import Tensor
 
 RED, GREEN, BLUE = LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-"""Parts of gamma-encoded red, green and blue (ITU-R BT.601-7, 2.5.1)."""
+"""Weights of gamma-encoded red, green and blue (ITU-R BT.601-7, 2.5.1)."""
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """Return the luma of pictures, in the units and in the type that they have.
+    """Return the luma of images, in the input's units and dtype.
 
     Args:
         rgb: (..., 3, H, W).
 
     Returns:
-        (..., H, W). No tensor of weights is made: a CUDA graph cannot copy one from the CPU.
+        (..., H, W). No tensor of weights is created, because a CUDA graph cannot copy one from the CPU.
     """
     red, green, blue = rgb.unbind(-3)
     return RED * red + GREEN * green + BLUE * blue
 
 
 def lean_luma(rgb: Tensor) -> Tensor:
-    """Return the same but for rounding (1 ulp), in the memory of one result.
+    """Return the luma of images, allocating no memory but the result; it differs from `luma` by rounding (1 ulp).
 
     Args:
-        rgb: (..., 3, H, W); it is left as it is.
+        rgb: (..., 3, H, W); not modified.
 
     Returns:
         (..., H, W).

@@ -1,4 +1,4 @@
-"""The scheduling policy of threads, which a library may change behind its caller's back."""
+"""Protection of a thread's scheduling policy, which some libraries change."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def scheduling_kept() -> Iterator[None]:
-    """Give this thread back the scheduling policy that it came with.
+    """Restore this thread's scheduling policy when the block ends.
 
-    In a process of root, SVT-AV1 makes the thread that opens an encoder a real-time one of the highest priority and
-    leaves it so: from then on that thread takes its core from everything else on the machine.
+    In a process of root, SVT-AV1 gives the thread that opens an encoder real-time priority and leaves it so: that
+    thread would then take its core from everything else on the machine.
     """
     if not hasattr(os, "sched_getscheduler"):
         yield

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written. Knows not what is in them."""
+"""Atomic writing of files: complete under their final name, or absent."""
 
 import contextlib
 import os
@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
-"""Of what is being written, beside the file that it will be: NUMBERS.partial. A process that was killed leaves it."""
+"""Suffix of the temporary file beside the final one: NUMBERS.partial. It remains if the process is killed."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which becomes `path` when the block is left well and all of it is on the disk.
+    """Open a temporary file for writing that replaces `path` when the block ends without an exception.
 
-    Until then, and if the block raises, what was at `path` stays, and nothing else is left. Each writer has a file of
-    its own: of several, the last to end wins. Readable by whoever may read new files in the folder; a link at `path` is
-    followed. Raises OSError if the file cannot be written.
+    The data is on the disk before the name changes (fsync). If the block raises, `path` is unchanged and the temporary
+    file is removed. Several writers of one path do not mix: the last to finish wins.
+
+    Args:
+        path: The final file; a symbolic link is followed.
+
+    Yields:
+        The temporary file, binary. It gets the permissions of any new file in the folder.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     path = path.resolve()
     partial = path.with_name(f"{os.getpid()}-{secrets.token_hex(8)}{PARTIAL_SUFFIX}")  # a long name stays possible
@@ -34,7 +42,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk, where the system can be asked to (Windows cannot, nor can some file systems)."""
+    """Flush a folder's new names to the disk, where the system can do so (Windows and some file systems cannot)."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

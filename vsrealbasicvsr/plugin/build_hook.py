@@ -1,7 +1,7 @@
-"""Compiles the C files and puts them into the wheel: rbvsr.c where VapourSynth looks for plugins, in
-vapoursynth/plugins/rbvsr/, and kernels.c, once for each instruction set, in rbvsr_kernels/.
+"""Compilation of the C files while a wheel is built, editable or not.
 
-Runs while a wheel is built, editable or not. Knows nothing of what they do.
+rbvsr.c goes to vapoursynth/plugins/rbvsr/, where VapourSynth looks for plugins; kernels.c, once for each instruction
+set, to rbvsr_kernels/.
 """
 
 import os
@@ -22,7 +22,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PLUGIN_FOLDER = "vapoursynth/plugins/rbvsr"
 COMPILERS = ("cc", "gcc", "clang")
 
-# The headers are not ours, hence -isystem: warnings in them are not shown. The test suite compiles with these too.
+# VapourSynth's headers are included with -isystem, which hides their warnings. The tests compile with these flags too.
 UNIX_FLAGS = (
     "-std=c99",
     "-O2",
@@ -44,19 +44,19 @@ NO_COMPILER = (
     "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (C) has to be compiled. "
     "Install one and try again: `apt install gcc` (Debian, Ubuntu), `dnf install gcc` (Fedora), "
     "`xcode-select --install` (macOS), Visual Studio Build Tools with the C++ workload (Windows). "
-    "The variable CC may name another one."
+    "The environment variable CC may name another compiler."
 )
 
 
 def library_name(platform: str = sys.platform) -> str:
-    """The plugin's file name: VapourSynth appends .so, .dylib or .dll to the name in the manifest."""
+    """Return the plugin's file name: VapourSynth appends .so, .dylib or .dll to the name in the manifest."""
     return {"win32": "rbvsr.dll", "darwin": "librbvsr.dylib"}.get(platform, "librbvsr.so")
 
 
 def version_macros(source: Path = Path(__file__).parents[1] / "__init__.py") -> dict[str, str]:
-    """Return the macros that tell rbvsr.c the package's `__version__`, which stands nowhere else.
+    """Return the macros that tell rbvsr.c the package's `__version__`.
 
-    Read, not imported: the package needs torch, which is not there when it is built.
+    The version is read, not imported: the package needs torch, which is absent while it is built.
     """
     found = re.search(r'^__version__ = "(\d+)\.(\d+)', source.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
@@ -64,15 +64,20 @@ def version_macros(source: Path = Path(__file__).parents[1] / "__init__.py") -> 
 
 
 def unix_command(compiler: list[str], source: Path, library: Path) -> list[str]:
-    """The command line that compiles `source` into `library` with gcc or clang."""
+    """Return the command that compiles `source` into `library` with gcc or clang."""
     versions = [f"-D{name}={number}" for name, number in version_macros().items()]
     return [*compiler, *UNIX_FLAGS, *versions, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
 
 
 def compile_plugin(source: Path, library: Path) -> None:
-    """Compile the plugin with CC, or the first compiler found; Visual C++ on Windows unless CC is set.
+    """Compile the plugin with CC, or the first compiler found; with Visual C++ on Windows unless CC is set.
 
-    Raises RuntimeError, with what to install, if there is no compiler, and with the compiler's output if it fails.
+    Args:
+        source: rbvsr.c.
+        library: The library to create.
+
+    Raises:
+        RuntimeError: There is no compiler (the text says what to install), or it failed (the text is its output).
     """
     if sys.platform == "win32" and not os.environ.get("CC"):
         compile_with_visual_c(source, library)
@@ -84,7 +89,11 @@ def compile_plugin(source: Path, library: Path) -> None:
 
 
 def find_compiler() -> list[str]:
-    """CC, or the first of COMPILERS that there is. Raises RuntimeError, with what to install."""
+    """Return the command of CC, or of the first compiler of COMPILERS on PATH.
+
+    Raises:
+        RuntimeError: There is none; the text says what to install.
+    """
     compiler = shlex.split(os.environ.get("CC", "")) or [name for name in COMPILERS if shutil.which(name)][:1]
     if not compiler or not shutil.which(compiler[0]):
         raise RuntimeError(NO_COMPILER)
@@ -92,7 +101,7 @@ def find_compiler() -> list[str]:
 
 
 def compile_with_visual_c(source: Path, library: Path) -> None:
-    """Compile with Visual C++; setuptools knows where it is installed and which environment it wants."""
+    """Compile with Visual C++, which setuptools finds and whose environment it sets up."""
     from setuptools._distutils.ccompiler import new_compiler
     from setuptools._distutils.errors import CCompilerError, DistutilsPlatformError
 
@@ -113,17 +122,22 @@ def compile_with_visual_c(source: Path, library: Path) -> None:
 
 
 def instruction_sets(machine: str = platform.machine()) -> list[str]:
-    """Those that a processor of this kind may have."""
+    """Return the instruction sets that a processor of this kind may have."""
     return {"x86_64": ["avx512", "avx2"], "aarch64": ["neon"], "arm64": ["neon"]}.get(machine, [])
 
 
 def kernel_command(compiler: list[str], source: Path, library: Path, instruction_set: str) -> list[str]:
-    """The command line that compiles kernels.c for an instruction set with gcc or clang."""
+    """Return the command that compiles kernels.c for an instruction set with gcc or clang."""
     return [*compiler, *KERNEL_FLAGS, *INSTRUCTION_SETS[instruction_set], "-o", str(library), str(source)]
 
 
 def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
-    """The libraries made in `folder`, and why others were not: torch does their work, more slowly."""
+    """Compile kernels.c for every instruction set of this processor.
+
+    Returns:
+        The libraries created in `folder`, and the compiler's output for those that failed: torch, which is slower, is
+        then used instead.
+    """
     if sys.platform == "win32":  # written for gcc and clang, and for POSIX threads
         return [], []
     compiler = find_compiler()
@@ -140,10 +154,12 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def link_packages(root: Path, packages: list[str], folders: list[str]) -> None:
-    """Link the packages in `folders`, which an editable installation puts on the import path in place of `root`.
+    """Link the packages in `folders`, which an editable installation puts on the import path instead of `root`.
 
-    In `root` lie `tests` and `scripts` too: names that belong to everybody. Raises RuntimeError where the system makes
-    no links.
+    `root` also holds `tests` and `scripts`, names that other projects use too.
+
+    Raises:
+        RuntimeError: The system cannot create links.
     """
     for folder in folders:
         (root / folder).mkdir(exist_ok=True)
@@ -161,12 +177,17 @@ def link_packages(root: Path, packages: list[str], folders: list[str]) -> None:
 
 
 class PluginBuildHook(BuildHookInterface[Any]):
-    """Adds the plugin and its manifest to a wheel, and names the platform that it was compiled for."""
+    """Adds the plugin, its manifest and the kernels to a wheel, and tags it with the platform."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and add the files to the wheel; `version` is "standard" or "editable", and both get them."""
+        """Compile, and add the files to the wheel.
+
+        Args:
+            version: "standard" or "editable"; both get the files.
+            build_data: What hatchling builds the wheel from; changed in place.
+        """
         self.build_folder = tempfile.TemporaryDirectory(prefix="rbvsr-")
         library = Path(self.build_folder.name) / library_name()
         compile_plugin(Path(self.root) / "vsrealbasicvsr" / "plugin" / "rbvsr.c", library)
@@ -179,17 +200,17 @@ class PluginBuildHook(BuildHookInterface[Any]):
         made, failures = compile_kernels(kernels, Path(self.build_folder.name))
         files |= {str(file): f"{KERNELS_FOLDER}/{file.name}" for file in made}
         for failure in failures:
-            self.app.display_warning(f"vsrealbasicvsr: {failure}\nOn such a processor torch computes, more slowly.")
+            self.app.display_warning(f"vsrealbasicvsr: {failure}\ntorch, which is slower, is used on such a processor.")
         build_data["force_include"].update(files)
         if version == "editable":
             link_packages(Path(self.root), self.build_config.packages, self.build_config.dev_mode_dirs)
-        # Present only when an editable wheel is built, where it replaces force_include.
+        # Present only for an editable wheel, where it replaces force_include.
         if "force_include_editable" in build_data:
             build_data["force_include_editable"].update(files)
-        # Not pure: VapourSynth lies in platlib, and so must the plugin folder. Any Python 3: no Python is linked.
+        # Not pure: VapourSynth is installed in platlib, so the plugin folder must be. Any Python 3: none is linked.
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """The wheel is written: the build folder may go."""
+        """Remove the build folder after the wheel is written."""
         self.build_folder.cleanup()

@@ -1,15 +1,15 @@
-/* core.rbvsr: the border between VapourSynth and the Python package vsrealbasicvsr.
+/* core.rbvsr: the bridge between VapourSynth and the Python package vsrealbasicvsr.
  *
- * A script calls core.rbvsr.Upscale(clip) and imports nothing: the plugin looks for the Python interpreter that runs
- * the script in its own process, and hands the call to vsrealbasicvsr.filter.entry.FUNCTIONS. It links against no
- * Python: the three functions that it needs are looked up by name. It knows no pixels and no model.
+ * A script calls core.rbvsr.Upscale(clip) and imports nothing: the plugin finds the Python interpreter of its own
+ * process, which runs the script, and forwards the call to vsrealbasicvsr.filter.entry.FUNCTIONS. It is not linked
+ * against Python: the functions that it needs are looked up by name. It computes no pixels.
  *
- *   Upscale, Version   the user's functions: forwarded to Python.
- *   Register           internal: Python hands the callable for the call in progress on this thread.
- *   Serve              internal: a video filter whose frames a Python callable answers for, see serve_frame.
+ *   Upscale, Version   public: forwarded to Python.
+ *   Register           internal: Python passes the callable for the call in progress on this thread.
+ *   Serve              internal: a video filter whose frames come from a Python callable, see serve_frame.
  *
  * Errors: a callable that returns {"error": text} fails with exactly that text. An exception that it raises is a bug,
- * and arrives as VapourSynth writes it, traceback and all.
+ * and VapourSynth reports it with its traceback.
  */
 
 #include <stdint.h>
@@ -68,8 +68,8 @@ static intptr_t find_symbol(const char *name)
 #endif
 }
 
-/* Runs `program` in the interpreter of this process; 0 if there is none. Whether the program succeeded is for the
- * program to say, through Register. */
+/* Run `program` in the interpreter of this process. Return 0 if there is none. Success of the program itself is
+ * reported by its call of Register. */
 static int run_python(const char *program)
 {
     int (*is_initialized)(void) = (int (*)(void))find_symbol("Py_IsInitialized");
@@ -84,15 +84,15 @@ static int run_python(const char *program)
     return 1;
 }
 
-/* One exec() in a dictionary of its own, so that no name is left in __main__. An import that fails is an answer for the
- * user; so is a vapoursynth.Error from the function itself. `del` breaks the circle call -> globals -> call, which
- * would keep the function alive until a garbage collection. */
+/* One exec() in a dictionary of its own, so that __main__ is not changed. A failed import is returned as an error for
+ * the user, as is a vapoursynth.Error of the function itself. `del` breaks the reference cycle call -> globals -> call,
+ * which would keep the function alive until a garbage collection. */
 static const char PROGRAM[] =
     "exec('''\n"
     "def call(**arguments):\n"
     "    import sys, vapoursynth\n"
     "    try:\n"
-    "        import resource\n" /* now: it is a library too, and might not be mapped later */
+    "        import resource\n" /* before torch: it is a library too, and might not fit into memory later */
     "        limit = resource.getrlimit(resource.RLIMIT_AS)[0]\n"
     "    except ImportError:\n" /* Windows */
     "        limit = -1\n"
@@ -100,8 +100,8 @@ static const char PROGRAM[] =
     "        from vsrealbasicvsr.filter import entry\n"
     "    except Exception as error:\n"
     "        reason = ' '.join(f'{type(error).__name__}: {error}'.split()).rstrip('.: ')\n"
-    /* Here, for where torch cannot be imported no module of ours can. "failed to map segment" is what the dynamic linker
-     * says of short address space and of file systems mounted noexec alike. */
+    /* Written here because none of the package's modules can be imported if torch cannot. The dynamic linker says
+     * "failed to map segment" both if address space is short and if the file system is mounted noexec. */
     "        unmapped = 'failed to map segment' in reason or 'zero-fill pages' in reason\n"
     "        short = (isinstance(error, MemoryError) or getattr(error, 'errno', None) == 12 or 'bad_alloc' in reason\n"
     "                 or 'start new thread' in reason or 'allocate memory' in reason and 'static TLS' not in reason)\n"
@@ -134,8 +134,8 @@ static const char PROGRAM[] =
 /* ---- Upscale, Version and Register: a call that goes to Python ---------------------------------------------------- */
 
 typedef struct ForwardedFunction {
-    const char *name;   /* the user's, and the key in entry.FUNCTIONS */
-    const char *result; /* the key of the returned map that takes a result which is not a dict */
+    const char *name;   /* of the public function, and the key in entry.FUNCTIONS */
+    const char *result; /* key of the returned map for a result that is not a dict */
 } ForwardedFunction;
 
 static ForwardedFunction upscale_function = {"Upscale", "clip"};
@@ -147,7 +147,7 @@ typedef struct PendingCall {
     struct PendingCall *outer;
 } PendingCall;
 
-/* The call that waits for Register on this thread. It lives on that call's stack: nothing outlasts the call. */
+/* The call that waits for Register on this thread, on the stack of that call. */
 static THREAD_LOCAL PendingCall *innermost_pending;
 
 static void VS_CC register_callable(const VSMap *in, VSMap *out, void *user_data, VSCore *core, const VSAPI *vsapi)
@@ -160,7 +160,7 @@ static void VS_CC register_callable(const VSMap *in, VSMap *out, void *user_data
         pending->function = vsapi->mapGetFunction(in, "function", 0, NULL);
 }
 
-/* "error" in a map that came back from Python, or the map's own error; NULL if neither. Lives as long as the map. */
+/* Return the map's own error, or the value of "error" in a map from Python; NULL if neither. The map owns the text. */
 static const char *error_of(const VSMap *answer, const VSAPI *vsapi)
 {
     const char *error = vsapi->mapGetError(answer);
@@ -205,7 +205,7 @@ static void VS_CC forward_to_python(const VSMap *in, VSMap *out, void *user_data
     }
 }
 
-/* ---- Serve: a filter whose frames a callable answers for ---------------------------------------------------------- */
+/* ---- Serve: a filter whose frames come from a callable ------------------------------------------------------------ */
 
 typedef struct Server {
     VSVideoInfo info;
@@ -218,7 +218,7 @@ typedef struct FrameRequest {
     int clip, frame;
 } FrameRequest;
 
-/* What one output frame waits for; lives in its frame_data, from one activation to the next. */
+/* Frames that one output frame waits for; kept in its frame_data from one activation to the next. */
 typedef struct Round {
     int num_requests;
     FrameRequest requests[1]; /* num_requests of them */
@@ -239,8 +239,8 @@ static void VS_CC free_serve(void *instance_data, VSCore *core, const VSAPI *vsa
     free_server(instance_data, vsapi);
 }
 
-/* Puts the requested frames into `arguments`, in the order of the requests, and the places in that order of those that
- * could not be had. The core need not hold them any longer: the callable keeps what it wants to keep. */
+/* Put the requested frames into `arguments` in the order of the requests, and the indices of failed requests into
+ * "lost". Release the core's references: the callable keeps the frames that it needs. */
 static void hand_over_frames(const Server *server, const Round *round, VSMap *arguments, VSFrameContext *context,
                              const VSAPI *vsapi)
 {
@@ -252,7 +252,7 @@ static void hand_over_frames(const Server *server, const Round *round, VSMap *ar
         else
             vsapi->mapSetInt(arguments, "lost", i, maAppend);
     }
-    for (int i = 0; i < round->num_requests; i++) /* only now: a frame may have been asked for twice */
+    for (int i = 0; i < round->num_requests; i++) /* after the loop above: a frame may have been requested twice */
         vsapi->releaseFrameEarly(server->clips[round->requests[i].clip], round->requests[i].frame, context);
 }
 
@@ -279,7 +279,7 @@ static const VSFrame *accept_frame(const Server *server, int n, const VSMap *ans
     return internal_error(n, "returned a frame whose format or size is not that of the output clip", context, vsapi);
 }
 
-/* Reads [clip, frame, clip, frame, ...] and asks the core for those frames; all of them, or none. */
+/* Read [clip, frame, clip, frame, ...] and request those frames from the core; all of them, or none after an error. */
 static void request_frames(const Server *server, int n, const VSMap *answer, void **frame_data, VSFrameContext *context,
                            const VSAPI *vsapi)
 {
@@ -310,15 +310,15 @@ static void request_frames(const Server *server, int n, const VSMap *answer, voi
     *frame_data = round;
 }
 
-/* Frame n, in rounds. Several frames may be in the step at once, on as many threads. The step is called with
+/* Produce frame n in rounds of requests. Several threads may call the step concurrently. It is called with
  *
- *     n                 first, and answers under the key "val" (so does a callable that returns no dict) with
- *         [clip, frame, ...]    pairs of numbers: the frames to fetch before it is called again, or
+ *     n                 first. It answers under the key "val" (where a callable's result goes that is no dict) with
+ *         [clip, frame, ...]    pairs of numbers: frames to request before it is called again, or
  *         a frame               the output frame n;
- *     n, frames         when they are there, in the order asked; one frame comes bare, several as a list;
- *     n, failed=1       instead, if some of them could not be had: the end of frame n. With `frames`, those that came,
- *                       and `lost`, the places of the others in the order asked. Of the answer only an error is looked
- *                       at: it takes the place of what the core has to say.
+ *     n, frames         when they have arrived, in the order of the requests; one frame by itself, several as a list;
+ *     n, failed=1       instead, if some of them failed, which ends frame n. `frames` are those that arrived, `lost`
+ *                       the indices of the failed requests. Only an error in the answer is used: it replaces the
+ *                       core's message.
  */
 static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, void **frame_data,
                                         VSFrameContext *context, VSCore *core, const VSAPI *vsapi)

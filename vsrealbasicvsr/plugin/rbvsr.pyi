@@ -1,9 +1,8 @@
-"""The types of core.rbvsr, the plugin that rbvsr.c is the source of. For type checkers: nothing to import at run time.
+"""Types of core.rbvsr, for type checkers; nothing here is imported at run time.
 
-Why not a stub of `vapoursynth` itself, in which `core.rbvsr` would be known at once? There can be one only in an
-environment (the folder vapoursynth-stubs), and it is vsstubs' to write: it asks the core for all plugins, so run
-`vsstubs` and core.rbvsr is in it. A second package that ships that folder would overwrite it, or be overwritten.
-Without vsstubs, name the type where it is used; an installed package is all that this needs:
+`core.rbvsr` is not declared in a stub of `vapoursynth` itself: an environment can have only one (the folder
+vapoursynth-stubs), and it belongs to vsstubs, which asks the core for all plugins. A second package with that folder
+would overwrite it, or be overwritten. So run `vsstubs`, or name the type where it is used:
 
     if TYPE_CHECKING:
         from vsrealbasicvsr.plugin.rbvsr import CorePlugin
@@ -17,7 +16,7 @@ from typing import Protocol
 from vapoursynth import VideoNode
 
 class CorePlugin(Protocol):
-    """core.rbvsr."""
+    """Functions of core.rbvsr."""
 
     def Upscale(
         self,
@@ -36,7 +35,7 @@ class CorePlugin(Protocol):
     def Version(self) -> dict[str, str | list[str]]: ...
 
 class ClipPlugin(Protocol):
-    """clip.rbvsr: the clip is already given."""
+    """Functions of clip.rbvsr, where the clip is already given."""
 
     def Upscale(
         self,
