@@ -1,4 +1,4 @@
-"""Weights: reading them from files, writing our own format. Knows the model and files; knows no windows and no host."""
+"""Files of weights: reading and checking them, converting published ones, writing our own format."""
 
 from .converting import PUBLISHED_SHA256, convert_weights, published_name, sha256_of
 from .reading import (

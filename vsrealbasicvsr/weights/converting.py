@@ -1,4 +1,4 @@
-"""A file of our own format from a published checkpoint: the moving average of the generator alone, losslessly.
+"""Lossless conversion of published checkpoints to our own format: the generator's moving average alone.
 
 210 MB of optimiser states, discriminator and pickle become 25 MB (13 MB in float16) of tensors that cannot run code.
 """
@@ -20,7 +20,7 @@ PUBLISHED_SHA256 = {
     "f2d73c0fe3e33869c812f608be77cbdbfc356443b718b78c9a6cb97027ce5de7": "the authors' RealBasicVSR_x4.pth",
     "0e2ff207": "OpenMMLab's realbasicvsr_wogan_c64b20_2x30x8_lr1e-4_300k_reds_20211027-0e2ff207.pth (without GAN)",
 }
-"""How the SHA-256 of the published files begin, as far as it is known."""
+"""Known published files by the SHA-256 of their contents, or by its first digits where no more are known."""
 
 
 def convert_weights(
@@ -32,18 +32,18 @@ def convert_weights(
     overwrite: bool = False,
     overwrite_option: str = "--overwrite",
 ) -> dict[str, str]:
-    """Write the network of a file of weights to a safetensors file, whole or not at all.
+    """Write the network of a file of weights to a safetensors file, atomically.
 
     Args:
         source: A published .pth, or .safetensors.
         target: The file to write.
-        licence: What the file is to say of its licence.
-        dtype: Of the convolutions; float16 halves the size and is no longer lossless.
+        licence: Licence to state in the file; None keeps the source's.
+        dtype: Type of the convolutions; float16 halves the size and is not lossless.
         overwrite: Replace `target` if it exists.
-        overwrite_option: What the user types for that, named in the error.
+        overwrite_option: Option of the command line for that, named in the error.
 
     Returns:
-        What the new file says of itself.
+        The metadata of the new file.
 
     Raises:
         UserError: The source holds no network, the target cannot be written, or a weight is too large for `dtype`.
@@ -78,7 +78,7 @@ def convert_weights(
 
 
 def published_name(sha256: str) -> str | None:
-    """Return which published file has this SHA-256."""
+    """Return the name of the published file with this SHA-256; None if it is not a known one."""
     return next((name for digits, name in PUBLISHED_SHA256.items() if sha256.startswith(digits)), None)
 
 
@@ -99,7 +99,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool, overwrite_opti
 
 
 def _describe_prefix(prefix: str) -> str:
-    """Return which network of a file with several this one is, from what stands before the names of its tensors."""
+    """Return in words which network of the file was taken, from the prefix of its tensors' names."""
     if prefix.startswith("generator_ema."):
         return "EMA: the moving average of the generator (generator_ema)"
     if prefix.startswith("generator."):

@@ -1,9 +1,9 @@
-"""Two sets of weights of one architecture, and the networks between them. Knows names and tensors; reads no files.
+"""Two sets of weights of one architecture, and interpolation between them.
 
-A file with two sets holds the faithful one under the published names, and for every tensor that differs in the sharp
-one, which was trained from it, a tensor of the same shape, `sharp.` before its name. Tensors without such a partner are
-shared. A mixture of the weights is one network again, so it costs no more than either (network interpolation: Wang et
-al., "ESRGAN", ECCVW 2018, section 3.4).
+A file with two sets holds the faithful set under the published names and, for every tensor that differs in the sharp
+set, which was trained from it, a tensor of the same shape with the prefix `sharp.`. All other tensors are shared. A
+mixture of the weights is again one network, so it costs no more than either (network interpolation: Wang et al.,
+"ESRGAN", ECCVW 2018, section 3.4).
 """
 
 import math
@@ -15,23 +15,23 @@ from torch import Tensor
 from vsrealbasicvsr.model import Architecture, StateDictError, check_state_dict
 
 SHARP = "sharp."
-"""Before the name of a tensor: that of the sharp set."""
+"""Prefix of the names of the sharp set's tensors."""
 
 DEFAULT_DETAIL = "default_detail"
-"""In a file's metadata: the mixture to use where none is asked for, a number from 0 to 1 as text."""
+"""Metadata key of the mixture used where none is requested: a number from 0 to 1, as text."""
 
 
 def split_sets(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The faithful set; and what differs in the sharp one, under the names that it has there (nothing: one set)."""
+    """Return the faithful set, and the tensors that differ in the sharp one, by their names there (empty: one set)."""
     faithful = {key: tensor for key, tensor in tensors.items() if not key.startswith(SHARP)}
     sharp = {key.removeprefix(SHARP): tensor for key, tensor in tensors.items() if key.startswith(SHARP)}
     return faithful, sharp
 
 
 def check_sets(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor]) -> None:
-    """Raise StateDictError unless the sharp tensors go with the faithful ones, as values of one architecture.
+    """Raise StateDictError unless the sharp tensors match the faithful ones and both sets give one architecture.
 
-    The text names the keys as a file has them. The faithful set is not checked by itself.
+    The text names keys as they are in the file. The faithful set itself is not checked.
     """
     check_state_dict(
         "the sharp set does not go with the faithful one",
@@ -48,9 +48,12 @@ def check_sets(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor]) -> N
 
 
 def mix(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor], detail: float) -> dict[str, Tensor]:
-    """The set between the two: faithful + detail * (sharp - faithful), in float32; for 0 and for 1 the stored ones.
+    """Interpolate between the two sets: faithful + detail * (sharp - faithful), in float32.
 
-    detail in [0, 1]. The sets have passed `check_sets`.
+    Args:
+        faithful: The faithful set; both have passed `check_sets`.
+        sharp: The tensors that differ in the sharp set.
+        detail: Share of the sharp set, in [0, 1]. 0 and 1 give the stored tensors.
     """
     if detail == 0:
         return dict(faithful)
@@ -61,7 +64,11 @@ def mix(faithful: Mapping[str, Tensor], sharp: Mapping[str, Tensor], detail: flo
 
 
 def parse_default_detail(metadata: Mapping[str, str]) -> float:
-    """The mixture that a file of two sets chooses itself. Raises ValueError, which says what was found."""
+    """Return the default mixture that a file of two sets names.
+
+    Raises:
+        ValueError: It names none in [0, 1]; the text says what was found.
+    """
     if DEFAULT_DETAIL not in metadata:
         raise ValueError(f"names no {DEFAULT_DETAIL}")
     try:
@@ -74,6 +81,6 @@ def parse_default_detail(metadata: Mapping[str, str]) -> float:
 
 
 def differences(one: Architecture, other: Architecture) -> str:
-    """The sizes in which two architectures differ, "mid_channels is 64 and 48"; nothing if they are one."""
+    """Return the sizes in which two architectures differ, as "mid_channels is 64 and 48"; empty if they are equal."""
     names = [size.name for size in fields(Architecture) if getattr(one, size.name) != getattr(other, size.name)]
     return ", ".join(f"{name} is {getattr(one, name)} and {getattr(other, name)}" for name in names)

@@ -1,6 +1,7 @@
-"""torch's checkpoints: what is in one, once it is known that nothing in it would be executed. Knows no networks.
+"""torch's checkpoints, read without executing anything in them.
 
-A file is looked at before it is read: what its pickle calls, how large it would become, and whether its checksums hold.
+A file is inspected before it is read: which functions its pickle calls, how large its contents are, and whether its
+checksums match.
 """
 
 import io
@@ -19,42 +20,47 @@ import torch
 from .refusing import WeightsError, reason_of, refused
 
 MAX_TENSORS = 20_000
-"""Of a file, with those of optimisers; the published checkpoints hold some 2,000."""
+"""Maximum number of tensors in a file, those of optimisers included; the published checkpoints hold some 2,000."""
 MAX_OPERATIONS = 1_000_000
-"""Of a pickle; the published ones take 60,000, a million a second or two."""
+"""Maximum number of operations in a pickle; the published ones have 60,000. A million takes a second or two."""
 MAX_STACK = 10_000
-"""Values that a pickle holds ready at once: Python's own writes dictionaries in pieces of 1000 entries."""
+"""Maximum number of values on a pickle's stack; Python's own pickles write dictionaries in pieces of 1000 entries."""
 MAX_PICKLE_BYTES = 2**26
 MAX_DIRECTORY_BYTES = 2**22
-"""Of the table of contents of a zip file."""
+"""Maximum size of the table of contents of a zip file."""
 
-# What a pickle of tensors calls. Narrower than what torch allows: weights are dense, and nothing else is wanted.
+# Names that a pickle of dense tensors calls: fewer than torch allows.
 _TENSOR_NAMES = re.compile(
     r"collections\.(OrderedDict|Counter)|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
     r"|torch\.(cuda\.)?\w+Storage|torch\.storage\.(Typed|Untyped)Storage|torch\.(Size|device|bool|[a-z]+\d+\w*)"
     r"|_codecs\.encode|builtins\.set"
 )
-# What OpenMMLab's training tools leave beside the weights: numpy's scalars and arrays in logs of losses.
+# Names in checkpoints of OpenMMLab's training tools: numpy's scalars and arrays in logs of losses.
 _LOG_NAMES = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
     "mmengine.logging.history_buffer.HistoryBuffer",
 )
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles that torch.save wrote before it wrote zip files
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles in a checkpoint of torch.save before torch 1.6
 _LEGACY_PICKLES = 5
 
-_placeholder_lock = threading.Lock()  # torch keeps its list of allowed names for the whole process
+_placeholder_lock = threading.Lock()  # torch's list of allowed names belongs to the whole process
 
 
 class _SizeError(ValueError):
-    """A pickle is larger than any that holds weights."""
+    """A pickle exceeds a limit."""
 
 
 def read_pickled(path: Path, *, is_zip: bool) -> Any:
-    """What torch.save wrote into a file, on the CPU: a zip file, or the pickles of before torch 1.6.
+    """Return what torch.save wrote into a file, on the CPU.
 
-    Raises WeightsError if the file is damaged, would run code, or is larger than any that holds weights.
+    Args:
+        path: The file.
+        is_zip: Whether it is a zip file; otherwise it is a series of pickles, as before torch 1.6.
+
+    Raises:
+        WeightsError: The file is damaged, would run code, or exceeds a limit.
     """
     names = _names_in_zip(path) if is_zip else _names_in_legacy_file(path)
     if unwanted := _unwanted(names):
@@ -76,7 +82,7 @@ def read_pickled(path: Path, *, is_zip: bool) -> Any:
 
 @contextmanager
 def _placeholders_for(names: set[str]) -> Iterator[None]:
-    """While this lasts, torch makes placeholders where a pickle calls these names."""
+    """Let torch create placeholders for these names while the block runs."""
     if not names:
         yield
         return
@@ -85,20 +91,23 @@ def _placeholders_for(names: set[str]) -> Iterator[None]:
 
 
 class _Placeholder:
-    """Stands for a value that no network needs, made from anything, keeping nothing: numpy is never called."""
+    """Stands for a value that no network needs; numpy itself is never called."""
 
     def __new__(cls, *args: object) -> "_Placeholder":
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Forget it."""
+        """Discard the value's state."""
 
 
 # ---- zip files -------------------------------------------------------------------------------------------------------
 
 
 def _names_in_zip(path: Path) -> set[str]:
-    """What the pickle in a zip checkpoint calls. Raises WeightsError unless torch.save wrote the file as it is."""
+    """Return the names that the pickle in a zip checkpoint calls.
+
+    Raises WeightsError unless torch.save wrote the file.
+    """
     try:
         if _directory_bytes(path) > MAX_DIRECTORY_BYTES:
             raise _too_large(path, "its table of contents")
@@ -106,9 +115,9 @@ def _names_in_zip(path: Path) -> set[str]:
             entries = archive.infolist()
             _check_entries(path, entries)
             (pickled,) = (entry for entry in entries if entry.filename.endswith("/data.pkl"))
-            if not any(entry.CRC for entry in entries):  # torch can be told to write no checksums: all are 0 then
-                del pickled.CRC  # zipfile compares none
-            elif damaged := archive.testzip():  # torch reads without a look at them
+            if not any(entry.CRC for entry in entries):  # torch can be told to write no checksums; all are 0 then
+                del pickled.CRC  # zipfile then compares none
+            elif damaged := archive.testzip():  # torch itself does not check them
                 raise refused(path, f"is damaged: the checksum of {damaged!r} is wrong", "Download or copy it again")
             return _names_in_pickle(io.BytesIO(archive.read(pickled)))[0]
     except WeightsError:
@@ -122,8 +131,8 @@ def _names_in_zip(path: Path) -> set[str]:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Raise WeightsError unless these may be the entries of a checkpoint."""
-    # torch.save does not compress, so a file that grows is a bomb.
+    """Raise WeightsError unless these can be the entries of a checkpoint."""
+    # torch.save does not compress, so a file that grows is a zip bomb.
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise refused(path, "is a zip file that grows when unpacked, so it was not loaded", "Do not trust it")
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
@@ -138,7 +147,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _directory_bytes(path: Path) -> int:
-    """How large a zip file says that its table of contents is; 0 if it says nothing."""
+    """Return the size of a zip file's table of contents, as the file states it; 0 if it states none."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - 2**16 - 128))
@@ -158,7 +167,7 @@ def _too_large(path: Path, what: str) -> WeightsError:
 
 
 def _names_in_legacy_file(path: Path) -> set[str]:
-    """What the pickles of a checkpoint of before torch 1.6 call."""
+    """Return the names that the pickles of a checkpoint from before torch 1.6 call."""
     try:
         with path.open("rb") as file:
             names, first_value = _names_in_pickle(file)
@@ -175,10 +184,10 @@ def _names_in_legacy_file(path: Path) -> set[str]:
 
 
 def _names_in_pickle(file: BinaryIO) -> tuple[set[str], object]:
-    """The functions and classes that one pickle calls, and its first value, without unpickling it.
+    """Return the functions and classes that one pickle calls, and its first value, without unpickling it.
 
-    `file` is left behind the pickle's end. Raises _SizeError for what is beyond all bounds, ValueError and other types
-    for what is no pickle.
+    `file` is then positioned after the pickle. Raises _SizeError beyond a limit, and ValueError and other types for
+    what is no pickle.
     """
     names: set[str] = set()
     memo: dict[object, object] = {}
@@ -204,14 +213,14 @@ def _names_in_pickle(file: BinaryIO) -> tuple[set[str], object]:
 
 
 def _bounded(file: BinaryIO) -> Iterator[tuple[str, object]]:
-    """The operations of a pickle, names and arguments, as long as they stay within the bounds."""
+    """Yield the operations of a pickle, name and argument, as long as no limit is exceeded."""
     height, marks = 0, []
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number >= MAX_OPERATIONS:
             raise _SizeError(f"a pickle of more than {MAX_OPERATIONS:,} operations")
         if opcode.name == "MARK":
             marks.append(height)
-        elif pickletools.markobject in opcode.stack_before:  # it takes all that lies above the mark, and some below
+        elif pickletools.markobject in opcode.stack_before:  # it pops everything above the mark, and some values below
             height = marks.pop() - opcode.stack_before.index(pickletools.markobject) + len(opcode.stack_after)
         else:
             height += len(opcode.stack_after) - len(opcode.stack_before)
@@ -221,12 +230,12 @@ def _bounded(file: BinaryIO) -> Iterator[tuple[str, object]]:
 
 
 def _unwanted(names: set[str]) -> list[str]:
-    """Those of the names that neither tensors nor logs need."""
+    """Return the names that neither tensors nor logs need."""
     return sorted(name for name in names if name not in _LOG_NAMES and not _TENSOR_NAMES.fullmatch(name))
 
 
 def _modern(module: str, name: str) -> str:
-    """Python 3's name for what pickles up to protocol 2 call by Python 2's."""
+    """Return Python 3's name for one in Python 2's spelling, as pickles up to protocol 2 have it."""
     if (module, name) in NAME_MAPPING:
         module, name = NAME_MAPPING[module, name]
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"

@@ -1,4 +1,4 @@
-"""From a file of weights to a model: our safetensors and the published checkpoints. Nothing in a file is executed."""
+"""Models from files of weights: our safetensors and the published checkpoints. Nothing in a file is executed."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,24 +23,24 @@ from .strangers import network_of
 DEFAULT_WEIGHTS = Path(__file__).with_name("default.safetensors")
 
 MAX_HEADER_BYTES = 2**22
-"""Of a safetensors file: the names and places of its tensors, and what it says of itself."""
+"""Maximum size of the header of a safetensors file: names and places of its tensors, and metadata."""
 
 Kind = Literal["safetensors", "zip", "pickle"]
 
-# The published files hold several networks; the one to use is the moving average, under one of the first two names.
+# The published files hold several networks. The moving average, under one of the first two prefixes, takes precedence.
 _EMA_PREFIXES = ("generator_ema.module.", "generator_ema.")
 _OTHER_PREFIXES = ("generator.module.", "generator.", "module.", "")
 _PARTS = ("image_cleaning.", "basicvsr.")
 _SET_PARTS = (*_PARTS, SHARP)
 _DISCRIMINATOR_PREFIXES = ("discriminator.module.", "discriminator.")
 
-# Under what other programs keep a state dict, and what they put before its keys.
+# Keys under which other programs store a state dict, and prefixes that they put before its keys.
 _WRAPPERS = (
     *("state_dict", "params_ema", "ema", "model_ema", "params", "model_state_dict", "model"),
     *("net_g", "generator", "net", "network"),
 )
 MAX_WRAPPERS = 3
-"""Of these names, one in the other."""
+"""Maximum nesting of these keys."""
 _PREFIX = r"(?:(?:generator|module|_orig_mod|model|net_g|net|network)\.){0,4}"
 _EMA_PREFIX = re.compile(rf"{_PREFIX}generator_ema\.")
 _PREFIXED_PART = re.compile(rf"({_PREFIX}(?:generator_ema\.)?{_PREFIX})(?:{'|'.join(map(re.escape, _PARTS))})")
@@ -49,11 +49,13 @@ _ANY_PREFIX = re.compile(rf"{_PREFIX}(?:generator_ema\.)?{_PREFIX}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredNetwork:
-    """A network as a file holds it, not yet checked.
+    """A network as a file holds it, not checked yet.
 
-    tensors: under the published names, on the CPU. prefix: what stood before these names in the file. sharp: where the
-    file holds two sets, the tensors of the sharp one that differ, under the same names; else nothing. metadata: what a
-    safetensors file says of itself.
+    Attributes:
+        tensors: By the published names, on the CPU.
+        prefix: What preceded these names in the file.
+        sharp: In a file with two sets, the sharp set's tensors that differ, by the same names; else empty.
+        metadata: Of a safetensors file.
     """
 
     tensors: dict[str, Tensor]
@@ -65,12 +67,19 @@ class StoredNetwork:
 def load_model(
     model: str | Path = "default", device: str | torch.device = "cpu", detail: float | None = None
 ) -> RealBasicVSR:
-    """The network of a file of weights, float32, in evaluation mode, on `device`.
+    """Load the network of a file of weights: float32, in evaluation mode, without gradients.
 
-    model: "default" (the weights that this package carries) or the path of a .safetensors file or of a published .pth
-    checkpoint. detail in [0, 1], for files that hold two sets of weights: 0 is the faithful set, 1 the sharp one, in
-    between their mixture; None: the mixture that the file names. Raises WeightsError, which names the file and what was
-    found in it, ValueError for a detail outside of [0, 1], and RuntimeError for a device that torch does not have.
+    Args:
+        model: "default" (the weights in this package), or the path of a .safetensors file or a published .pth
+            checkpoint.
+        device: Where the network goes.
+        detail: Mixture in [0, 1] for a file with two sets of weights: 0 is the faithful set, 1 the sharp one. None for
+            the mixture that the file names.
+
+    Raises:
+        WeightsError: The file cannot be used; the text names it and what was found in it.
+        UserError: `detail` is not in [0, 1].
+        RuntimeError: torch has no such device.
     """
     path = DEFAULT_WEIGHTS if model == "default" else Path(model)
     network = build_network(path, read_network(path), detail)
@@ -81,10 +90,17 @@ def load_model(
 
 
 def build_network(path: Path, stored: StoredNetwork, detail: float | None = None) -> RealBasicVSR:
-    """The network of these tensors of `path`; of two sets the mixture, as `load_model` has it.
+    """Build the network from the tensors of a file; of two sets their mixture, see `load_model`.
 
-    Raises WeightsError if they are not those of one network, or of two that go together; if there is one set and a
-    detail, or two and neither a detail nor one that the file names. ValueError for a detail outside of [0, 1].
+    Args:
+        path: The file, for errors.
+        stored: What it holds.
+        detail: Mixture in [0, 1] for two sets; None for the file's own.
+
+    Raises:
+        WeightsError: The tensors are not those of one network or of two that match; or there is one set and a detail,
+            or two sets and no detail anywhere.
+        UserError: `detail` is not in [0, 1].
     """
     if detail is not None and not 0 <= detail <= 1:
         raise UserError(f"build_network: detail must be between 0 and 1, got {detail}")
@@ -98,7 +114,7 @@ def build_network(path: Path, stored: StoredNetwork, detail: float | None = None
         if not stored.sharp:
             return RealBasicVSR.from_state_dict(stored.tensors)
         check_sets(stored.tensors, stored.sharp)
-        RealBasicVSR.from_state_dict(stored.tensors)  # checked too where the mixture shows nothing of it
+        RealBasicVSR.from_state_dict(stored.tensors)  # checks the faithful set even if the mixture does not use it
         chosen = default_detail(path, stored) if detail is None else detail
         return RealBasicVSR.from_state_dict(mix(stored.tensors, stored.sharp, chosen))
     except StateDictError as error:
@@ -106,7 +122,7 @@ def build_network(path: Path, stored: StoredNetwork, detail: float | None = None
 
 
 def _stranger(stored: StoredNetwork) -> str | None:
-    """What a file holds instead, where that is a network known by name."""
+    """Return in words which other known network a file holds; None if it is none or a RealBasicVSR."""
     names = [_ANY_PREFIX.sub("", key, count=1) for key in stored.tensors]
     if any(name.startswith("image_cleaning.") for name in names):
         return None
@@ -115,7 +131,7 @@ def _stranger(stored: StoredNetwork) -> str | None:
 
 
 def default_detail(path: Path, stored: StoredNetwork) -> float:
-    """The mixture that a file of two sets names. Raises WeightsError if it names none that can be."""
+    """Return the mixture that a file of two sets names. Raise WeightsError if it names none in [0, 1]."""
     try:
         return parse_default_detail(stored.metadata)
     except ValueError as error:
@@ -123,9 +139,10 @@ def default_detail(path: Path, stored: StoredNetwork) -> float:
 
 
 def read_network(path: Path) -> StoredNetwork:
-    """The generator in a file of weights; its moving average wherever there is one.
+    """Read the generator in a file of weights; its moving average if there is one.
 
-    Raises WeightsError if the file cannot be read, would run code, or holds no tensors.
+    Raises:
+        WeightsError: The file cannot be read, would run code, or holds something else than a tensor among the weights.
     """
     values, metadata = _read_values(path)
     prefix = _prefix_of_generator(values)
@@ -134,9 +151,13 @@ def read_network(path: Path) -> StoredNetwork:
 
 
 def read_discriminator(path: Path) -> dict[str, Tensor]:
-    """The discriminator in a checkpoint of the published layout, under its names without `discriminator.`, on the CPU.
+    """Read the discriminator in a checkpoint of the published layout, on the CPU.
 
-    Raises WeightsError if the file cannot be read, would run code, or holds no discriminator.
+    Returns:
+        Its tensors by their names without `discriminator.`.
+
+    Raises:
+        WeightsError: The file cannot be read, would run code, or holds no discriminator.
     """
     values, _ = _read_values(path)
     for prefix in _DISCRIMINATOR_PREFIXES:
@@ -151,16 +172,17 @@ def read_discriminator(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file under the name that it has there, on the CPU: for networks that this package knows not.
+    """Read every tensor of a file by its own name, on the CPU, for networks that this package does not know.
 
-    Raises WeightsError if the file cannot be read or would run code.
+    Raises:
+        WeightsError: The file cannot be read or would run code.
     """
     values, _ = _read_values(path)
     return _only_tensors(path, values, ())
 
 
 def _read_values(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Whatever a file holds under names, and what it says of itself. Raises WeightsError."""
+    """Return the named values of a file, and its metadata. Raise WeightsError if it cannot be read."""
     try:
         path = path.expanduser()
     except RuntimeError as error:
@@ -176,9 +198,10 @@ def _read_values(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What torch.save wrote into a file, on the CPU, as it was; for checkpoints of more than weights.
+    """Read what torch.save wrote into a file, unchanged and on the CPU, for checkpoints of more than weights.
 
-    Raises WeightsError if the file is no such checkpoint, damaged, or would run code.
+    Raises:
+        WeightsError: The file is no such checkpoint, is damaged, or would run code.
     """
     if (kind := _kind_of(path)) == "safetensors":
         raise refused(path, "is a safetensors file, not a checkpoint of torch.save", "Use a .pt or .pth file")
@@ -190,7 +213,7 @@ def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kind_of(path: Path) -> Kind:
-    """What sort of file this is, by its first bytes: a name may lie."""
+    """Return the kind of a file by its first bytes, as suffixes may be wrong. Raise WeightsError for any other kind."""
     try:
         if path.is_dir():
             raise refused(path, "is a folder", "Name a .safetensors or .pth file")
@@ -240,7 +263,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
             keys = list(file.keys())
             tensors = {key: file.get_tensor(key) for key in keys[: MAX_TENSORS + 1]}
             metadata = dict(file.metadata() or {})
-    except Exception as error:  # its own type for most, others for a type of number that torch does not have
+    except Exception as error:  # most are SafetensorError; a dtype that torch lacks raises others
         raise refused(
             path, f"is cut off or damaged: safetensors says {reason_of(error)}", "Download or copy it again"
         ) from None
@@ -254,7 +277,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file as safetensors opens it, which takes names in UTF-8 only; another goes by the number of its file."""
+    """Open a file with safetensors, which accepts UTF-8 names only; any other file is opened by its descriptor."""
     with path.open("rb") as file:
         name = str(path) if _is_utf8(path) else f"/dev/fd/{file.fileno()}"
         with safe_open(name, framework="pt") as opened:
@@ -274,17 +297,17 @@ def _too_many(path: Path, number: int) -> WeightsError:
 
 
 def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what counts steps beside a network: single numbers under names that no network has."""
+    """Return the tensors without step counters: single numbers under names that no network has."""
     return {key: tensor for key, tensor in tensors.items() if key.startswith(_SET_PARTS) or tensor.numel() != 1}
 
 
 def _unwrapped(content: Any) -> Any:
-    """The state dict in what other programs keep around it; a moving average before what it is the average of."""
+    """Return the state dict inside the dictionaries of other programs; a moving average takes precedence."""
     for _ in range(MAX_WRAPPERS):
         if not isinstance(content, Mapping):
             break
         inner = next((content[name] for name in _WRAPPERS if _holds_tensors(content.get(name))), None)
-        if inner is None:  # as it is, or with nothing in it
+        if inner is None:  # not wrapped, or a wrapper without tensors
             named = (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping))
             return content if _has_tensors(content) else next(named, content)
         content = inner
@@ -296,7 +319,7 @@ def _has_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _holds_tensors(content: Any, depth: int = 1) -> bool:
-    """Whether this is a dictionary of tensors, or one in which a wrapper's name leads to one."""
+    """Return whether this is a dictionary of tensors, or one in which a wrapper's key leads to one."""
     if not isinstance(content, Mapping):
         return False
     if _has_tensors(content):
@@ -305,7 +328,7 @@ def _holds_tensors(content: Any, depth: int = 1) -> bool:
 
 
 def _prefix_of_generator(values: Mapping[str, Any]) -> str:
-    """What stands before the names of the generator: of the moving average wherever there is one."""
+    """Return the prefix of the generator's names; of its moving average if there is one."""
     found = {match.group(1) for key in values if (match := _PREFIXED_PART.match(key))}
     has_ema = any(_EMA_PREFIX.match(key) for key in values)
     if has_ema:
@@ -319,14 +342,14 @@ def _prefix_of_generator(values: Mapping[str, Any]) -> str:
 
 
 def _only_tensors(path: Path, values: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors among these values, each with memory of its own behind every element.
+    """Return the tensors among these values. Raise WeightsError for anything else under a name that begins with a part.
 
-    Raises WeightsError if something else stands under a name that begins like one of `parts`.
+    A tensor whose memory is smaller than its shape is refused too.
     """
     tensors = {}
     for key, value in values.items():
         if isinstance(value, Tensor):
-            # A view that repeats its elements lets a file of a few bytes ask for any amount of memory.
+            # A view that repeats its elements would let a file of a few bytes take any amount of memory.
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
                 raise refused(
                     path,

@@ -1,4 +1,4 @@
-"""How a file is refused: one line that says which file, what was found in it, and what to do."""
+"""Errors about files of weights: one line that says which file, what was found in it, and what to do."""
 
 import pickle
 from pathlib import Path
@@ -9,18 +9,24 @@ MAX_FOUND_LENGTH = 500
 
 
 class WeightsError(UserError):
-    """A file is not usable as weights; the text says which file, what was found in it, and what to do."""
+    """A file cannot be used as weights. The text says which file, what was found in it, and what to do."""
 
 
 def refused(path: Path, found: str, advice: str) -> WeightsError:
-    """An error of one line that can be printed, whatever stands in the path and in the file."""
+    """Return an error of one printable line, whatever characters the path and the file contain.
+
+    Args:
+        path: The file, which begins the line.
+        found: What is wrong with it, as a predicate.
+        advice: What to do, as an imperative.
+    """
     return WeightsError(f"{shown_path(path)} {printable(found, MAX_FOUND_LENGTH)}. {advice}.")
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong in a library, without the advice that follows.
+    """Return the reason of a library's exception, without the library's advice.
 
-    torch's advice for a pickle that it did not read is to read it in the way that runs its code: never passed on.
+    torch's advice for a pickle that it refuses is to load it in the way that runs its code; it is never passed on.
     """
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text:

@@ -1,4 +1,4 @@
-"""The SHA-256 by which a safetensors file tells that its tensors are those that were written. Knows no networks."""
+"""The SHA-256 with which a safetensors file proves that its tensors are unchanged."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,13 +9,14 @@ from torch import Tensor
 from .mixing import DEFAULT_DETAIL
 
 TENSORS_SHA256 = "tensors_sha256"
-"""In a file's metadata."""
+"""Metadata key of the SHA-256."""
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of all tensors of a file (names, types, shapes, bytes) and of its own mixture, in hexadecimal.
+    """Return the SHA-256, in hexadecimal, of a file's tensors and of its default mixture.
 
-    Both sets of a file with two, under the names that they have in it. The rest of the metadata only describes.
+    The names, dtypes, shapes and bytes of all tensors are covered, those of both sets in a file with two. The rest of
+    the metadata is not: it only describes.
     """
     digest = hashlib.sha256()
     for key in sorted(tensors):
@@ -27,6 +28,6 @@ def tensors_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def is_intact(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
-    """Whether the tensors are those that were written; True where the file does not say which those are."""
+    """Return whether the tensors match the SHA-256 in the metadata; True if there is none."""
     stated = metadata.get(TENSORS_SHA256)
     return stated is None or stated == tensors_sha256(tensors, metadata)

@@ -1,4 +1,4 @@
-"""Networks that are not RealBasicVSR, known by the names of their tensors. Knows names only."""
+"""Recognition of other networks by the names of their tensors, for error messages."""
 
 import re
 from collections.abc import Collection
@@ -20,15 +20,16 @@ _NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("VGG", (r"^features\.0\.weight$", r"^classifier\.")),
     ("a discriminator", (r"^conv_?0\.weight$", r"conv_?1\.weight_orig$")),
 )
-"""A name, and patterns that some of the keys of such a network hold, each pattern at least one. The first that fits."""
+"""Names of networks, each with patterns that must all occur in its keys. The first match counts."""
 
 _MAX_KEY_LENGTH = 200
 
 
 def network_of(keys: Collection[str]) -> str | None:
-    """Which known network these are the tensors of, in words; None if none is recognised.
+    """Return in words which known network these keys belong to; None if none is recognised.
 
-    keys: without what other programs put before all of them.
+    Args:
+        keys: Names of tensors, without a prefix that all of them share.
     """
     keys = [key[:_MAX_KEY_LENGTH] for key in keys]
     for name, patterns in _NETWORKS:

@@ -1,4 +1,4 @@
-"""Our weights format: safetensors with a description of itself in the metadata."""
+"""Writing of our weights format: safetensors that describe themselves in their metadata."""
 
 import dataclasses
 import json
@@ -26,18 +26,24 @@ def write_weights(
     sharp: RealBasicVSR | None = None,
     default_detail: float | None = None,
 ) -> None:
-    """Write a network to `path`, or two of one architecture, whole or not at all.
+    """Write a network, or two of one architecture, to a file, atomically.
 
-    metadata: what it was trained on and how, its licence; the architecture and the SHA-256 of the tensors are added.
-    dtype: of the convolutions; the flow network's normalisation constants stay in float32. sharp: the network that
-    `detail=1` gives, where `model` is the faithful one; its tensors that are equal in `dtype` are shared.
-    default_detail in [0, 1]: the mixture of the two where none is asked for. Raises OSError if the file cannot be
-    written, UserError if a weight is not a finite number of that type or the two networks cannot stand in one file.
+    Args:
+        model: The network; of two sets the faithful one.
+        path: The .safetensors file.
+        metadata: Description: training, licence. The architecture and the SHA-256 of the tensors are added.
+        dtype: Type of the convolutions; the flow network's normalisation constants stay float32.
+        sharp: The network that `detail=1` gives; tensors that equal the faithful ones in `dtype` are stored once.
+        default_detail: Mixture of the two in [0, 1] where none is requested; given together with `sharp`.
+
+    Raises:
+        OSError: The file cannot be written.
+        UserError: A weight is not finite in `dtype`, or the two networks cannot be stored in one file.
     """
     if (sharp is None) != (default_detail is None):
         raise ValueError("write_weights: sharp and default_detail go together. Give both, or neither.")
     description = {
-        **{key: text for key, text in metadata.items() if key != DEFAULT_DETAIL},  # that of the file it came from
+        **{key: text for key, text in metadata.items() if key != DEFAULT_DETAIL},  # it belongs to the source's two sets
         "architecture": json.dumps(dataclasses.asdict(model.sizes)),
         "format": "vsrealbasicvsr-1",
     }
@@ -49,13 +55,13 @@ def write_weights(
         description[DEFAULT_DETAIL] = str(float(default_detail))
     description[TENSORS_SHA256] = tensors_sha256(tensors, description)
     with whole_file(path) as file:
-        file.write(save(tensors, metadata=description))  # not save_file: it makes files that only their owner can read
+        file.write(save(tensors, metadata=description))  # save_file would create a file that only its owner can read
 
 
 def _partners(
     model: RealBasicVSR, tensors: Mapping[str, Tensor], sharp: RealBasicVSR, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The sharp network's tensors that differ from those of `model`, under their names in the file."""
+    """Return the sharp network's tensors that differ from those of `model`, by their names in the file."""
     if different := differences(model.sizes, sharp.sizes):
         raise UserError(
             f"write_weights: the two sets are not of one architecture ({different}). "
@@ -72,7 +78,7 @@ def _partners(
 
 
 def _stored_tensors(model: RealBasicVSR, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A network's tensors as a file holds them. Raises UserError, see `write_weights`."""
+    """Return a network's tensors as a file stores them. Raise UserError, see `write_weights`."""
     tensors = {
         key: tensor.detach().cpu().to(torch.float32 if key.endswith((".mean", ".std")) else dtype).contiguous()
         for key, tensor in model.state_dict().items()
