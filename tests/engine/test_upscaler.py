@@ -678,7 +678,7 @@ def test_without_a_source_frame_the_others_are_what_they_are_beside_a_cut(first_
     engine.cache.lose(4, "another reason")
     assert engine.cache.why_lost(4) == "the disk is full"
     assert engine.messages.take_warnings() == [
-        "source frame 4 cannot be had (the disk is full): those around it are made without it"
+        "source frame 4 could not be read (the disk is full): its neighbours are upscaled without it"
     ]
 
 

@@ -578,8 +578,8 @@ def test_a_source_frame_that_fails_costs_one_frame_and_the_request_that_found_it
         out.get_frame(12)  # says what there is to say
     finally:
         core.remove_log_handler(handle)
-    check_message(str(caught.value), ["source frame 7 cannot be had", "frame 7 is damaged"])
-    assert sum("source frame 7 cannot be had" in line for line in lines) == 1
+    check_message(str(caught.value), ["source frame 7 could not be read", "frame 7 is damaged"])
+    assert sum("source frame 7 could not be read" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 50.0])
@@ -652,7 +652,7 @@ def test_the_log_counts_as_people_do(core, tiny_model, num_frames, arguments, sa
         (MemoryError("no pages"), "does not fit on the device (no pages"),
         (
             RuntimeError("mat1 and mat2\n shapes\x1b[0m differ"),
-            "not be made ready on the device (mat1 and",
+            "not be loaded onto the device (mat1 and",
         ),
     ],
 )

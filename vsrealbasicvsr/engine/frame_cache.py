@@ -112,7 +112,9 @@ class FrameCache:
             is_news = bool(reason and not self._lost.get(n))
             self._lost[n] = self._lost.get(n) or reason
         if is_news:
-            self._messages.warn(f"source frame {n} cannot be had ({reason}): those around it are made without it")
+            self._messages.warn(
+                f"source frame {n} could not be read ({reason}): its neighbours are upscaled without it"
+            )
 
     def why_lost(self, n: int) -> str | None:
         """Return the reason given for the loss of frame n, None if it is not lost."""

@@ -1,4 +1,4 @@
-"""The VapourSynth side: `core.rbvsr.Upscale` in Python. The only room that imports vapoursynth.
+"""The VapourSynth side: `core.rbvsr.Upscale` in Python. Above the engine; no layer below imports vapoursynth.
 
-The native plugin (vsrealbasicvsr/plugin/rbvsr.c) calls what `entry.FUNCTIONS` names, and drives the steps of `serving`.
+The native plugin (vsrealbasicvsr/plugin/rbvsr.c) calls the functions in `entry.FUNCTIONS` and the steps of `serving`.
 """

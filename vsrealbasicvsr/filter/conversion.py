@@ -1,9 +1,9 @@
-"""From any constant format to RGBS and back, by what each frame says of its own colours.
+"""Conversion from any constant format to RGBS and back, with the colours that each frame names in its properties.
 
-`_Matrix`, `_Range`, `_ChromaLocation` and the other properties that a conversion rewrites travel with the RGBS frame
-under names of our own and are put back at the end, so that a frame leaves with the properties it came with. Added are
-only the colours that had to be assumed, for what comes next might assume others: the rule for the matrix asks for the
-height, which is four times as large by then.
+`_Matrix`, `_Range`, `_ChromaLocation` and the other properties that core.resize rewrites are copied to names of our own
+on the RGBS frame and restored at the end, so a frame leaves with the properties that it came with. Only the colours
+that had to be assumed are added: the filters that follow might assume others, as the matrix is assumed by the height,
+which is four times as large by then.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,19 +19,20 @@ REWRITTEN_PROPS = (
     *("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation"),
     *("_FieldBased", "_Field", "_SARNum", "_SARDen"),
 )
-"""What core.resize reads, and writes or drops. Most of it makes a frame fail that has another value than it expects."""
+"""Properties that core.resize reads, and writes or drops. For most of them it fails on a frame with an unexpected
+value."""
 
 STASH = "_rbvsr"
-"""Begins the names under which the original values travel with the RGBS frames."""
+"""Prefix of the names under which the original values are kept on the RGBS frames."""
 
 SD_MAX_HEIGHT = 576
-"""A clip whose frames do not name their matrix is taken for BT.601 up to this height, for BT.709 above it."""
+"""Maximum height, in rows, of a clip that is assumed to be BT.601 if its frames name no matrix; BT.709 above it."""
 
 ALPHA = "_Alpha"
-"""The property that holds an alpha plane, a frame: std.ClipToProp, BestSource and `set_output(alpha=)` use it."""
+"""Property that holds an alpha plane, as a frame: std.ClipToProp, BestSource and `set_output(alpha=)` use it."""
 
 MAX_KINDS = 64
-"""Of frames, by their colour properties, whose conversions are kept; those of further ones are made for each frame."""
+"""Maximum number of combinations of colour properties whose conversions are cached; others are built for each frame."""
 
 _RGB_MATRIX, _UNSPECIFIED = 0, 2
 _PLAIN_MATRICES = frozenset({1, 4, 5, 6, 7, 8, 9})
@@ -43,8 +44,8 @@ _NEEDS_TRANSFER: Mapping[int, tuple[frozenset[int], frozenset[int]]] = {
     13: (_TRANSFERS, _PRIMARIES),
     14: (frozenset({16, 18}), frozenset({9})),
 }
-"""Matrices (ITU-T H.273) that core.resize can use as they are, and those that ask for transfer and primaries too: for
-which of these it can use them, found by trying all."""
+"""Matrices (ITU-T H.273) that core.resize needs transfer and primaries for: the combinations that it accepts, found by
+trying all. Those of _PLAIN_MATRICES need neither."""
 _VALID = {"_Range": range(2), "_ChromaLocation": range(6), "_FieldBased": range(3)}
 
 _MEANING = {
@@ -53,10 +54,10 @@ _MEANING = {
     ("_Range", int(vs.RANGE_LIMITED)): "limited",
     ("_ChromaLocation", int(vs.CHROMA_LEFT)): "left",
 }
-"""What can be assumed, in words."""
+"""Assumed values in words, for the log."""
 
 _Colours = tuple[object, ...]
-"""The values of REWRITTEN_PROPS of one frame, whatever they are; None: absent."""
+"""Values of REWRITTEN_PROPS of one frame, of any type; None for an absent property."""
 
 _UNNAMED: _Colours = (None,) * len(REWRITTEN_PROPS)
 
@@ -71,23 +72,25 @@ ASSUMED = (
 
 
 def cached(clip: vs.VideoNode, num_frames: int) -> vs.VideoNode:
-    """Return the clip, of which the core keeps the last `num_frames` frames.
+    """Return the clip with a cache of its last `num_frames` frames.
 
     `to_rgbs` reads each frame twice, first for its properties. The first reads of a whole window may all come before
-    the second ones, and the core's own caches begin with 20 frames: with more in a window, each was decoded twice.
+    the second ones, and the core's own caches begin with 20 frames: without this cache each frame of a longer window
+    was decoded twice.
     """
-    kept = clip.std.RemoveFrameProps("_rbvsr")  # no frame has it: a node of our own, the user's is left as it is
+    kept = clip.std.RemoveFrameProps("_rbvsr")  # a property that no frame has: the user's own node is left unchanged
     kept.std.SetVideoCache(mode=1, fixedsize=1, maxsize=num_frames, maxhistory=0)
     return kept
 
 
 def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
-    """The clip as RGBS; each frame carries its original colour properties for `from_rgbs`.
+    """Convert a clip to RGBS; each frame carries its original colour properties for `from_rgbs`.
 
-    Matrix, range and chroma location are those of the frame; where it does not name them, BT.601 up to a height of
-    576 and BT.709 above, limited range (full for RGB), chroma on the left. Frames are taken as progressive.
+    Matrix, range and chroma location are those that the frame names. Otherwise: BT.601 up to a height of 576 and BT.709
+    above, limited range (full for RGB), chroma on the left. Frames are treated as progressive. Assumptions and
+    properties that cannot be used are logged, once each.
     """
-    # A first reader beside FrameEval itself from the beginning: the core caches only what has several readers.
+    # A second reader beside FrameEval from the beginning: the core caches only nodes with several readers.
     converted = {_UNNAMED: _to_rgbs(clip, _UNNAMED)}
     is_told = False
     warned: set[str] = set()
@@ -115,13 +118,16 @@ def to_rgbs(clip: vs.VideoNode) -> vs.VideoNode:
 def from_rgbs(
     clip: vs.VideoNode, props: vs.VideoNode, form: vs.VideoNode, converted: vs.VideoNode | None = None
 ) -> vs.VideoNode:
-    """The RGBS clip in the format of `form`, with the colours and properties that `to_rgbs` found or had to assume.
+    """Convert an RGBS clip to the format of `form`, with the colours and properties that `to_rgbs` found or assumed.
 
-    A frame in the property `_Alpha` is enlarged to the clip's size, by Lanczos interpolation.
+    A frame in the property `_Alpha` is enlarged to the clip's size by Lanczos interpolation.
 
-    props: a clip whose frames carry the properties of those of `clip`; cheap, for each is read before its frame of
-    `clip` is, once. form: any clip of the wanted format; its frames are not read. converted: the same clip in the
-    wanted format already, for those frames that have a `plane_format`.
+    Args:
+        clip: The upscaled clip, RGBS.
+        props: A clip whose frames carry the properties of those of `clip`. It must be cheap: each of its frames is read
+            before the frame of `clip`, once.
+        form: Any clip of the wanted format; its frames are not read.
+        converted: The same clip in the wanted format already, for the frames that have a `plane_format`.
     """
     wanted = form.format
 
@@ -143,15 +149,23 @@ def from_rgbs(
 
 
 def plane_format(wanted: vs.VideoFormat, height: int, props: Mapping[str, object]) -> PlaneFormat | None:
-    """The format, as torch can write it, of an upscaled frame of this height whose source came with these properties.
+    """Return the format, as the engine can write it, of an upscaled frame whose source has these properties.
 
-    The same choices as for core.resize. None: its matrix needs a transfer function, which is core.resize's affair.
+    The choices are those of the conversion by core.resize.
+
+    Args:
+        wanted: Format of the clip.
+        height: Height of the upscaled frame, in rows.
+        props: Properties of the source frame, as `to_rgbs` leaves them.
+
+    Returns:
+        None if the matrix needs a transfer function: only core.resize converts such frames.
     """
     return _plane_format(wanted, height, _stashed_colours(props))
 
 
 class _Alphas:
-    """The frames of the property `_Alpha` at the size of a clip."""
+    """Alpha planes (property `_Alpha`) enlarged to the size of a clip."""
 
     def __init__(self, clip: vs.VideoNode) -> None:
         self._clip = clip
@@ -159,9 +173,9 @@ class _Alphas:
         self._nodes: dict[Any, vs.VideoNode] = {}
 
     def attach(self, clip: vs.VideoNode, n: int, alpha: object) -> vs.VideoNode:
-        """A clip whose frame n is that of `clip` with `alpha` enlarged. Ask it for frame n, once.
+        """Return a clip whose frame n is that of `clip` with `alpha` enlarged. Request frame n from it, once.
 
-        What is no plane that core.resize can enlarge stays as it is.
+        A value that core.resize cannot enlarge is left unchanged.
         """
         if not isinstance(alpha, vs.VideoFrame) or alpha.format.color_family != vs.GRAY:
             return clip
@@ -176,11 +190,11 @@ class _Alphas:
         return self._nodes[kind, clip]
 
     def _enlarged(self, format_id: int, width: int, height: int, range_: int | None) -> vs.VideoNode:
-        """The clip of the alpha planes of one kind. Opacity has no matrix, and no fields either."""
+        """Return the clip of the enlarged planes of one kind. Opacity has neither a matrix nor fields."""
         blank = vs.core.std.BlankClip(self._clip, width=width, height=height, format=format_id, keep=True)
         alpha = _uncached(blank.std.ModifyFrame([blank], lambda n, f: self._frames.pop(n)))
         large = _uncached(_without(alpha, REWRITTEN_PROPS).resize.Lanczos(self._clip.width, self._clip.height))
-        if large.format.sample_type == vs.FLOAT:  # integers end where opacity does
+        if large.format.sample_type == vs.FLOAT:  # Lanczos overshoots; integers cannot leave opacity's range
             large = _uncached(large.std.Limiter(0, 1))
         return large if range_ is None else _uncached(large.std.SetFrameProps(_Range=range_))
 
@@ -191,7 +205,7 @@ def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     used: dict[str, int | None] = {"_Matrix": _RGB_MATRIX}
     if clip.format.color_family != vs.RGB:
         used["_Matrix"] = _matrix(clip.height, known)
-    # Core.resize refuses a frame for any property that it cannot use, needed or not.
+    # core.resize fails on any property value that it cannot use, even one that it does not need.
     if used["_Matrix"] not in _NEEDS_TRANSFER:
         needed = dict.fromkeys(needed, _UNSPECIFIED)
     used |= {name: value for name, value in needed.items() if known[name] is not None}
@@ -237,9 +251,7 @@ def _plane_format(wanted: vs.VideoFormat, height: int, colours: _Colours) -> Pla
 
 
 def _with_original_props(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
-    """The clip with the properties that its frames came with, those that travelled under names of our own, and with
-    those that were assumed.
-    """
+    """Return the clip with the original properties of its frames restored, and with the assumed colours."""
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     travelled = {name: value for name, value in known.items() if value is not None}
     present = travelled | _assumed(wanted, clip.height // SCALE, colours)
@@ -248,9 +260,9 @@ def _with_original_props(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _C
 
 
 def _without(clip: vs.VideoNode, names: Iterable[str]) -> vs.VideoNode:
-    """The clip without these frame properties.
+    """Return the clip without these frame properties.
 
-    One call for each: given several names, std.RemoveFrameProps of R81 reads memory that it has freed
+    One call for each: with several names, std.RemoveFrameProps of R81 reads freed memory
     (docs/upstream/remove_frame_props.md).
     """
     for name in names:
@@ -259,13 +271,13 @@ def _without(clip: vs.VideoNode, names: Iterable[str]) -> vs.VideoNode:
 
 
 def _uncached(clip: vs.VideoNode) -> vs.VideoNode:
-    """The clip, of which the core keeps no frame: each is read once, and may be large."""
+    """Return the clip with its cache disabled: each frame is read once, and may be large."""
     clip.std.SetVideoCache(mode=0)
     return clip
 
 
 def _matrix(height: int, known: Mapping[str, object]) -> int:
-    """The matrix to convert with: the frame's own where it names one that can be used, else by the height."""
+    """Return the matrix to convert with: the frame's own if it names a usable one, else the one for this height."""
     matrix = _number(known["_Matrix"])
     if matrix is not None and matrix in _NEEDS_TRANSFER:
         transfers, primaries = _NEEDS_TRANSFER[matrix]
@@ -278,7 +290,7 @@ def _matrix(height: int, known: Mapping[str, object]) -> int:
 
 
 def _range(wanted: vs.VideoFormat, known: Mapping[str, object]) -> int:
-    """The frame's own range where it names one, else limited, full for RGB."""
+    """Return the frame's own range if it names one, else limited, or full for RGB."""
     named = _valid(known, "_Range")
     return named if named is not None else int(vs.RANGE_FULL if wanted.color_family == vs.RGB else vs.RANGE_LIMITED)
 
@@ -293,7 +305,7 @@ def _valid(known: Mapping[str, object], name: str) -> int | None:
 
 
 def _warnings(n: int, clip: vs.VideoNode, colours: _Colours, props: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """The properties of frame n that cannot be used, or not as they are meant, each with what to say of it."""
+    """Yield (name, warning) for each property of frame n that cannot be used, or not as it is meant."""
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     form, named = clip.format, known["_Matrix"]
 
@@ -332,7 +344,7 @@ def _warnings(n: int, clip: vs.VideoNode, colours: _Colours, props: Mapping[str,
 def _kept(
     kept: dict[_Colours, vs.VideoNode], colours: _Colours, make: Callable[[_Colours], vs.VideoNode]
 ) -> vs.VideoNode:
-    """make(colours), made once for each kind of frames; anew for values that are no numbers, and for too many kinds."""
+    """Return make(colours), cached by its argument: for up to MAX_KINDS combinations, and only if all are numbers."""
     if not all(value is None or isinstance(value, int) for value in colours):
         return make(colours)
     if colours not in kept:
@@ -343,7 +355,7 @@ def _kept(
 
 
 def _assumed(form: vs.VideoFormat, height: int, colours: _Colours) -> dict[str, int]:
-    """What a frame leaves open of its colours, and what it is taken for. Nothing of RGB: nobody takes it for else."""
+    """Return the colour properties that a frame does not name, and the assumed values. Empty for RGB: it needs none."""
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     if form.color_family == vs.RGB:
         return {}
@@ -366,7 +378,7 @@ def _colours_of(props: Mapping[str, object]) -> _Colours:
 
 
 def _plain(value: object) -> object:
-    """The value, an enumeration's as its number."""
+    """Return the value; of an enumeration its number."""
     return int(value) if isinstance(value, int) else value
 
 

@@ -1,4 +1,4 @@
-"""What the native plugin's functions do: their arguments checked, their filters built."""
+"""The plugin's functions: checking their arguments and building their filters."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ DEFAULT_OVERLAP = 8
 MAX_THETA = 255.0
 MAX_ERROR_LENGTH = 1000
 MAX_SUBSAMPLING = 2
-"""Binary logarithm of the pixels to a chroma sample, in each direction, that core.resize converts."""
+"""Binary logarithm of the largest chroma subsampling, in each direction, that core.resize converts."""
 
 
 def upscale(
@@ -51,16 +51,31 @@ def upscale(
     detail: float | None = None,
     cleaning: float = DEFAULT_CLEANING,
 ) -> vs.VideoNode:
-    """The clip at four times the width and height, in the same format, with the same frame properties.
+    """Upscale a clip to four times its width and height, in the same format and with the same frame properties.
 
-    Added are the colours that had to be assumed; the plane in `_Alpha` is enlarged too.
+    Colour properties that had to be assumed are added; a plane in the property `_Alpha` is enlarged too. README's table
+    describes the arguments for users.
 
-    theta in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255. model: "default" or a
-    path. length >= 1 and overlap >= 0: frames that a window keeps, and sees more on each side. scene_cuts: "auto",
-    "props" or "off". device: "auto", or torch devices with commas between them; precision: "auto", "fp32", "fp16" or
-    "bf16". tile: rows of a frame that are worked on at once, 0 for as many as its size allows. detail in [0, 1], for
-    weights in two sets: from the faithful one to the sharp one; None: the file's own mixture. cleaning in [0, 1]: how
-    much of a cleaning pass is added. Raises vapoursynth.Error, one line that says what was given and what to do.
+    Args:
+        clip: Constant format and size; GRAY, RGB or YUV, 8 to 16 bit integer or float.
+        theta: Cleaning threshold in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255
+            (Eq. 5), at most three times.
+        model: "default", or the path of a .safetensors or .pth file.
+        length: Frames that a window keeps, 1 or more.
+        overlap: Frames of context on each side of a window, 0 or more.
+        scene_cuts: "auto" detects them, "props" reads _SceneChangePrev and _SceneChangeNext, "off" ignores them.
+        device: "auto", or one or several torch devices separated by commas.
+        precision: "auto", "fp32", "fp16" or "bf16".
+        tile: Rows of a frame that are processed at once; 0 for as many as fit into memory.
+        detail: Mixture of a file's two sets of weights in [0, 1]: 0 is the faithful set, 1 the sharp one; None for the
+            file's default.
+        cleaning: Share of a cleaning pass that is added to a frame, in [0, 1].
+
+    Returns:
+        The upscaled clip.
+
+    Raises:
+        vapoursynth.Error: An argument cannot be used. One line: what is wrong, what was given, what to do.
     """
     model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
     _check_clip(clip)
@@ -87,14 +102,18 @@ def upscale(
     except (RuntimeError, MemoryError, OSError) as error:
         raise _error(_why_not_made(error)) from None
     _log(clip, computes, grid)
-    # What a window asks for at once, and what other threads may be at meanwhile. As RGBS the window holds it anyway.
+    # Frames that a window requests at once, and those that other threads may request meanwhile. The window keeps the
+    # same frames as RGBS, so this cache adds little.
     num_frames = min(length + 2 * overlap + 2 * vs.core.num_threads, clip.num_frames)
     served = serve(to_rgbs(cached(clip, num_frames)), upscaler, convert_to=clip.format if _converts(computes) else None)
     return from_rgbs(served.rgbs, served.props, clip, served.converted)
 
 
 def version() -> dict[str, Any]:
-    """The versions of all that decides the pixels, and the devices: {"rbvsr": "0.1.0", ..., "devices": [...]}."""
+    """Return the versions of everything that affects the pixels, and the devices.
+
+    A dictionary such as {"rbvsr": "0.1.0", ..., "devices": ["cpu", "cuda:0 (NVIDIA H100, 79 GiB)"]}.
+    """
     return {
         "rbvsr": vsrealbasicvsr.__version__,
         "vapoursynth": str(vs.__version__),
@@ -107,7 +126,7 @@ def version() -> dict[str, Any]:
 
 
 def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid) -> None:
-    """One line that says what will be done."""
+    """Log one line: size, devices, precision and windows."""
     where = ", ".join(str(one.device) for one in computes)
     length, overlap = min(grid.length, grid.num_frames), grid.overlap
     windows = f"{grid.num_windows} windows" if grid.num_windows > 1 else "1 window"
@@ -121,11 +140,11 @@ def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid) -> No
 
 
 def _why_not_made(error: BaseException) -> str:
-    """What to tell of an error that came from the machine while the filter was made."""
+    """Return the error text for a failure of the device or of memory while the filter is built."""
     text = printable(str(error) or type(error).__name__, 300)
     if is_out_of_memory(error):
         return f'the network does not fit on the device ({text}). {memory_cure()} For a GPU\'s memory use device="cpu".'
-    return f'the network could not be made ready on the device ({text}). Try another device, or device="cpu".'
+    return f'the network could not be loaded onto the device ({text}). Try another device, or device="cpu".'
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"Upscale": upscale, "Version": version}
@@ -141,7 +160,7 @@ def _check_numbers(theta: float, length: int, overlap: int, tile: int, detail: f
     if overlap < 0:
         raise _error(f"overlap must be at least 0 frames, got {overlap}. The default is {DEFAULT_OVERLAP}.")
     if tile < 0:
-        raise _error(f"tile must be at least 1 row, or 0 for what fits, got {tile}. The default is 0.")
+        raise _error(f"tile must be at least 1 row, or 0 for as many as fit, got {tile}. The default is 0.")
     if detail is not None and not 0 <= detail <= 1:
         raise _error(
             f"detail must be between 0 (faithful) and 1 (sharp), got {detail:g}. "
@@ -187,19 +206,19 @@ def _check_clip(clip: vs.VideoNode) -> None:
 
 
 def _converts(computes: Sequence[DeviceConfig]) -> bool:
-    """Whether frames are converted to the clip's format where they are computed.
+    """Return whether frames are converted to the clip's format on the devices that compute them.
 
-    On a GPU they are: of 8-bit 4:2:0 it hands over an eighth of the bytes. On the CPU core.resize does it, on
+    On a GPU they are: in 8-bit 4:2:0 an eighth of the bytes is transferred. On a CPU core.resize converts them, on
     VapourSynth's threads.
     """
     return all(compute.device.type != "cpu" for compute in computes)
 
 
 def _text(value: str | bytes) -> str:
-    """An argument as text; bytes that are no UTF-8 stay what they are, as in the names of files."""
+    """Return an argument as text. Bytes that are not UTF-8 are preserved, as they occur in file names."""
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 def _error(text: str) -> vs.Error:
-    """One line that can be printed, whatever was given, with the way out at its end."""
+    """Return an error of one printable line for the user."""
     return vs.Error(f"rbvsr.Upscale: {printable(text, MAX_ERROR_LENGTH)}")

@@ -1,10 +1,10 @@
-"""The steps that the native frame server calls: which frames it needs for n, then frame n.
+"""The steps that the native frame server calls: which frames frame n needs, then frame n itself.
 
-Three servers make the filter. The window server hands the source frames of window k to the upscaler and returns an
-empty token; the core merges the requests for one token, however many frames wait for it, so each source frame is asked
-for once. The frame server asks for the token of n's window and then computes frame n. The properties server does the
-same, but returns one pixel with the properties of source frame n: what reads frame n's colours before it reads frame n
-would else have it computed twice, or all frames held for it. Nobody ever waits for a frame in a callback.
+The filter consists of three servers. The window server passes the source frames of window k to the upscaler and returns
+an empty token frame; the core merges concurrent requests for one token, so each source frame is requested once. The
+frame server requests the token of n's window and then computes frame n. The properties server does the same but returns
+one pixel with the properties of source frame n: `from_rgbs` reads the colours of frame n before frame n, which would
+otherwise be computed twice or cached. No callback ever blocks on a frame.
 """
 
 import traceback
@@ -37,10 +37,13 @@ type Step = Callable[..., Answer]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Clips of the same frames. Of each, `rgbs` or `converted` should be read, once.
+    """Three clips of the same frames. Of `rgbs` and `converted`, only one should be read for each frame, once.
 
-    rgbs: as RGBS. converted: in the format of the source, for frames with a `plane_format`; None unless asked for.
-    props: one pixel with the properties.
+    Attributes:
+        rgbs: The upscaled frames in RGBS.
+        converted: The upscaled frames in the format of the source, for frames with a `plane_format`; None unless
+            requested.
+        props: One pixel with the properties of each frame.
     """
 
     rgbs: vs.VideoNode
@@ -49,7 +52,13 @@ class Served:
 
 
 def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoFormat | None = None) -> Served:
-    """The upscaled clip. convert_to: a format into which frames are to be converted where they are computed."""
+    """Build the servers of an upscaled clip.
+
+    Args:
+        rgbs: The source clip, converted by `to_rgbs`.
+        upscaler: The engine for this clip.
+        convert_to: Format to convert frames to where they are computed; None: they stay RGBS.
+    """
     core = vs.core
     pixel = core.std.BlankClip(rgbs, format=vs.GRAY8, width=1, height=1, keep=True)
     tokens = core.std.BlankClip(pixel, length=upscaler.grid.num_windows, fpsnum=1, fpsden=1, keep=True)
@@ -58,7 +67,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
 
-    real_core = core.core  # the proxy works on VapourSynth's threads only
+    real_core = core.core  # the proxy vs.core can be used on VapourSynth's own threads only
 
     def frame(n: int, wanted: vs.VideoFormat, planes: PlaneFormat | None) -> Answer:
         frames: list[vs.VideoFrame] = []
@@ -85,7 +94,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         assert convert_to is not None
         assert isinstance(props, dict)
         planes = plane_format(convert_to, form.height, props)
-        assert planes is not None  # nobody reads other frames here
+        assert planes is not None  # `from_rgbs` reads no other frames here
         return frame(n, convert_to, planes)
 
     def properties(n: int) -> Answer:
@@ -111,10 +120,10 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
 
 
 def window_step(cache: FrameCache, source: vs.VideoNode) -> Step:
-    """For window n: its missing source frames, then an empty frame. clips = [source].
+    """Return the step of the window server: request the missing source frames of window n, then return an empty frame.
 
-    Where some of them cannot be had, the request fails, for so the core wants it; but the others are kept, and the next
-    request does without those.
+    If some of them fail, the request fails, as the core requires; the others are cached, and the next request for the
+    window works without the failed ones. The server's clips are [source].
     """
     asked: dict[int, list[int]] = {}
 
@@ -139,14 +148,14 @@ def window_step(cache: FrameCache, source: vs.VideoNode) -> Step:
 
 
 def _lose(cache: FrameCache, source: vs.VideoNode, n: int) -> None:
-    """Note that source frame n failed, and ask for it once more by itself: why it failed is told only so."""
+    """Mark source frame n as failed, and request it once more by itself: only such a request tells the reason."""
     cache.lose(n)
 
     def note(frame: Future[vs.VideoFrame]) -> None:
         error = frame.exception()
         if error is not None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            # Of an exception in somebody's Python the core tells the traceback too; its last line is what was raised.
+            # For an exception in Python the core's message is the traceback; its last line is the exception itself.
             reason = lines[-1] if "Traceback" in str(error) else " ".join(lines)
             cache.lose(n, reason[:300])
         else:
@@ -156,9 +165,9 @@ def _lose(cache: FrameCache, source: vs.VideoNode, n: int) -> None:
 
 
 def frame_step(cache: FrameCache, make: Callable[[int], Answer]) -> Step:
-    """Serve frame n: ask for the token of its window until nothing is missing, then return make(n). clips = [windows].
+    """Return the step of the frame server: request n's token until no source frame is missing, then return make(n).
 
-    A frame whose window is complete, as most are, is answered at once.
+    A frame whose window is complete, as most are, is returned at once. The server's clips are [windows].
     """
 
     def step(n: int, frames: Any = None, failed: int = 0, lost: Any = ()) -> Answer:
@@ -171,7 +180,7 @@ def frame_step(cache: FrameCache, make: Callable[[int], Answer]) -> Step:
             cache.acquire(n)
         try:
             index = cache.index_of(n)
-            if cache.missing(index):  # after a token came, too: it may have been answered before the window was evicted
+            if cache.missing(index):  # even after a token: the window may have been evicted since
                 return [0, index]
             if (reason := cache.why_lost(n)) is not None:
                 cache.release(n)
@@ -188,9 +197,9 @@ def frame_step(cache: FrameCache, make: Callable[[int], Answer]) -> Step:
 
 
 def _in_one_line(step: Step, frame_of: Callable[[int], int]) -> Step:
-    """The step, whose exceptions become answers of one line: R81 would wrap what is raised in its traceback.
+    """Wrap a step so that exceptions become errors of one line; R81 would add the traceback to what is raised.
 
-    The traceback goes to the log, at debug level.
+    The traceback is logged at debug level.
     """
 
     def answered(n: int, **arguments: Any) -> Answer:
@@ -205,13 +214,13 @@ def _in_one_line(step: Step, frame_of: Callable[[int], int]) -> Step:
 
 
 def _is_memory_short() -> bool:
-    """Whether VapourSynth holds more frames than the user lets it."""
+    """Return whether VapourSynth's frames take more memory than the user allows (max_cache_size)."""
     core = vs.core.core
     return bool(core.used_cache_size > core.max_cache_size * 2**20)
 
 
 def _as_tensor(plane: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The plane's memory; unsigned integers of 16 bits as those bits, for that is how `to_planes` has them."""
+    """Return a plane's memory as a tensor; uint16 as the same bits in int16, as `to_planes` expects."""
     return torch.from_numpy(plane.view(np.int16) if plane.dtype == np.uint16 else plane)
 
 
@@ -232,7 +241,7 @@ def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
 
 def _lost(n: int, reason: str) -> str:
     why = f" ({reason})" if reason else ""
-    return f"rbvsr.Upscale: source frame {n} cannot be had{why}. The frames around it are made without it."
+    return f"rbvsr.Upscale: source frame {n} could not be read{why}. Its neighbours are upscaled without it."
 
 
 def _why_failed(n: int, error: Exception) -> str:
@@ -241,13 +250,13 @@ def _why_failed(n: int, error: Exception) -> str:
     text = printable(str(error), 300)
     if is_out_of_memory(error):
         return (
-            f"rbvsr.Upscale: out of memory at frame {n}, in the smallest bands too ({text}). "
+            f"rbvsr.Upscale: out of memory at frame {n}, even with the smallest tiles ({text}). "
             f'{memory_cure()} Otherwise use a smaller clip, precision="fp16" on a GPU, or device="cpu".'
         )
     if isinstance(error, RuntimeError):  # torch's, the GPU driver's
         return f"rbvsr.Upscale: frame {n} could not be computed ({text}). Try another device or precision."
     return (
-        f"rbvsr.Upscale: frame {n} failed because of a bug ({type(error).__name__}: {text}). Report it, please, with "
+        f"rbvsr.Upscale: frame {n} failed because of a bug ({type(error).__name__}: {text}). Report it with "
         "core.rbvsr.Version() and the traceback, which a script shows that begins with "
         "core.add_log_handler(lambda kind, text: print(text, file=sys.stderr))."
     )
