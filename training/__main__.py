@@ -12,20 +12,24 @@ MAX_ERROR_LENGTH = 1000
 COMMANDS = {
     "prepare": "cut a folder of videos, frames or photographs into clips",
     "flow": "teach the flow network known motion, for people who start without one",
-    "train": "train, fine-tune or go on with a run",
+    "train": "train, fine-tune or resume a run",
     "evaluate": "measure weights on held-out clips, with pictures",
     "benchmark": "VideoLQ as the paper measures it, beside other methods and the paper's table",
     "export": "the weights of a run, or of two, as a file for Upscale(model=...)",
     "degrade": "show what the degradations do to a clip",
 }
-"""Each is a module of `training.commands` with add_arguments(parser), or parse(words, program) where a library parses
-many options, and run(arguments) -> exit status."""
+"""Commands and their help. Each is a module of `training.commands` with run(arguments) -> exit status, and with either
+add_arguments(parser) or, where a library parses many options, parse(words, program)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status. An error that the user can mend is one line on standard error and status 2.
+    """Run one command. Return the exit status.
 
-    Those are UserError, and what the system says of a file. Whatever else is raised is a bug, and keeps its traceback.
+    An error that the user can mend (UserError, or OSError about a file) is one line on standard error and status 2. Any
+    other exception is a bug and keeps its traceback.
+
+    Args:
+        argv: The words of the command line; None for those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         parser.parse_args(words[:1] or ["--help"])
         return 2
-    # Only the command that is wanted is imported: `export` needs neither codecs nor TensorBoard.
+    # Only this command's module is imported: `export` needs neither codecs nor TensorBoard.
     try:
         module = importlib.import_module(f"training.commands.{words[0]}")
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ from vsrealbasicvsr.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of --device. Raises UserError if torch has none of that name."""
+    """Return the device of the option --device. Raise UserError if torch has none of that name."""
     try:
         return find_device(name)
     except DeviceError as error:

@@ -1,4 +1,4 @@
-"""When a run ends: in time, or when the user asks for it."""
+"""Ending a run: after a given time, or when the user asks for it."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ class Pace:
         self._half: float | None = None
 
     def fitted(self, done: int, iterations: int) -> int:
-        """Return the number of steps of the run, from what is known after `done` of them."""
+        """Return the number of steps of the run, once `done` of them are measured; before, `iterations` unchanged."""
         now = time.monotonic()
         if done == self._first + self.STEPS // 2:
             self._half = now

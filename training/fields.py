@@ -1,6 +1,6 @@
-"""Dataclasses of settings: ranges that stand beside their fields, plain data there and back, lists of their fields.
+"""Dataclasses of settings: ranges beside their fields, conversion to plain data and back, lists of their fields.
 
-A range is written where the field is: `batch: AtLeast1 = 16`. Depends on no settings in particular.
+A range is written where the field is: `batch: AtLeast1 = 16`.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from vsrealbasicvsr.errors import UserError
 
 
 class SettingsError(UserError):
-    """A setting is unknown or out of its range; the text names it and what may stand there."""
+    """A setting is unknown or out of its range. The text names it and the permitted values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The smallest and the largest value of a field, both included. Infinite values are never allowed."""
+    """Smallest and largest value of a field, both included. Infinite values are never permitted."""
 
     low: float
     high: float = math.inf
@@ -36,7 +36,7 @@ Share = Annotated[float, Range(0, 1)]
 
 
 def check_fields(settings: Any) -> None:
-    """Raise SettingsError for the first field of a dataclass outside its Range, or not one of its Literal's choices."""
+    """Raise SettingsError for the first field of a dataclass that is outside its Range or no choice of its Literal."""
     for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         value, kind = getattr(settings, name), hint
         if typing.get_origin(hint) is Annotated:
@@ -51,7 +51,7 @@ def check_fields(settings: Any) -> None:
 
 
 def leaf_fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name with dots, type, value) of every field that is no dataclass itself, in the order of declaration."""
+    """Yield (name with dots, type, value) of every field that is not itself a dataclass, in order of declaration."""
     hints = typing.get_type_hints(type(settings))
     for entry in dataclasses.fields(settings):
         value, name = getattr(settings, entry.name), f"{prefix}{entry.name}"
@@ -62,9 +62,15 @@ def leaf_fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any
 
 
 def from_plain[T](kind: type[T], plain: Any, prefix: str = "") -> T:
-    """Return the dataclass of this plain data: lists become tuples, dictionaries dataclasses.
+    """Build a dataclass from plain data: lists become tuples, dictionaries dataclasses.
 
-    Raises SettingsError, naming the field with its prefix, for an unknown field or a value of another type.
+    Args:
+        kind: The dataclass.
+        plain: A dictionary of its fields.
+        prefix: Put before the names of fields in errors.
+
+    Raises:
+        SettingsError: A field is unknown or its value has another type; the text names it.
     """
     if not isinstance(plain, Mapping):
         raise SettingsError(f"{prefix.rstrip('.') or 'settings'} must be an object with fields, got {plain!r}")
@@ -88,17 +94,17 @@ def from_plain[T](kind: type[T], plain: Any, prefix: str = "") -> T:
 
 
 def without_alias(kind: Any) -> Any:
-    """Return what a `type` alias stands for; other types as they are."""
+    """Return the type that a `type` alias stands for; other types unchanged."""
     return kind.__value__ if isinstance(kind, typing.TypeAliasType) else kind
 
 
 def written(value: Any) -> str:
-    """Return a value as the command line takes it: the entries of a tuple with commas between them."""
+    """Return a value as it is written on the command line: the entries of a tuple with commas between them."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:
-    """Return plain data as the field's type. Raises SettingsError if it is of another one."""
+    """Return plain data as the field's type. Raise SettingsError if it is of another one."""
     kind = without_alias(kind)
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):

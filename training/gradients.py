@@ -1,10 +1,10 @@
-"""One step's gradients, of the generator and of the discriminator: which loss reaches which part of the network.
+"""Gradients of one training step, for generator and discriminator: which loss reaches which part of the network.
 
 The paper (after Eq. 3) keeps the perceptual and adversarial losses away from the cleaning module: its frames are to be
-free of artefacts, not rich in detail. The published code lets them through. Knows no optimiser, no data, no files.
+free of artefacts, not rich in detail. The published code lets them through.
 
-Perceptual and adversarial loss look at single frames, so that their gradient at the output comes first, a few frames at
-a time, and their graphs are gone before the network's own backward pass begins.
+The perceptual and adversarial losses depend on single frames, so their gradient with respect to the output is computed
+first, a few frames at a time, and their graphs are freed before the network's own backward pass begins.
 """
 
 import functools
@@ -54,23 +54,27 @@ def generator_gradients(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of one batch to `.grad` of the network's parameters.
 
-    Each loss reaches the parts of the network that its `Reach` names. The discriminator's gradients and norms stay.
+    Each loss reaches the parts of the network that its `Reach` names. The discriminator's gradients and norms do not
+    change.
 
     Args:
-        lr: the input (N, T, 3, H, W), float32 in [0, 1].
-        gt: the sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
-        losses: weights and options.
-        perceptual, discriminator: other networks; without them there are none of their losses.
-        flows_px: motion of the ground truth, see `motion_of`; computed here if needed and not given.
-        rest_frame: frame of each clip that the rest loss looks at.
-        autocast_dtype: of the convolutions (None: as stored); flow, frames and losses are float32.
-        checkpointing: compute activations again in the backward pass instead of keeping them.
-        frames_at_once: number of frames that other networks see at a time; changes memory, not results.
+        model: The network.
+        lr: The input (N, T, 3, H, W), float32 in [0, 1].
+        gt: The sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
+        losses: Weights and options.
+        perceptual: VGG19 for the perceptual loss; None leaves that loss out.
+        discriminator: For its losses; None leaves them out.
+        flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
+        rest_frame: Frame of each clip that the rest loss looks at.
+        autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
+        checkpointing: Compute activations again in the backward pass instead of keeping them.
+        frames_at_once: Number of frames that the other networks see at a time; changes memory, not results.
 
     Returns:
-        The unweighted losses under "output", "cleaning", ..., and the output (N, T, 3, S*H, S*W), detached.
+        The unweighted losses by name ("output", "cleaning", ...), and the output (N, T, 3, S*H, S*W), detached.
 
-    Raises ValueError for clips that do not fit each other.
+    Raises:
+        ValueError: The clips' shapes or dtypes do not match.
     """
     _check_pair("generator_step", lr, gt, SCALE)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
@@ -107,7 +111,7 @@ def _losses_that_count(
     perceptual: PerceptualLoss | None,
     discriminator: Discriminator | None,
 ) -> dict[str, Loss[Any]]:
-    """Return the losses whose weight is not 0, whose needs are met and whose part of the network learns."""
+    """Return the losses whose weight is not 0, whose needs are met and whose part of the network is trained."""
     there = Needs.NOTHING
     there |= Needs.MOTION if lr.shape[1] > 1 else Needs.NOTHING
     there |= Needs.VGG if perceptual is not None else Needs.NOTHING
@@ -139,7 +143,7 @@ def _clip_tensors(
     rest_frame: int,
     autocast: Callable[[], torch.autocast],
 ) -> ClipTensors:
-    """Return what losses of whole clips are computed from; the output is a leaf of its own, to take gradients at."""
+    """Return the inputs of losses of whole clips; `hr` is a leaf, with respect to which gradients are taken."""
 
     def clean(frames: Tensor) -> Tensor:
         with autocast():
@@ -178,9 +182,15 @@ def _spread(
     for_cleaning: Tensor,
     for_flow: Tensor,
 ) -> None:
-    """Run the backward passes: from the gradients at the output and the losses of single parts to `.grad`.
+    """Run the backward passes, from the gradients at the output and the losses of single parts to `.grad`.
 
-    at_output is for every part of the network, at_output_behind for all but the cleaning module (None: there is none).
+    Args:
+        model: The network.
+        hr: Its output, with its graph.
+        at_output: Gradient at the output for every part of the network.
+        at_output_behind: Gradient at the output for every part but the cleaning module; None if there is none.
+        for_cleaning: Sum of the losses of the cleaning module alone.
+        for_flow: Sum of the losses of the flow network alone.
     """
     cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
     if at_output_behind is None:
@@ -202,14 +212,25 @@ def discriminator_gradients(
     autocast_dtype: torch.dtype | None = None,
     frames_at_once: int | None = None,
 ) -> dict[str, Tensor]:
-    """Add the gradients of one batch to `.grad` of the discriminator's parameters; its losses on real and fake frames.
+    """Add the gradients of one batch to `.grad` of the discriminator's parameters.
 
-    hr: the output of `generator_step`; real: the ground truth as it was *before* sharpening. Both (N, T, 3, H, W). lr
-    and flows_px, as of `generator_step`, are what a patch discriminator looks at besides. The two losses are added, as
-    published. The spectral norms' estimates move on by one power iteration, here and nowhere else: the published code
-    makes three in a step (generator, real, fake).
+    The two losses are added, as published. The estimates of the spectral norms advance by one power iteration, here
+    only: the published code advances three times in a step (generator, real, fake).
 
-    Raises ValueError for clips that do not fit each other.
+    Args:
+        discriminator: The network.
+        hr: The output of `generator_step`, (N, T, 3, H, W).
+        real: The ground truth *before* sharpening, (N, T, 3, H, W).
+        lr: The input, for a patch discriminator.
+        flows_px: Motion of the ground truth, for a patch discriminator; see `motion_of`.
+        autocast_dtype: Type of the convolutions; None: as stored.
+        frames_at_once: Number of frames seen at a time; changes memory, not results.
+
+    Returns:
+        The losses on real and fake frames: "discriminator_real", "discriminator_fake".
+
+    Raises:
+        ValueError: The clips' shapes or dtypes do not match.
     """
     _check_pair("discriminator_step", hr, real, 1)
     discriminator.advance_spectral_norms()
@@ -250,9 +271,9 @@ def _gradient_of_views(
     autocast: Callable[[], torch.autocast],
     frames_at_once: int | None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return the gradient at the output of the weighted losses of single views, shaped like it, and these losses.
+    """Return the gradient at the output of the weighted losses of single views, and these losses.
 
-    None where no such loss counts.
+    The gradient has the output's shape; it is None if no such loss counts.
     """
     counting = {name: loss for name, loss in counting.items() if loss.reaches is Reach.BEHIND_CLEANING}
     if not counting:
@@ -275,7 +296,7 @@ def _gradient_of_views(
                 seen, frames_gt[part], perceptual, discriminator, None if views_gt is None else views_gt[part]
             )
             found = {name: share * loss.compute(tensors) for name, loss in counting.items()}
-        # With respect to the views only: nothing is added to the gradients of the networks that look.
+        # With respect to the views only: the gradients of VGG and the discriminator do not change.
         weighted = [losses.weight(name) * loss for name, loss in found.items()]
         (gradient[part],) = torch.autograd.grad(weighted, seen)
         for name, loss in found.items():
@@ -302,19 +323,22 @@ def _view_tensors(
 
 
 def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:
-    """Run a step without keeping its activations: the backward pass computes them again. No step draws numbers."""
+    """Run a step without keeping its activations: the backward pass computes them again. No step is random."""
     return checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def _backward(
     roots: Sequence[tuple[Tensor, Tensor | None]], parameters: list[nn.Parameter], *, again: bool = False
 ) -> None:
-    """Add to `.grad` of these parameters, and of no others, what comes from the roots (tensor, its gradient).
+    """Add to `.grad` of these parameters, and no others, the gradients that come from the roots.
 
-    again: the graph is kept for another way back.
+    Args:
+        roots: Pairs (tensor, its gradient); None for the gradient of a scalar.
+        parameters: Where gradients are added.
+        again: Keep the graph for another backward pass.
     """
     roots = [root for root in roots if root[0].requires_grad]
-    if roots and parameters:  # frozen parts have nothing to learn, and autograd takes no empty list
+    if roots and parameters:  # everything may be frozen, and autograd accepts no empty list
         tensors, gradients = zip(*roots, strict=True)
         torch.autograd.backward(tensors, gradients, retain_graph=again, inputs=parameters)
 
@@ -324,7 +348,7 @@ def _learning(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Return all of them at once: each reading of a number waits for the GPU."""
+    """Return the losses as numbers, read together: each reading waits for the GPU."""
     values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
     return dict(zip(losses, values, strict=True))
 

@@ -1,8 +1,8 @@
-"""A whole training step as one CUDA graph: forward, backward and both optimisers, without a wait for the device.
+"""A whole training step as one CUDA graph: forward, backward and both optimisers, without waiting for the device.
 
-Launching the thousands of kernels of a step from Python takes longer than a small network computes. Differs from the
-plain step only in that gradients are not looked at before they are applied: losses that are not finite are seen when
-they are read. Knows no data and no files.
+Launching the thousands of kernels of a step from Python takes longer than a small network computes. The only difference
+from the eager step: gradients are not checked before they are applied, so non-finite losses are noticed when they are
+read.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 type Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(input, ground truth, the discriminator's real frames) to the losses; changes the networks."""
+"""A function of (input, ground truth, the discriminator's real frames) that trains the networks and returns the
+losses."""
 
 MAX_STEPS_AHEAD = 2
 """Steps that may be queued on the device before Python waits."""
 WARM_UP_STEPS = 3
-"""Steps on another stream before a capture, as torch asks for: libraries set themselves up in them."""
+"""Steps on another stream before a capture, as torch requires: libraries initialise themselves in them."""
 
 
 class GraphedStep:
-    """`step`, captured once for batches of one shape and replayed; the captured step and the warm-up steps count.
+    """A step, captured once for batches of one shape and replayed. The warm-up steps and the captured step train too.
 
-    The step must wait for nothing and change tensors in place only: optimisers are `capturable`, learning rates are
-    tensors.
+    The step must not wait for the device and must change tensors in place only: optimisers are `capturable`, learning
+    rates are tensors.
     """
 
     def __init__(self, step: Step) -> None:
@@ -37,7 +38,11 @@ class GraphedStep:
         self._launched: list[torch.cuda.Event] = []
 
     def __call__(self, *batch: Tensor) -> tuple[list[str], Tensor]:
-        """Return names and values (as one tensor on the device, overwritten by the next step) of the step's losses."""
+        """Take one step.
+
+        Returns:
+            Names of the losses, and their values as one tensor on the device, which the next step overwrites.
+        """
         if self._graph is None:
             return self._capture(batch)
         if len(self._launched) == MAX_STEPS_AHEAD:
@@ -52,7 +57,7 @@ class GraphedStep:
         return self._names, self._losses
 
     def _capture(self, batch: tuple[Tensor, ...]) -> tuple[list[str], Tensor]:
-        buffers = {id(given): given.clone() for given in batch}  # one for a tensor that is given twice
+        buffers = {id(given): given.clone() for given in batch}  # a tensor that is given twice gets one buffer
         self._inputs = tuple(buffers[id(given)] for given in batch)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
@@ -61,7 +66,7 @@ class GraphedStep:
                 self._step(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # other threads go on copying clips to the device
+        # "thread_local": other threads copy clips to the device meanwhile
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             losses = self._step(*self._inputs)
             self._names, self._losses = list(losses), torch.stack([loss.detach() for loss in losses.values()])
@@ -71,7 +76,7 @@ class GraphedStep:
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
-    """Scale the gradients down to a norm of at most `max_norm` (0: leave them), without a wait for the device."""
+    """Scale the gradients down to a norm of at most `max_norm` (0: no limit), without waiting for the device."""
     if max_norm <= 0:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

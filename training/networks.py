@@ -1,4 +1,4 @@
-"""The networks of a run, their optimisers and their moving average, and the processes that share its work."""
+"""The networks of a run, their optimisers and the moving average of the generator."""
 
 from __future__ import annotations
 
@@ -22,23 +22,31 @@ from vsrealbasicvsr.weights.reading import build_network, read_network
 
 
 class Networks:
-    """What is trained: the generator, its moving average, the discriminator where there is one, their optimisers."""
+    """What is trained: the generator, its moving average, the discriminator if there is one, and their optimisers."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         torch.manual_seed(settings.data.seed)
         self.settings = settings
         self.device = device
         self.model = RealBasicVSR(settings.architecture)
-        with torch.no_grad():  # begin as bilinear enlargement and as no cleaning at all
+        with torch.no_grad():  # begin close to bilinear enlargement without cleaning
             self.model.basicvsr.conv_last.weight.mul_(0.1)
             self.model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
         self.discriminator = make_discriminator(settings)
         self.ema: dict[str, Tensor] = {}
 
     def start_from(self, start: Path | None, spynet: Path | None) -> None:
-        """Take weights to begin from: a run's folder (its networks, not the moving average, as published) or a file.
+        """Load initial weights.
 
-        Raises TrainingError, CheckpointError or WeightsError if they do not fit.
+        Args:
+            start: A run's folder (its networks, not the moving average, as published), a file, or "default"; None:
+                random.
+            spynet: Weights of the flow network.
+
+        Raises:
+            TrainingError: The weights do not fit, or a part that the settings freeze has none.
+            CheckpointError: The run has no complete checkpoint.
+            WeightsError: A file cannot be used.
         """
         if start is not None and start.is_dir():
             state, warnings = newest_checkpoint(start)
@@ -49,7 +57,7 @@ class Networks:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
             tensors = faithful_weights(start)
-            if self.settings.architecture.start_passes:  # the weights may be those of a network without
+            if self.settings.architecture.start_passes:  # the weights may be those of a network without start passes
                 tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
             self._load(self.model, tensors, start)
             if self.discriminator is not None:
@@ -77,7 +85,7 @@ class Networks:
             )
 
     def prepare(self) -> None:
-        """Bring everything to the device and make the optimisers; to be called when the weights are in place."""
+        """Move everything to the device and create the optimisers. Call it after the weights are loaded."""
         settings = self.settings
         self.model.to(self.device).to(memory_format=torch.channels_last).train()
         self.model.image_cleaning.requires_grad_(not settings.freeze_cleaning)
@@ -96,7 +104,7 @@ class Networks:
             )
 
     def _adam(self, groups: list[list[nn.Parameter]], rate: float) -> torch.optim.Adam:
-        """Adam; for steps that are captured, with its rates on the device, where they can be changed."""
+        """Return Adam. For captured steps its learning rates are tensors on the device, where they can be changed."""
         betas = self.settings.adam_betas
         if not (self.settings.cuda_graph and self.device.type == "cuda"):
             return torch.optim.Adam([{"params": group} for group in groups], lr=rate, betas=betas)
@@ -110,7 +118,7 @@ class Networks:
         )
 
     def set_learning_rates(self, iteration: int) -> None:
-        """The rates of this step, and whether the flow network learns in it."""
+        """Set the learning rates of this step, and whether the flow network is trained in it."""
         settings = self.settings
         share = iteration / settings.iterations
         rest, flow = self.optimizer.param_groups
@@ -122,7 +130,7 @@ class Networks:
             parameter.requires_grad_(flow_learns)
 
     def update_ema(self, iteration: int) -> None:
-        """Move the average; in the first steps it follows faster, so that it does not keep the random start."""
+        """Update the moving average. It follows faster in the first steps, so that the random start is forgotten."""
         decay = min(self.settings.ema_decay, (iteration + 1) / (iteration + 10))
         state = self.model.state_dict()
         with torch.no_grad():
@@ -133,7 +141,7 @@ class Networks:
         return RealBasicVSR.from_state_dict({name: tensor.cpu() for name, tensor in self.ema.items()}).eval()
 
     def state(self, iteration: int) -> dict[str, Any]:
-        """Everything that going on after `iteration` steps needs. The position in the data is the step itself."""
+        """Return everything that is needed to resume after `iteration` steps. The data needs only their number."""
         return {
             "iteration": iteration,
             "model": self.model.state_dict(),
@@ -147,7 +155,12 @@ class Networks:
         }
 
     def restore(self, state: Mapping[str, Any], where: Path) -> int:
-        """Take up a checkpoint's state; returns the number of steps done. Raises CheckpointError if it does not fit."""
+        """Restore a checkpoint's state. Return the number of steps done.
+
+        Raises:
+            TrainingError: The state does not fit the settings.
+            CheckpointError: It has no discriminator, but the settings need one.
+        """
         self._load(self.model, state["model"], where)
         for name, tensor in state["ema"].items():
             self.ema[name].copy_(tensor)
@@ -183,9 +196,10 @@ class Networks:
 
 
 def faithful_weights(start: Path) -> dict[str, Tensor]:
-    """Return the tensors to begin from of a file, or of "default": of two sets the faithful one.
+    """Return the initial tensors in a file, or of "default"; of two sets the faithful one.
 
-    Raises WeightsError if it holds no network.
+    Raises:
+        WeightsError: It holds no network.
     """
     path = DEFAULT_WEIGHTS if str(start) == "default" else start
     stored = read_network(path)
@@ -200,7 +214,7 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Take up the moments of a checkpoint; how the optimiser runs (on which device, captured or not) stays."""
+    """Restore the moments of a checkpoint. How the optimiser runs (device, captured or not) does not change."""
     own = [{name: group[name] for name in _HOW if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, how in zip(optimizer.param_groups, own, strict=True):
@@ -211,7 +225,7 @@ _HOW = ("lr", "capturable", "fused", "foreach")
 
 
 def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscriminator | None:
-    """Return the discriminator that the settings ask for; None without an adversarial loss."""
+    """Build the discriminator that the settings ask for; None without an adversarial loss."""
     if settings.losses.adversarial_weight == 0:
         return None
     if settings.losses.discriminator == "unet":
@@ -220,9 +234,12 @@ def make_discriminator(settings: Settings) -> UNetDiscriminator | PatchDiscrimin
 
 
 def learning_rate(iteration: int, settings: Settings, *, peak: float | None = None) -> float:
-    """Return the generator's rate: linear warm-up, then a cosine from learning_rate to final_learning_rate.
+    """Return the learning rate of a step: linear warm-up, then a cosine from learning_rate to final_learning_rate.
 
-    peak: the same course with another height, for the flow network.
+    Args:
+        iteration: Number of steps done.
+        settings: Of the run.
+        peak: The rate after the warm-up, instead of learning_rate; the final rate is scaled with it.
     """
     warm_up = settings.warm_up_iterations
     final = settings.final_learning_rate
@@ -236,11 +253,11 @@ def learning_rate(iteration: int, settings: Settings, *, peak: float | None = No
 
 
 def autocast_dtype_of(settings: Settings, device: torch.device) -> torch.dtype | None:
-    """The one place that decides precision. bfloat16 has float32's range: no loss scaling; gradients stay float32.
+    """Return the dtype of the convolutions; None for float32. The only place that decides precision.
 
-    On a CPU it is slower than float32 unless the CPU multiplies it (AVX512-BF16, AMX), so that "auto" leaves it; and
-    so it does on a GPU below capability 8.0, for which cuDNN has no convolutions in bfloat16 (though torch's
-    is_bf16_supported says yes).
+    bfloat16 has float32's range, so losses need no scaling; gradients are float32. "auto" uses it only where it is
+    fast: not on CPUs, most of which do not multiply it (AVX512-BF16, AMX), and not on GPUs below capability 8.0, for
+    which cuDNN has no convolutions in bfloat16 (although torch's is_bf16_supported says yes).
     """
     is_auto = settings.precision == "auto" and device.type == "cuda"
     wanted = settings.precision == "bf16" or (is_auto and torch.cuda.get_device_capability(device) >= (8, 0))

@@ -23,10 +23,21 @@ EXTRA_NAMES = {"data.num_frames": ("--length",)}
 
 
 def parse[T](kind: type[T], words: Sequence[str], *, program: str, description: str) -> tuple[T, dict[str, Any]]:
-    """Return a command's own options and the settings that the user wrote, by their names with dots.
+    """Parse a command line: a command's own options, and the settings that the user wrote.
 
-    kind is a dataclass: a field is an option, its docstring the help. For --help, prints it and raises SystemExit(0).
-    Raises SettingsError, in one line, for an unknown option or a value of another type.
+    For --help, prints it and raises SystemExit(0).
+
+    Args:
+        kind: A dataclass of the command's own options: a field is an option, its docstring the help.
+        words: The command line.
+        program: Name of the program, for the help.
+        description: First paragraph of the help.
+
+    Returns:
+        The own options, and the settings that were given, by their names with dots.
+
+    Raises:
+        SettingsError: An option is unknown or its value has another type. One line.
     """
     changes = dataclasses.make_dataclass("Changes", _setting_options(), kw_only=True)
 
@@ -66,7 +77,7 @@ def option_names(name: str) -> tuple[str, ...]:
 
 
 def _setting_options() -> list[tuple[str, Any, Any]]:
-    """Return (attribute, annotated type, default) of every field of the settings. The default None is "not given"."""
+    """Return (attribute, annotated type, default) for every field of the settings. A default of None: not given."""
     stage1 = PRESETS["stage1"]
     return [
         (
@@ -93,7 +104,10 @@ def _identifier(name: str) -> str:
 
 
 def _negatives(name: str) -> tuple[str, ...]:
-    """Return --no-stochastic, --data.no-stochastic; --no-data.stochastic is how earlier versions wrote it."""
+    """Return the negative options of a field, such as --no-stochastic and --data.no-stochastic.
+
+    --no-data.stochastic is how earlier versions wrote it.
+    """
     names = []
     for option in option_names(name):
         path, dot, last = option.removeprefix("--").rpartition(".")
@@ -102,12 +116,12 @@ def _negatives(name: str) -> tuple[str, ...]:
 
 
 def _converted(kind: Any, _type: Any, tokens: Sequence[Token]) -> Any:
-    """Return the value of an option: cyclopts converts it, but for lists, whose entries have commas between them."""
-    token = tokens[-1]  # of an option that is given twice, the last counts
+    """Convert the value of an option, by cyclopts but for lists, whose entries are separated by commas."""
+    token = tokens[-1]  # the last one counts if an option is given twice
     if typing.get_origin(kind) in (typing.Union, types.UnionType) and token.value.lower() == "none":
         return None
     if typing.get_origin(kind) is typing.Literal:
-        return token.value  # the settings name the choices
+        return token.value  # the settings check it, and their error names the choices
     if typing.get_origin(kind) is not tuple:
         return _number(kind, token.value)
     parts, inner = [part for part in token.value.split(",") if part], typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""Named settings: the paper's two stages, fine-tuning, the default weights', and a short smoke test."""
+"""Named settings: the paper's two stages, fine-tuning, those of the default weights, and a short smoke test."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COMPACT_ARCHITECTURE = Architecture(
     flow_stride=2,
     start_passes=1,
 )
-"""The default weights' sizes: 1,349,865 parameters."""
+"""Sizes of the default weights: 1,349,865 parameters."""
 
 
 COMPACT_MIX = ("usual:0.4", "mild:0.13", "clean:0.12", "blocky:0.14", "harsh:0.15", "noisy:0.06")
-"""What the default weights are trained with: mostly what most videos have been through, and all else besides."""
+"""Degradations that the default weights are trained with: mostly what most videos have gone through."""
 
 
 SMOKE_ARCHITECTURE = Architecture(
@@ -70,7 +70,7 @@ COMPACT = dataclasses.replace(
         degradations=MODERATE,
         degradation_mix=COMPACT_MIX,
         hold_probability=0.2,
-        num_frames=14,  # of 6 to 10 frames the hidden states had not come to rest: a still breathed at its ends
+        num_frames=14,  # with 6 to 10 frames the hidden states did not converge: a still image changed at its ends
         crop_px=48,
         stochastic=False,
         unsharp=False,

@@ -1,4 +1,4 @@
-"""The processes that share the work of a run, as torchrun starts them, and the device of this one."""
+"""The processes that share the work of a run, as torchrun starts them, and the device of each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from vsrealbasicvsr.errors import UserError
 
 
 class TrainingError(UserError):
-    """A run cannot begin or go on; the text says what is wrong and what to do."""
+    """A run cannot begin or continue. The text says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
-    """The processes that share a run's work, as torchrun starts them, and this one's place among them."""
+    """The processes that share a run's work, and this one's rank and device.
+
+    Attributes:
+        num: Number of processes.
+        rank: Index of this one; 0 is the main process.
+        device: Where this one computes.
+    """
 
     num: int
     rank: int
@@ -41,7 +47,7 @@ class Processes:
             gradient.copy_(mean.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is up in any process."""
+        """Return whether the flag is set in any process."""
         if self.num == 1:
             return flag
         raised = torch.tensor([float(flag)], device=self.device)
@@ -50,7 +56,14 @@ class Processes:
 
 
 def start_processes(device_name: str) -> Processes:
-    """This process's place among those that torchrun started, or alone. Raises TrainingError for a missing device."""
+    """Join the processes that torchrun started, if there are any.
+
+    Args:
+        device_name: "auto", or a torch device; with several processes "cuda" means a GPU for each.
+
+    Raises:
+        TrainingError: torch has no such device.
+    """
     num = int(os.environ.get("WORLD_SIZE", "1"))
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name
     if name == "cuda" or (num > 1 and name.startswith("cuda:")):  # each process has a GPU of its own
@@ -67,5 +80,5 @@ def start_processes(device_name: str) -> Processes:
 
 
 def usual_num_workers() -> int:
-    """This process's share of the cores but one."""
+    """Return this process's share of all cores but one."""
     return max(1, ((os.cpu_count() or 2) - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a progress bar, log.jsonl and TensorBoard. Only the main process has them."""
+"""Progress bar, log.jsonl and TensorBoard of a run. Only the main process has them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vsrealbasicvsr.model import SCALE
 
 
 class Recorder:
-    """Progress bar, log and TensorBoard of a run that continues after step `first`. Use it in a `with` block."""
+    """Progress bar, log and TensorBoard of a run that continues after step `first`. A context manager."""
 
     def __init__(self, run_folder: Path, *, first: int, num_iterations: int) -> None:
         self._first = first
@@ -29,7 +29,11 @@ class Recorder:
         self._started, self._seconds_waited = time.monotonic(), 0.0
 
     def advance(self, wait_seconds: float) -> None:
-        """Count a step, before which the loop waited so long for its batch."""
+        """Count a step.
+
+        Args:
+            wait_seconds: How long the loop waited for its batch.
+        """
         self._seconds_waited += wait_seconds
         self._bar.update()
 
@@ -49,7 +53,7 @@ class Recorder:
         self._bar.set_postfix_str(f"output {record['output']:.4f}, waits {record['data_wait_share']:.0%}")
 
     def show(self, done: int, lr: Tensor, hr: Tensor, gt: Tensor) -> None:
-        """Add a picture to TensorBoard: bicubic, output and ground truth side by side."""
+        """Add an image to TensorBoard: bicubic, output and ground truth side by side."""
         self._board.add_image("bicubic, ours, truth", side_by_side(lr, hr, gt), done)
 
     def set_total(self, num_iterations: int) -> None:

@@ -1,13 +1,13 @@
-"""A run's folder: complete checkpoints that survive anything, the weights for use, the settings and the log.
+"""A run's folder: checkpoints, the weights for use, settings and log.
 
     settings.json              every setting of the run
-    origin.json                the data, the weights it began from, versions
+    origin.json                the data, the initial weights, versions
     log.jsonl                  one record for each log_every steps
-    checkpoints/000001000.pt   everything that going on needs; the last few are kept
+    checkpoints/000001000.pt   everything that is needed to resume; the last few are kept
     ema.safetensors            the moving average at the newest checkpoint, for core.rbvsr.Upscale(model=...)
     tensorboard/
 
-Whatever lies under a final name is whole: it was written beside it, brought to the disk, and renamed.
+All files are written atomically.
 """
 
 import contextlib
@@ -32,14 +32,15 @@ State = dict[str, Any]
 
 
 class CheckpointError(UserError):
-    """A run cannot be written or gone on with; the text says which file, what is wrong and what to do."""
+    """A run's files cannot be written or read. The text says which file, what is wrong and what to do."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """`vsrealbasicvsr.whole_file`, whose folder is made.
+    """Write a file atomically, as `vsrealbasicvsr.whole_file` does, and create its folder if needed.
 
-    Raises CheckpointError, naming the file and the cause, if it cannot be written.
+    Raises:
+        CheckpointError: It cannot be written; the text names the file and the cause.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,34 +49,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} could not be written: {cause}. What was written before is whole: make room on the disk or check"
-            " the folder, then start the same command again (a run goes on with --resume)."
+            f"{path} could not be written: {cause}. What was written before is complete: make room on the disk or check"
+            " the folder, then start the same command again (for a run, with --resume)."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all. Raises CheckpointError."""
+    """Write a text file atomically. Raise CheckpointError if it cannot be written."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def checkpoint_path(run: Path, iteration: int) -> Path:
-    """Return where the checkpoint after `iteration` steps lies."""
+    """Return the path of the checkpoint after `iteration` steps."""
     return run / FOLDER / f"{iteration:09d}.pt"
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the run's checkpoints, the oldest first."""
+    """Return the paths of the run's checkpoints, oldest first."""
     return sorted(path for path in (run / FOLDER).glob("*.pt") if re.fullmatch(r"\d{9}\.pt", path.name))
 
 
 def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> None:
     """Write the state after `iteration` steps, then delete all but the last `keep` checkpoints up to it.
 
-    Later ones are deleted too: a run that goes on from here found them damaged.
+    Later checkpoints are deleted too: the run was resumed from an earlier one because they are damaged.
 
-    Raises CheckpointError if it cannot be written or holds values that are not finite, from which no run can go on; the
-    checkpoints before it are all still there.
+    Raises:
+        CheckpointError: The file cannot be written, or the state holds values that are not finite, from which no run
+            can be resumed. Earlier checkpoints are then all kept.
     """
     if broken := not_finite(state):
         raise CheckpointError(
@@ -92,24 +94,29 @@ def save_checkpoint(run: Path, state: State, *, iteration: int, keep: int) -> No
 
 
 def load_checkpoint(path: Path) -> State:
-    """Return the state of one checkpoint, on the CPU; nothing in the file is executed.
+    """Read a checkpoint's state, on the CPU; nothing in the file is executed.
 
-    Raises CheckpointError if it was cut off or changed, would run code, holds values that are not finite, or is
-    something else.
+    Raises:
+        CheckpointError: The file is damaged, would run code, holds values that are not finite, or is no checkpoint.
     """
     try:
         state = read_checkpoint(path)
     except WeightsError as error:
-        raise CheckpointError(f"not a whole checkpoint: {error}") from None
+        raise CheckpointError(f"not a complete checkpoint: {error}") from None
     if not isinstance(state, dict) or not {"model", "ema", "optimizer", "iteration"} <= state.keys():
         raise CheckpointError(f"{path} is not a checkpoint of a training run.")
     if broken := not_finite(state):
-        raise CheckpointError(f"{path} cannot be gone on from: {broken} has values that are not finite.")
+        raise CheckpointError(f"{path} cannot be resumed: {broken} has values that are not finite.")
     return state
 
 
 def not_finite(state: object, name: str = "") -> str | None:
-    """The name of the first tensor of a state that holds NaN or an infinite value, as in model.basicvsr.fusion.bias."""
+    """Return the name of the first tensor that holds NaN or an infinite value, such as model.basicvsr.fusion.bias.
+
+    Args:
+        state: A tensor, or mappings of them inside each other; anything else is skipped.
+        name: Name of `state`, for the result.
+    """
     if isinstance(state, Mapping):
         inside = ((f"{name}.{key}".lstrip("."), value) for key, value in state.items())
         return next((found for key, value in inside if (found := not_finite(value, key))), None)
@@ -117,24 +124,28 @@ def not_finite(state: object, name: str = "") -> str | None:
 
 
 def newest_checkpoint(run: Path) -> tuple[State, list[str]]:
-    """Return the newest checkpoint of the run that is whole, and a warning for each newer one that is not.
+    """Read the newest complete checkpoint of the run.
 
-    Raises CheckpointError if there is none.
+    Returns:
+        Its state, and a warning for each newer one that is damaged.
+
+    Raises:
+        CheckpointError: There is none.
     """
     warnings: list[str] = []
     for path in reversed(list_checkpoints(run)):
         try:
             return load_checkpoint(path), warnings
         except CheckpointError as error:
-            warnings.append(f"{error} Going on from the one before it.")
-    found = f"none of its {len(warnings)} checkpoints is whole" if warnings else f"there is none in {run / FOLDER}"
+            warnings.append(f"{error} Trying the one before it.")
+    found = f"none of its {len(warnings)} checkpoints is complete" if warnings else f"there is none in {run / FOLDER}"
     raise CheckpointError(
-        f"no checkpoint to go on from: {found}. Name a run's folder, or start the run again with another --out."
+        f"no checkpoint to resume from: {found}. Name a run's folder, or start the run again with another --out."
     )
 
 
 class Log:
-    """log.jsonl: one record a line. Opened at step `iteration`, it forgets records of later steps."""
+    """log.jsonl: one record a line. Opening it at step `iteration` removes the records of later steps."""
 
     def __init__(self, run: Path, iteration: int) -> None:
         self.path = run / LOG
@@ -148,13 +159,13 @@ class Log:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise CheckpointError(
-                f"{self.path} could not be written: {error.strerror}. The checkpoints are whole: make room on the disk,"
-                " then go on with --resume."
+                f"{self.path} could not be written: {error.strerror}. The checkpoints are complete: make room on the"
+                " disk, then continue with --resume."
             ) from None
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the run's records; a last line that was cut off is left out."""
+    """Return the run's records, without a last line that is incomplete."""
     path = run / LOG
     if not path.exists():
         return []
@@ -168,15 +179,16 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def find_weights(text: str) -> str | Path:
-    """Return what load_model reads: of a run's folder its moving average.
+    """Return what `load_model` accepts: for a run's folder the path of its moving average, else the text itself.
 
-    Raises UserError for a folder without it; what is wrong with a file, load_model says.
+    Raises:
+        UserError: The folder has no moving average. A file is checked by `load_model`.
     """
     path = Path(text)
     if text == "default" or not path.is_dir():
         return text
     if not (path / EMA).is_file():
-        raise UserError(f"{path} holds no {EMA}: it is no run, or has not come to its first checkpoint yet")
+        raise UserError(f"{path} holds no {EMA}: it is not a run, or has not reached its first checkpoint yet")
     return path / EMA
 
 
@@ -189,7 +201,16 @@ def write_network(
     sharp: RealBasicVSR | None = None,
     default_detail: float | None = None,
 ) -> None:
-    """`write_weights`, with CheckpointError where the file cannot be written."""
+    """Write weights as `write_weights` does, with CheckpointError if the file cannot be written.
+
+    Args:
+        model: The network; of two sets the faithful one.
+        out: The .safetensors file; its folder is created if needed.
+        metadata: Description.
+        dtype: Type of the convolutions.
+        sharp: The sharp set, for a file with two.
+        default_detail: Mixture of the two in [0, 1] where none is requested.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_weights(model, out, metadata=metadata, dtype=dtype, sharp=sharp, default_detail=default_detail)

@@ -1,6 +1,6 @@
 """Everything that decides a run's result: one frozen dataclass, its checks and its JSON.
 
-What only decides how fast a run is (device, workers) stands in the call of the loop. Depends on no data, no network.
+What only affects speed (device, workers) is an argument of the training loop.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ MAX_CHANNELS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that decides a run's result, with the clips and the code. The defaults are the paper's stage 1.
+    """Everything that decides a run's result, apart from the clips and the code. The defaults are the paper's stage 1.
 
-    Learning rates are Adam's; 0 freezes. Raises SettingsError for values out of range or that do not fit each other.
+    Learning rates are Adam's; 0 freezes. Raises SettingsError for values out of range or that exclude each other.
     """
 
     architecture: Architecture = field(default_factory=Architecture)
@@ -33,19 +33,19 @@ class Settings:
     iterations: AtLeast1 = 300_000
     """Number of training steps."""
     batch: AtLeast1 = 16
-    """Clips of one step of one process."""
+    """Clips in one step of one process."""
     learning_rate: NotNegative = 1e-4
     """Adam's rate at the start, after the warm-up."""
     final_learning_rate: NotNegative = 1e-4
-    """A cosine leads from learning_rate to it; equal: constant, as published."""
+    """Rate at the end, reached by a cosine from learning_rate; equal: constant, as published."""
     discriminator_learning_rate: NotNegative = 1e-4
     """Adam's rate for the discriminator, constant."""
     flow_learning_rate: NotNegative = 0.0
     """0, as published: SPyNet is frozen; gradients still pass through it."""
     freeze_cleaning: bool = False
-    """The cleaning module stays as it is, and only what comes after it learns."""
+    """Freeze the cleaning module; only what comes after it is trained."""
     flow_from_share: Share = 0.0
-    """Share of the run after which the flow network begins to learn."""
+    """Share of the run after which the flow network is trained."""
     warm_up_iterations: Count = 0
     """Steps in which the learning rate rises from 0."""
     adam_betas: tuple[float, float] = (0.9, 0.99)
@@ -55,22 +55,22 @@ class Settings:
     ema_decay: Share = 0.999
     """Decay of the moving average of the weights for each step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the convolutions; flow and losses are float32. auto: bf16 on CUDA, fp32 elsewhere."""
+    """Type of the convolutions; flow and losses are float32. auto: bf16 on CUDA, fp32 elsewhere."""
     cuda_graph: bool = False
-    """On a GPU, take steps as one captured CUDA graph: small networks are otherwise bound by launching kernels."""
+    """On a GPU, take steps as one captured CUDA graph: launching kernels otherwise limits small networks."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: half as much time again, a quarter of the memory."""
     max_skipped_steps: AtLeast1 = 20
-    """Steps in a row whose gradient was not finite, after which the run stops."""
+    """Maximum number of successive steps with non-finite gradients; then the run stops."""
 
     checkpoint_every: AtLeast1 = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: AtLeast1 = 3
     """Number of checkpoints that are kept."""
     log_every: AtLeast1 = 100
-    """Steps whose mean losses make a record of the log."""
+    """Steps whose mean losses make one record of the log."""
     images_every: AtLeast1 = 1000
-    """Steps between two pictures in TensorBoard."""
+    """Steps between two images in TensorBoard."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -80,14 +80,15 @@ class Settings:
         self.losses.check_sample(num_frames=self.data.num_frames, crop_px=self.data.crop_px)
 
     def to_json(self) -> str:
-        """Return the settings as they lie beside a run's weights."""
+        """Return the settings as the text of settings.json."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> "Settings":
-        """Return the settings that `to_json` wrote, now or before losses and data were nested.
+        """Return the settings that `to_json` wrote, in this version or before losses and data were nested.
 
-        Raises SettingsError on an unknown field or a wrong value.
+        Raises:
+            SettingsError: A field is unknown or its value wrong.
         """
         try:
             plain = json.loads(text)
@@ -97,7 +98,7 @@ class Settings:
 
 
 def upgraded(plain: Any) -> Any:
-    """Return the plain data of settings.json with losses and data nested: until 2026-11 all their fields were flat."""
+    """Return the plain data of settings.json with losses and data nested; until 2026-11 all their fields were flat."""
     if not isinstance(plain, Mapping) or "losses" in plain or "data" in plain:
         return plain
     nested: dict[str, Any] = dict(plain)
@@ -108,10 +109,14 @@ def upgraded(plain: Any) -> Any:
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return the settings with some fields replaced, named with dots: "losses.flicker_weight", or, short, without
-    "losses." and "data.".
+    """Return the settings with some fields replaced.
 
-    Raises SettingsError for an unknown field or a value that does not fit.
+    Args:
+        settings: The settings to begin with.
+        changes: New values by names with dots, such as "losses.flicker_weight"; "losses." and "data." may be left out.
+
+    Raises:
+        SettingsError: A field is unknown or a value does not fit.
     """
     tree: dict[str, Any] = dataclasses.asdict(settings)
     for name, value in changes.items():
@@ -138,7 +143,7 @@ def full_name(name: str) -> str:
 
 
 def read_settings(path: Path) -> Settings:
-    """Return the settings of a run. Raises SettingsError, naming the file."""
+    """Read the settings of a run. Raise SettingsError, naming the file, if that fails."""
     try:
         return Settings.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -149,7 +154,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def _check_architecture(architecture: Architecture) -> None:
-    """Raise SettingsError for sizes of which no network can be built, or read again from a file."""
+    """Raise SettingsError for sizes of which no network can be built, or that could not be read back from a file."""
     numbers = dataclasses.asdict(architecture)
     widths = {name: numbers[name] for name in numbers if name.endswith("_channels") and name != "flow_channels"}
     widths |= {f"flow_channels[{place}]": width for place, width in enumerate(architecture.flow_channels)}

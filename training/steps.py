@@ -1,7 +1,4 @@
-"""One training step: losses, gradients, both optimisers; plainly, or captured as one CUDA graph.
-
-Knows neither data nor files.
-"""
+"""One training step: losses, gradients, both optimisers; eagerly, or captured as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -29,14 +26,19 @@ class LossError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of a step. stepped: False if a gradient was not finite. hr: the output, None of a captured step."""
+    """Result of a step.
+
+    Attributes:
+        stepped: False if a gradient was not finite; no network was changed then.
+        hr: The output; None after a captured step.
+    """
 
     stepped: bool
     hr: Tensor | None
 
 
 class Steps:
-    """Takes training steps, and keeps their losses until they are read."""
+    """Takes training steps and sums their losses until they are read."""
 
     def __init__(self, networks: Networks, processes: Processes, perceptual: PerceptualLoss | None) -> None:
         settings = networks.settings
@@ -53,17 +55,25 @@ class Steps:
         self._num_summed = 0
 
     def take(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
-        """Train the networks with one batch: input, ground gt, and the discriminator's real frames."""
+        """Train the networks with one batch.
+
+        Args:
+            lr: The input.
+            gt: The ground truth.
+            real: The discriminator's real frames.
+            iteration: Number of steps done.
+        """
         self._networks.set_learning_rates(iteration)
         taken = self._take_graphed(lr, gt, real) if self._is_graphed(iteration) else None
         if taken is None:
-            taken = self._take_plain(lr, gt, real, iteration)
+            taken = self._take_eager(lr, gt, real, iteration)
         return taken
 
     def read_losses(self) -> dict[str, float]:
-        """Each loss's mean over the steps since the last reading; empty if there were none. Waits for the device.
+        """Return each loss's mean over the steps since the last reading; empty if there were none. Synchronises.
 
-        Raises LossError if those of captured steps are not finite: their gradients have been applied.
+        Raises:
+            LossError: Losses of captured steps are not finite; their gradients have been applied.
         """
         means = {name: value / max(self._num_summed, 1) for name, value in self._sums.items()}
         if self._graph_sums is not None:
@@ -75,9 +85,9 @@ class Steps:
         self._sums, self._graph_sums, self._num_summed = {}, None, 0
         return means
 
-    # ---- plain -------------------------------------------------------------------------------------------------------
+    # ---- eager -------------------------------------------------------------------------------------------------------
 
-    def _take_plain(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
+    def _take_eager(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
         flows_px = self._motion(gt)
@@ -131,7 +141,7 @@ class Steps:
         )
 
     def _take_graphed(self, lr: Tensor, gt: Tensor, real: Tensor) -> Taken | None:
-        """None if the step cannot be captured; it is then taken plainly from now on."""
+        """Take a captured step. Return None if it cannot be captured; steps are eager from then on."""
         networks = self._networks
         learns_flow = any(parameter.requires_grad for parameter in networks.flow_parameters)
         if self._graph is None or learns_flow != self._graph_learns_flow:
@@ -140,7 +150,7 @@ class Steps:
             names, losses = self._graph(lr, gt, real)
         except RuntimeError as error:
             networks.settings = dataclasses.replace(networks.settings, cuda_graph=False)
-            print(f"training train: the step cannot be captured, it goes on plainly: {str(error).splitlines()[0]}")
+            print(f"training train: the step cannot be captured; training is eager now: {str(error).splitlines()[0]}")
             torch.cuda.synchronize()
             return None
         if self._graph_sums is None:
@@ -151,7 +161,7 @@ class Steps:
         return Taken(True, None)
 
     def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Return a step that waits for nothing: what a graph is made of. The rest loss looks at the middle frame."""
+        """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
         flows_px = self._motion(gt)
@@ -177,5 +187,5 @@ class Steps:
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, a scalar: not finite if one of them is not."""
+    """Return the norm of all gradients together, a scalar; not finite if any of them is not."""
     return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

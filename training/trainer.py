@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps taken, records, pictures and checkpoints out."""
+"""The training loop: batches in; steps, records, images and checkpoints out."""
 
 import contextlib
 import dataclasses
@@ -31,22 +31,26 @@ def train(
     perceptual: PerceptualLoss | None,
     seconds: float | None = None,
 ) -> int:
-    """Take the steps from `first` on and return the number of steps done.
+    """Take the steps from `first` on.
 
-    Fewer than settings.iterations are taken only if the run was asked to end; a checkpoint is written then as well.
+    Fewer than settings.iterations are taken only if the user ends the run or its time is over; a checkpoint is written
+    then as well.
 
     Args:
-        networks: what is trained, and its settings.
-        loader: yields the batches of these steps, in order.
-        run_folder: where checkpoints, weights, log and TensorBoard go.
-        processes: who shares the work; the main process writes.
-        first: number of steps done before.
-        perceptual: the perceptual network, if its loss counts.
-        seconds: after some steps settings.iterations becomes the number that fits into this time from now on.
+        networks: What is trained, and its settings.
+        loader: Yields the batches of these steps, in order.
+        run_folder: Where checkpoints, weights, log and TensorBoard go.
+        processes: The processes that share the work; the main process writes.
+        first: Number of steps done before.
+        perceptual: The perceptual network, if its loss counts.
+        seconds: Time limit from now on. After some steps settings.iterations becomes the number that fits into it.
+
+    Returns:
+        The number of steps done, including those before.
 
     Raises:
-        TrainingError: too many steps in a row had to be skipped.
-        CheckpointError: something cannot be written.
+        TrainingError: Too many steps in a row were skipped, or a loss is not finite.
+        CheckpointError: A file cannot be written.
     """
     settings, done, num_skipped = networks.settings, first, 0
     steps = Steps(networks, processes, perceptual)
@@ -82,7 +86,7 @@ def train(
 
 
 def check_skipped(num_skipped: int, done: int, most: int, recorder: Recorder | None) -> None:
-    """Say that a step was skipped, if one was. Raises TrainingError if `most` in a row were."""
+    """Report a skipped step, if there was one. Raise TrainingError if `most` in a row were skipped."""
     if num_skipped and recorder is not None:
         recorder.say(f"step {done}: a gradient is not finite, the step is skipped ({num_skipped} in a row)")
     if num_skipped >= most:
@@ -93,13 +97,13 @@ def check_skipped(num_skipped: int, done: int, most: int, recorder: Recorder | N
 
 
 def record(recorder: Recorder, networks: Networks, steps: Steps, done: int) -> None:
-    """Record the mean losses since the last record, if a step was taken. Raises TrainingError if one is not finite."""
+    """Record the mean losses since the last record, if a step was taken. Raise TrainingError if one is not finite."""
     if means := read_losses(steps):
         recorder.record(done, means, learning_rate=float(networks.optimizer.param_groups[0]["lr"]))
 
 
 def tell_iterations(settings: Settings, run_folder: Path, done: int, pace: Pace, recorder: Recorder | None) -> None:
-    """Say and write how many steps the run now has."""
+    """Report the run's new number of steps, and write it to its settings."""
     if recorder is not None:
         recorder.set_total(settings.iterations)
         recorder.say(f"step {done}: {settings.iterations} steps fit into {pace.seconds:g} seconds")
@@ -107,7 +111,7 @@ def tell_iterations(settings: Settings, run_folder: Path, done: int, pace: Pace,
 
 
 def read_losses(steps: Steps) -> dict[str, float]:
-    """Return the means of the losses since the last reading. Raises TrainingError if they are not finite."""
+    """Return the means of the losses since the last reading. Raise TrainingError if they are not finite."""
     try:
         return steps.read_losses()
     except LossError as error:
@@ -117,24 +121,26 @@ def read_losses(steps: Steps) -> dict[str, float]:
 
 
 def save(networks: Networks, run_folder: Path, iteration: int) -> None:
-    """Write a checkpoint, then the moving average as weights for use. Raises CheckpointError."""
+    """Write a checkpoint, then the moving average as weights for use. Raise CheckpointError if that fails."""
     settings = networks.settings
     save_checkpoint(run_folder, networks.state(iteration), iteration=iteration, keep=settings.keep_checkpoints)
     save_ema(networks, run_folder, iteration)
 
 
 def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
-    """Write the moving average as weights for use. Raises CheckpointError."""
+    """Write the moving average as weights for use. Raise CheckpointError if that fails."""
     settings = networks.settings
     metadata = {"training_iteration": str(iteration), "training_settings": settings.to_json()}
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
 
 
 def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (input, ground truth, real frames for the discriminator), float32 in [0, 1], T = num_frames each.
+    """Convert a batch to float32 in [0, 1] on the device, with T = num_frames frames in each clip.
 
-    Without a discriminator the last is the one before it: nobody looks at it, and it would be large. The patch
-    discriminator sees the ground truth of the losses, with which its features are compared.
+    Returns:
+        The input, the ground truth, and the discriminator's real frames. The last is the ground truth itself unless
+        there is a U-Net discriminator, which sees frames before sharpening: a copy would take memory for nothing, and
+        the patch discriminator's features are compared with those of the ground truth.
     """
 
     def floats(clip: Tensor) -> Tensor:

@@ -66,11 +66,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(tmp_path,
 
 
 def test_without_a_whole_checkpoint_the_error_says_what_to_do(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint to go on from"):
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
         newest_checkpoint(tmp_path)
     checkpoint_path(tmp_path, 5).parent.mkdir()
     checkpoint_path(tmp_path, 5).write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is whole"):
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is complete"):
         newest_checkpoint(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     path = checkpoint_path(tmp_path, 1)
     path.parent.mkdir()
     torch.save(state(1) | {"trap": Trap()}, path)
-    with pytest.raises(CheckpointError, match="not a whole checkpoint") as caught:
+    with pytest.raises(CheckpointError, match="not a complete checkpoint") as caught:
         load_checkpoint(path)
     assert not (tmp_path / "trapped").exists()
     text = str(caught.value)

@@ -202,7 +202,7 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_p
     iteration = load_checkpoint(list_checkpoints(out)[-1])["iteration"]
     assert iteration > 0
     done = run("train", "--resume", out, "--iterations", iteration + 2)
-    assert f"going on after step {iteration}" in done.stderr
+    assert f"resuming after step {iteration}" in done.stderr
 
 
 def torchrun(*words: object) -> None:
@@ -542,7 +542,7 @@ def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
 
 def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
     done = run("train", *TINY, "--data", clips, "--out", whole_run, status=2)
-    assert "holds a run already" in done.stderr
+    assert "already holds a run" in done.stderr
 
 
 # ---- scripts/study_batch_length.py -----------------------------------------------------------------------------------

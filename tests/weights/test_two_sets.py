@@ -309,7 +309,7 @@ def test_export_says_in_one_line_what_is_wrong(tmp_path, runs, capsys):
         (("--sharp", runs[0], "--default-detail", 0.5), "the two sets are the same"),
         (("--sharp", wide, "--default-detail", 0.5), "not of one architecture (mid_channels is 4 and 5)"),
         (("--sharp", tmp_path / "none", "--default-detail", 0.5), "none. Name a run's folder"),
-        (("--sharp", tmp_path, "--default-detail", 0.5), "no checkpoint to go on from"),
+        (("--sharp", tmp_path, "--default-detail", 0.5), "no checkpoint to resume from"),
     ):
         assert export(runs[0], out, *words) == 2
         printed = capsys.readouterr()

@@ -1,6 +1,6 @@
-"""What `python -m training benchmark` is made of: VideoLQ, and how the paper measures it.
+"""`python -m training benchmark`: VideoLQ, measured as the paper measures it.
 
-From the inside out: sequences (clips on disk), measured (a network's pictures of the few frames that are measured),
-naturalness (metrics without a truth), methods (the rows: networks, other models, other people's frames), kept (what is
-finished stays on disk), published (the paper's numbers) and tables.
+From the inside out: sequences (clips on disk), measured (a network's output for the measured frames), naturalness
+(metrics without ground truth), methods (rows: networks, other models, frames of other programs), kept (finished scores
+on disk), published (the paper's numbers) and tables.
 """

@@ -1,4 +1,4 @@
-"""What is finished stays on disk: a small file for each row and sequence, so that a run goes on where it ended."""
+"""Finished scores on disk, a small file for each row and sequence, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.run_folder import whole_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameScores:
-    """The values of one measured frame, by its name; None: not to be had, or it has none."""
+    """Values of one measured frame; None: the metric is unavailable, or has no value for this frame."""
 
     frame: str
     niqe: float | None
@@ -27,17 +27,23 @@ class FrameScores:
 
 
 type Scores = Mapping[str, Mapping[str, Sequence[FrameScores]]]
-"""By row, then sequence."""
+"""Scores by row, then by sequence."""
 
 
 class Kept:
-    """The scores in OUT/scores/ROW/SEQUENCE.json, each with what it depends on."""
+    """Scores in OUT/scores/ROW/SEQUENCE.json, each with everything that it depends on."""
 
     def __init__(self, out: Path) -> None:
         self._folder = out / "scores"
 
     def read(self, row: str, sequence: str, asked: Mapping[str, Any]) -> list[FrameScores] | None:
-        """Return the scores, if they are there and were made from the very same; what is damaged counts as missing."""
+        """Return the scores of a sequence, or None if they are missing, damaged, or of other inputs.
+
+        Args:
+            row: Name of the row.
+            sequence: Name of the sequence.
+            asked: Everything that the scores depend on, as plain JSON.
+        """
         try:
             stored = json.loads(self._path(row, sequence).read_text(encoding="utf-8"))
             if stored["asked"] != json.loads(json.dumps(asked)):
@@ -47,7 +53,7 @@ class Kept:
             return None
 
     def write(self, row: str, sequence: str, asked: Mapping[str, Any], frames: Sequence[FrameScores]) -> None:
-        """Keep the scores of a sequence, whole or not at all."""
+        """Write the scores of a sequence, atomically."""
         plain = {"asked": asked, "frames": [asdict(frame) for frame in frames]}
         with whole_file(self._path(row, sequence)) as file:
             file.write((json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
@@ -57,11 +63,11 @@ class Kept:
 
 
 def file_name(row: str) -> str:
-    """Return a row's name as that of a folder."""
+    """Return the name of a row's folder."""
     return re.sub(r"[^\w.+-]+", "_", row)
 
 
 def means(frames: Sequence[FrameScores]) -> dict[str, float | None]:
-    """Of each metric, over the frames that have it: every frame counts the same, as in the code of PIRM."""
+    """Return the mean of each metric over the frames that have it; every frame counts the same, as in PIRM's code."""
     found = {name: [getattr(frame, name) for frame in frames if getattr(frame, name) is not None] for name in METRICS}
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}

@@ -1,7 +1,7 @@
-"""A network's pictures of the measured frames of a sequence, without holding those of the others.
+"""A network's output for the measured frames of a sequence, in little memory.
 
-The network sees the whole sequence, as in the paper; of a frame that is not measured no high-resolution picture is made
-and no feature is kept once the next frame has it.
+The network processes the whole sequence, as in the paper; for a frame that is not measured, no high-resolution image is
+computed and no state is kept longer than the next frame needs it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR, refine
 
 MAX_ROWS = 64
-"""Low-resolution rows that are reconstructed at once: a map of 64 channels of 640x360, enlarged, is 0.18 GB so,
+"""Low-resolution rows that are reconstructed at once: an enlarged map of 64 channels of 640x360 takes 0.18 GB so,
 0.94 GB as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How a network is run. theta and cleaning: as of Upscale. num_passes: exactly so many cleaning passes of every
-    frame, whatever theta is (Fig. 6b); None: by theta. length: the sequence is cut into pieces of so many frames that
-    do not see each other (Fig. 2); None: it is one.
+    """How a network is run.
+
+    Attributes:
+        theta: As in Upscale.
+        cleaning: As in Upscale.
+        num_passes: Number of cleaning passes for every frame, instead of theta (Fig. 6b).
+        length: Frames of the pieces that the sequence is cut into, which are processed independently (Fig. 2); None:
+            one.
     """
 
     theta: float = 5.0
@@ -46,11 +51,19 @@ class Way:
 
 
 def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:
-    """Return the measured frames in their order, (M, 3, S*H, S*W) on the CPU, rounded to 8 bits, in [0, 1].
+    """Super-resolve a sequence and return its measured frames.
 
-    What `model.super_resolve` makes of the cleaned sequence, but for rounding. Held at once: the cleaned frames, five
-    low-resolution planes for each frame, and two states and the features and pictures of the measured ones. Pieces
-    without a measured frame are not computed.
+    The result is that of `model.super_resolve` on the cleaned sequence, but for rounding. In memory at a time are the
+    cleaned frames, five low-resolution planes for each frame, two states, and states and images of the measured frames.
+    Pieces without a measured frame are not computed.
+
+    Args:
+        model: The network.
+        clip: The sequence.
+        way: How the network is run.
+
+    Returns:
+        (M, 3, S*H, S*W) on the CPU, rounded to 8 bits, in [0, 1].
     """
     device = next(model.parameters()).device
     made: dict[int, Tensor] = {}
@@ -75,7 +88,7 @@ def _cleaned(model: RealBasicVSR, frame: Tensor, way: Way) -> Tensor:
 
 
 def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
-    """Return the pictures (1, 3, S*H, S*W) of the frames that are wanted, from both directions."""
+    """Return the images (1, 3, S*H, S*W) of the frames in `wanted`, from both directions."""
     first, last = min(wanted), max(wanted)
     flows_forward: dict[int, Tensor] = {}  # by the frame that they lead to; frames after the last need none
     backward: dict[int, Tensor] = {}
@@ -95,6 +108,6 @@ def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[i
     for i in range(last + 1):
         state = model.propagate_forward(cleaned[i], state, flows_forward.pop(i, None))
         if i in wanted:
-            bands = model.reconstruct_in_tiles(cleaned[i], backward.pop(i), state, rows=MAX_ROWS)
-            made[i] = to_bytes(torch.cat([band for _, band in bands], dim=2)).cpu()
+            tiles = model.reconstruct_in_tiles(cleaned[i], backward.pop(i), state, rows=MAX_ROWS)
+            made[i] = to_bytes(torch.cat([tile for _, tile in tiles], dim=2)).cpu()
     return made

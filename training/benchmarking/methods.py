@@ -1,4 +1,4 @@
-"""The rows of a benchmark: bicubic, networks in the ways they are run, models by spandrel, frames that others made."""
+"""The rows of a benchmark: bicubic, networks and the ways to run them, models by spandrel, frames of other programs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from vsrealbasicvsr.model import SCALE, RealBasicVSR
 
 
 class Method(Protocol):
-    """A row."""
+    """A row of the table."""
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """The row's name in the table."""
         ...
 
     def identity(self, sequence: str) -> Mapping[str, Any]:
-        """Return what its pictures of this sequence depend on beside the sequence, as plain JSON: for resuming."""
+        """Return everything that the row's images of a sequence depend on, besides the sequence, as plain JSON.
+
+        A finished score is used again if its identity is equal.
+        """
         ...
 
     def enlarge(self, clip: Clip) -> Tensor:
@@ -40,9 +43,9 @@ class Method(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bicubic:
-    """The input, enlarged by Keys' cubic (a = -0.5), as MATLAB's imresize does; the authors' way to measure inputs.
+    """The input enlarged by Keys' cubic (a = -0.5), as MATLAB's imresize does: how the authors measure inputs.
 
-    The outermost pixels differ: MATLAB mirrors the picture there, torch cuts the kernel off.
+    The outermost pixels differ: MATLAB mirrors the image there, torch cuts the kernel off.
     """
 
     name: str = "bicubic"
@@ -57,7 +60,14 @@ class Bicubic:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A RealBasicVSR network, run over the whole sequence. digest: of its weights as they are run."""
+    """A RealBasicVSR network, run over the whole sequence.
+
+    Attributes:
+        name: The row's name.
+        model: The network.
+        digest: `digest_of` its weights.
+        way: How it is run.
+    """
 
     name: str
     model: RealBasicVSR
@@ -68,13 +78,13 @@ class Network:
         return {"method": "network", "weights": self.digest, **asdict(self.way)}
 
     def enlarge(self, clip: Clip) -> Tensor:
-        # the same numbers every time on one GPU: no kernel chosen by a race, no sums in the order of arrival
+        # Reproducible on one GPU: no kernel is chosen by its speed, no sum depends on the order of threads.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return super_resolve_measured(self.model, clip, self.way)
 
 
 def digest_of(model: RealBasicVSR) -> str:
-    """Return a short text that differs for other weights: where a file holds two sets, detail has made its choice."""
+    """Return a short text that identifies the weights as they are run, after `detail` has mixed two sets."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -83,7 +93,7 @@ def digest_of(model: RealBasicVSR) -> str:
 
 
 class Results:
-    """Frames that another program made: FOLDER/SEQUENCE/FRAME.png, named as the input's; the measured ones suffice."""
+    """Frames of another program: FOLDER/SEQUENCE/FRAME.png, named as in the input. The measured ones suffice."""
 
     def __init__(self, name: str, folder: Path) -> None:
         if not folder.is_dir():
@@ -91,14 +101,14 @@ class Results:
         self.name, self._folder = name, folder
 
     def identity(self, sequence: str) -> Mapping[str, Any]:
-        """Raises UserError if the sequence is missing."""
+        """Return the row's identity. Raise UserError if the sequence is missing."""
         folder = self._folder / sequence
         if not folder.is_dir():
             raise UserError(f"--results {self.name}: {self._folder} holds no folder {sequence}. Name it as the input")
         return {"method": "results", "files": stamp(folder.glob("*.png"))}
 
     def enlarge(self, clip: Clip) -> Tensor:
-        """Raises UserError, naming the file, if a measured frame is missing or not 4 times as large as the input."""
+        """Return the measured frames. Raise UserError if one is missing or is not 4 times as large as the input."""
         height, width = (SCALE * side for side in clip.frames.shape[1:3])
         pictures = []
         for number in clip.measured:
@@ -117,10 +127,14 @@ class Results:
 
 
 class SingleImage:
-    """A model x4 of single RGB pictures that spandrel knows (ESRGAN, Real-ESRGAN, BSRGAN, SwinIR and others)."""
+    """A x4 model of single RGB images that spandrel can load (ESRGAN, Real-ESRGAN, BSRGAN, SwinIR and others)."""
 
     def __init__(self, name: str, path: Path, device: torch.device) -> None:
-        """Raises UserError, naming the cure, if spandrel is missing or cannot use the file."""
+        """Load the model.
+
+        Raises:
+            UserError: spandrel is missing or cannot use the file; the text says what to do.
+        """
         self.name, self._device = name, device
         self._model = _load_by_spandrel(path, device)
         self._digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -129,7 +143,7 @@ class SingleImage:
         return {"method": "spandrel", "file": self._digest}
 
     def enlarge(self, clip: Clip) -> Tensor:
-        """Frame by frame, each as a whole."""
+        """Return the measured frames, each processed by itself and as a whole."""
         flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with flags, torch.inference_mode():
             pictures = [self._model(frame[None].to(self._device)).float().cpu() for frame in _measured(clip)]
@@ -138,7 +152,7 @@ class SingleImage:
 
 def _load_by_spandrel(path: Path, device: torch.device) -> Any:
     try:
-        import spandrel  # only who asks for it needs it
+        import spandrel  # needed for this row only
     except ImportError as error:
         raise UserError(f"--model {path} needs {error.name or 'spandrel'}: {INSTALL}") from None
     if not path.is_file():
@@ -166,9 +180,14 @@ def _measured(clip: Clip) -> Tensor:
 
 
 def named(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and path of each argument, NAME=PATH or a path, whose name is then the last part of it without suffix.
+    """Split arguments NAME=PATH into names and paths.
 
-    A path that exists is one, "=" or not.
+    Args:
+        texts: NAME=PATH, or a path alone, whose name is its last part without suffix. A path that exists is never
+            split.
+
+    Raises:
+        UserError: A name or a path is empty.
     """
     pairs = []
     for text in texts:

@@ -1,10 +1,9 @@
-"""NIQE, BRISQUE, NRQM and PI of single pictures, as VideoLQ is measured: by pyiqa where it is installed.
+"""NIQE, BRISQUE, NRQM and PI of single images, as VideoLQ is measured: by pyiqa if it is installed.
 
-A picture is (3, H, W) in [0, 1], RGB, of 8 bits. What the paper says: all on the Y channel; NRQM, NIQE and PI by the
-MATLAB code of the PIRM challenge (roimehrez/PIRM2018), BRISQUE by the authors' MATLAB code (mmagic's model card of
-RealBasicVSR). That of PIRM takes Y of MATLAB's rgb2ycbcr, rounded to 8 bits, and shaves 4 pixels off each border; so
-does what is here. BRISQUE's own code takes rgb2gray and shaves nothing; so does what is here.
-Knows no files of clips and no networks of ours.
+An image is (3, H, W) in [0, 1], RGB, of 8 bits. According to the paper all metrics are of the Y channel; NRQM, NIQE and
+PI by the MATLAB code of the PIRM challenge (roimehrez/PIRM2018), BRISQUE by the authors' MATLAB code (mmagic's model
+card of RealBasicVSR). PIRM's code takes Y of MATLAB's rgb2ycbcr, rounded to 8 bits, and crops 4 pixels at each border;
+BRISQUE's own code takes rgb2gray and crops nothing. This module does the same.
 """
 
 from __future__ import annotations
@@ -37,7 +36,12 @@ _PYIQA_OPTIONS: Mapping[str, Mapping[str, object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric of one picture, and whose program computes it. nan: the picture has no such value."""
+    """A metric of one image, and the program that computes it.
+
+    Attributes:
+        by: Name of the program.
+        of: Returns the value of an image; nan if the image has none.
+    """
 
     by: str
     of: Callable[[Tensor], float]
@@ -45,14 +49,14 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """What can be measured here. PI is (NIQE + 10 - NRQM) / 2, so it needs NRQM."""
+    """The metrics that are available here. PI is (NIQE + 10 - NRQM) / 2, so it needs NRQM."""
 
     niqe: Measure | Absent
     brisque: Measure | Absent
     nrqm: Measure | Absent
 
     def of(self, picture: Tensor) -> dict[str, float | None]:
-        """Return a picture's values by METRICS; None: not to be had, or the picture has none."""
+        """Return the values of an image by METRICS; None if a metric is unavailable or has no value for it."""
         values: dict[str, float | None] = {}
         for name in ("niqe", "brisque", "nrqm"):
             measure: Measure | Absent = getattr(self, name)
@@ -63,20 +67,22 @@ class Measures:
 
     @property
     def by(self) -> dict[str, str]:
-        """Whose program computes each metric that can be had."""
+        """The program that computes each available metric."""
         found = {name: getattr(self, name) for name in ("niqe", "brisque", "nrqm")}
         return {name: measure.by for name, measure in found.items() if isinstance(measure, Measure)}
 
     @property
     def absent(self) -> dict[str, Absent]:
-        """The metrics that are not to be had here, and why."""
+        """The metrics that are unavailable here, and why."""
         found = {"niqe": self.niqe, "brisque": self.brisque, "nrqm": self.nrqm, "pi": self.nrqm}
         return {name: value for name, value in found.items() if isinstance(value, Absent)}
 
 
 def load_measures(device: torch.device) -> Measures:
-    """The metrics of pyiqa where it is installed and has its weights, which it downloads itself; else our NIQE and
-    BRISQUE, and why there is no NRQM.
+    """Return the metrics that are available here.
+
+    They are pyiqa's where it is installed and has its weights, which it downloads itself; else our NIQE and BRISQUE,
+    and the reason why there is no NRQM.
     """
     niqe, brisque, nrqm = (load_pyiqa(name, device) for name in ("niqe", "brisque", "nrqm"))
     return Measures(
@@ -87,9 +93,14 @@ def load_measures(device: torch.device) -> Measures:
 
 
 def load_pyiqa(name: str, device: torch.device) -> Measure | Absent:
-    """What pyiqa calls "niqe", "brisque" or "nrqm", on the channel and with the border of VideoLQ; or why not."""
+    """Return pyiqa's metric, on the channel and with the border of VideoLQ; or why it is unavailable.
+
+    Args:
+        name: "niqe", "brisque" or "nrqm".
+        device: Where it is computed.
+    """
     try:
-        import pyiqa  # only who asks for it needs it
+        import pyiqa  # optional
     except ImportError as error:
         return Absent(f"{error.name or 'pyiqa'} is not installed", INSTALL_PYIQA)
     try:
@@ -110,7 +121,7 @@ def load_pyiqa(name: str, device: torch.device) -> Measure | Absent:
 
 
 def niqe_of(picture: Tensor) -> float:
-    """Our NIQE of MATLAB's Y, 4 pixels of the border shaved; nan if less than one patch of 96x96 is left."""
+    """Return our NIQE of MATLAB's Y without 4 pixels at each border; nan if less than one patch of 96x96 is left."""
     luma = matlab_luma(picture)[..., SHAVED_PX:-SHAVED_PX, SHAVED_PX:-SHAVED_PX]
     if min(luma.shape) < metrics.NIQE_PATCH_PX:
         return math.nan
@@ -118,7 +129,7 @@ def niqe_of(picture: Tensor) -> float:
 
 
 def matlab_luma(picture: Tensor) -> Tensor:
-    """Y of MATLAB's rgb2ycbcr, (3, H, W) to (H, W): 16 to 235, of 255, rounded to 8 bits, float64 in [0, 1]."""
+    """Return Y of MATLAB's rgb2ycbcr, (3, H, W) to (H, W): 16 to 235 of 255, rounded to 8 bits, float64 in [0, 1]."""
     red, green, blue = picture.double()
     luma: Tensor = 16 + 65.481 * red + 128.553 * green + 24.966 * blue
     return luma.round() / 255

@@ -1,8 +1,8 @@
-"""What the paper says of VideoLQ: 50 sequences, three frames of each. Numbers without a source are not here.
+"""The paper's numbers for VideoLQ: 50 sequences, three frames of each. Numbers without a source are left out.
 
 Sources: mmagic's model card for RealBasicVSR, this project's notes of table 2 of the paper (Chan et al. 2022, arXiv
-2111.12704) for the other two. Its rows of RealSR, DAN, BasicVSR++, RealVSR and DBVSR were not at hand when this was
-written, so they are absent. Each PI follows from NIQE and NRQM.
+2111.12704) for the other two. The paper's rows of RealSR, DAN, BasicVSR++, RealVSR and DBVSR were not at hand when this
+was written. Each PI follows from NIQE and NRQM.
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "BSRGAN": {"niqe": 4.2460, "brisque": 30.213, "nrqm": 5.7172, "pi": 4.2644},
     "RealBasicVSR": {"niqe": 3.7662, "brisque": 29.030, "nrqm": 6.0477, "pi": 3.8593},
 }
-"""By method, then metric. The program that the authors published cleans once (theta 255); the paper names theta 5."""
+"""Values by method, then metric. The authors' published program cleans once (theta 255); the paper names theta 5."""

@@ -1,6 +1,6 @@
 """The sequences of a folder such as VideoLQ, and which of their frames are measured.
 
-Frames are (T, H, W, 3) uint8, RGB. Knows no networks and no metrics.
+Frames are (T, H, W, 3) uint8, RGB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from vsrealbasicvsr.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A sequence that was read. stems: the frames' names without suffix; measured: which of them are measured."""
+    """A sequence in memory.
+
+    Attributes:
+        name: Of the sequence.
+        frames: All frames.
+        stems: Names of the frames without suffix.
+        measured: Indices of the frames that are measured.
+    """
 
     name: str
     frames: Frames
@@ -30,15 +37,22 @@ class Clip:
 def measured_frames(num_frames: int) -> tuple[int, ...]:
     """Return the first, the middle and the last frame, as the authors measure VideoLQ: 0, 50 and 99 of 100 (T // 2).
 
-    They name these files in issue 22 of ckkelvinchan/RealBasicVSR. Fewer, where frames coincide.
+    They name these files in issue 22 of ckkelvinchan/RealBasicVSR. Fewer are returned if frames coincide.
     """
     return tuple(sorted({0, num_frames // 2, num_frames - 1}))
 
 
 def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, Source]:
-    """The folder's sequences by name, sorted: folders of numbered pictures by their path in it, videos without suffix.
+    """Find the sequences of a folder, sorted by name.
 
-    num_sequences: so many of them, evenly spaced. Raises UserError if there are none, or two of one name.
+    Folders of numbered images are named by their path in the folder, videos by theirs without suffix.
+
+    Args:
+        folder: Where to look, with everything below.
+        num_sequences: Take only this many, evenly spaced.
+
+    Raises:
+        UserError: There is no sequence, or two have one name.
     """
     found = find_sources(folder, images="frames")
     sequences: dict[str, Source] = {}
@@ -66,16 +80,17 @@ def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, 
 
 
 def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
-    """Return the sequence, or its first num_frames frames.
+    """Read a sequence, or its first num_frames frames.
 
-    Raises UserError, naming the file, if a frame cannot be read or is of another size than the first.
+    Raises:
+        UserError: A frame cannot be read or has another size than the first; the text names the file.
     """
     paths = source.paths[:num_frames]
     frames: list[Frames] = []
     for item in read_video(source.paths[0]) if source.kind == "video" else read_numbered_frames(paths):
         if isinstance(item, Gap):
             if item.reason is None:
-                continue  # a pause of the video's: its frames follow each other all the same
+                continue  # the video's own pause: no frame is missing
             raise UserError(f"{source.name}: {item.reason}. Repair the sequence, or take it out of the folder")
         if frames and item.picture.shape != frames[0].shape:
             sizes = ["{1}x{0}".format(*picture.shape) for picture in (frames[0], item.picture)]
@@ -90,12 +105,12 @@ def read_clip(name: str, source: Source, num_frames: int | None = None) -> Clip:
 
 
 def stamp(paths: Iterable[Path]) -> str:
-    """A short text that changes when one of the files does: by names, sizes and times, not by what is in them."""
+    """Return a short text that changes when one of the files does, by names, sizes and times, not contents."""
     facts = [(path.name, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
     return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()[:16]
 
 
 def pieces(num_frames: int, length: int | None) -> Sequence[range]:
-    """Return the frames cut into runs of `length`, the last one shorter; None: all of them are one."""
+    """Return the frames cut into ranges of `length`, the last one shorter; None: one range."""
     step = length or num_frames
     return [range(first, min(first + step, num_frames)) for first in range(0, num_frames, step)]

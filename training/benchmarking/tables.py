@@ -1,4 +1,4 @@
-"""The table that is printed and written, and results.json."""
+"""The benchmark's table, printed and written, and results.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DECIMALS = {"niqe": 4, "brisque": 2, "nrqm": 4, "pi": 4}
 
 
 def table(scores: Scores, measures: Measures) -> str:
-    """Return a line for each row, means over the measured frames; below them the paper's; then what the numbers are."""
+    """Return the table as text: a line for each row, means over the measured frames; the paper's rows; notes."""
     head = ["method", *(name.upper() for name in METRICS), "frames"]
     rows, num_frames = [], []
     for name, sequences in scores.items():
@@ -45,8 +45,10 @@ def table(scores: Scores, measures: Measures) -> str:
 
 
 def write_results(out: Path, scores: Scores, measures: Measures, given: Mapping[str, Any]) -> None:
-    """OUT/results.json: what was asked for, versions, whose metrics, what is absent and why, means and every frame's
-    values; and OUT/table.txt.
+    """Write OUT/results.json and OUT/table.txt.
+
+    results.json holds what was asked for, versions, the programs of the metrics, which are absent and why, means, and
+    the values of every frame.
     """
     plain = {
         **given,

@@ -5,8 +5,8 @@
     python -m training benchmark VideoLQ --weights RealBasicVSR_x4.pth --sweep theta 0.5,1.5,5,255 --out fig6a
 
 FOLDER holds sequences: folders of numbered frames, or videos. --sweep theta 0.5,1.5,5,255 is the paper's Fig. 6a,
---fixed-passes 1,2,3,5 its Fig. 6b, --length 1,5,15,30 its Fig. 2. What is finished is kept in OUT: the same command
-goes on where it was interrupted, and other rows can be added.
+--fixed-passes 1,2,3,5 its Fig. 6b, --length 1,5,15,30 its Fig. 2. Finished scores are kept in OUT: the same command
+continues where it was interrupted, and other rows can be added.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.weights import load_model
 
 PROTOCOL = 1
-"""Raised when what is measured changes, so that scores kept before are made anew."""
+"""Version of the measurement; raised when it changes, so that older scores are computed again."""
 
 SWEPT = ("theta", "cleaning", "detail")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training benchmark`."""
+    """Add the options of `python -m training benchmark`."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="sequences: folders of numbered frames, or videos")
     rows = parser.add_argument_group("rows, each as often as wanted; without any: --weights default")
     rows.add_argument(
@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames that another program made, as FOLDER/SEQUENCE/FRAME.png with the input's names",
     )
     rows.add_argument(
-        "--model", action="append", default=[], metavar="[NAME=]FILE", help="a model x4 of pictures, run by spandrel"
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a x4 model of single images, run by spandrel",
     )
     ways = parser.add_argument_group("how --weights are run; each value of the last three is a row")
     ways.add_argument("--theta", type=float, default=5.0, help="as of Upscale; the authors' program has 255: one pass")
@@ -64,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sweep", nargs=2, action="append", default=[], metavar=("NAME", "VALUES"), help=f"of {', '.join(SWEPT)}"
     )
     ways.add_argument("--fixed-passes", default="", metavar="N,N", help="exactly so many cleaning passes")
-    ways.add_argument("--length", default="", metavar="L,L", help="in pieces of so many frames, each by itself")
+    ways.add_argument("--length", default="", metavar="L,L", help="in independent pieces of so many frames")
     parser.add_argument("--num-sequences", type=int, metavar="N", help="this many, evenly spaced; default: all")
     parser.add_argument("--num-frames", type=int, metavar="T", help="the first T frames of each; default: all")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), metavar="FOLDER", help="default %(default)s")
@@ -73,9 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, leave results.json, table.txt and what is needed to go on.
+    """Measure, print the table, and write results.json, table.txt and the scores for resuming.
 
-    Raises UserError with one line for what the user can mend.
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: An argument cannot be used.
     """
     for name in ("num_sequences", "num_frames"):
         value = getattr(arguments, name)
@@ -96,9 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Method]:
-    """Return the rows in the order of the table: bicubic, other people's frames, models by spandrel, networks.
+    """Return the rows in the order of the table: bicubic, frames of other programs, models by spandrel, networks.
 
-    Raises UserError for what cannot be had, and for two rows of one name.
+    Raises:
+        UserError: Something is unavailable, or two rows have one name.
     """
     ways = list(find_ways(arguments))
     texts = arguments.weights or ([] if arguments.results or arguments.model else ["default"])
@@ -124,7 +133,7 @@ def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Me
 
 
 def find_ways(arguments: argparse.Namespace) -> Iterator[tuple[str, Way, float | None]]:
-    """What is added to a network's name, the way it is run, and its detail; one row for each value that is swept."""
+    """Yield (suffix of the row's name, way to run a network, its detail), one for each value that is swept."""
     base = Way(theta=arguments.theta, cleaning=arguments.cleaning)
     if not (arguments.sweep or arguments.fixed_passes or arguments.length):
         yield "", base, arguments.detail
@@ -158,11 +167,11 @@ def _numbers[N: (int, float)](option: str, text: str, kind: type[N]) -> list[N]:
 def _measure_all(
     arguments: argparse.Namespace, sequences: dict[str, Source], methods: Sequence[Method], measures: Measures
 ) -> Scores:
-    """Every row's scores of every sequence: sequence by sequence, so that rows can be compared before the end."""
+    """Return the scores of all rows. Sequence by sequence, so that rows can be compared before the end."""
     kept = Kept(arguments.out)
     scores: dict[str, dict[str, list[FrameScores]]] = {method.name: {} for method in methods}
     common = {"protocol": PROTOCOL, "num_frames": arguments.num_frames, "metrics_by": measures.by}
-    # of all sequences before the first: a folder of results that lacks the last one is no reason to lose a night
+    # All identities come first: a sequence that is missing in --results is reported before hours of work.
     identities = {name: [method.identity(name) for method in methods] for name in sequences}
     for number, (name, source) in enumerate(sequences.items(), start=1):
         clip: Clip | None = None

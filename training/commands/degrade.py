@@ -30,7 +30,7 @@ _TEXT_SCALE = 0.45
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training degrade`."""
+    """Add the options of `python -m training degrade`."""
     parser.add_argument("clip", type=Path, help="a video file")
     parser.add_argument("--seed", type=int, default=0, help="of the recipe (default 0)")
     parser.add_argument("--frames", type=int, default=30, help="how many, from the start (default 30)")
@@ -46,9 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write both files and print the recipe; 0.
+    """Write both files and print the recipe.
 
-    Raises UserError or OSError, in the user's words, if the clip, the recipe or the folder will not do.
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: The clip or the recipe cannot be used.
+        OSError: The folder cannot be written.
     """
     clip = read_clip(arguments.clip, num_frames=arguments.frames)
     recipe = _recipe(arguments, num_frames=len(clip))
@@ -66,11 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_clip(path: Path, *, num_frames: int) -> Tensor:
-    """Return the first frames of a video, uint8 (T, 3, H, W), their middle cut to multiples of 4 up to LARGEST_PX.
+    """Read the first frames of a video, cropped around the middle to multiples of 4 up to LARGEST_PX.
 
-    Gaps are passed over.
+    Gaps are skipped.
 
-    Raises UserError if the video cannot be read or is smaller than 16 pixels, or if no frame was asked for.
+    Args:
+        path: The video.
+        num_frames: Maximum number of frames.
+
+    Returns:
+        uint8 (T, 3, H, W).
+
+    Raises:
+        UserError: The video cannot be read or is smaller than 16 pixels, or num_frames is below 1.
     """
     if num_frames < 1:
         raise UserError(f"read_clip: asked for {num_frames} frames. Ask for 1 or more.")
@@ -79,7 +92,7 @@ def read_clip(path: Path, *, num_frames: int) -> Tensor:
     try:
         decoded = (item.picture for item in read_video(path) if isinstance(item, TimedFrame))
         taken = list(islice(decoded, num_frames))
-    except UserError as error:  # its way out is that of a folder's many files
+    except UserError as error:  # its advice is for a folder of many files
         reason, _, _ = str(error).removeprefix("read_video: ").partition(". Leave it out")
         raise UserError(f"{reason}. Name another video file, or encode it again.") from None
     if not taken:
@@ -96,9 +109,17 @@ def read_clip(path: Path, *, num_frames: int) -> Tensor:
 
 
 def contact_sheet(recipe: Recipe, clip: Tensor, *, unsharp: bool) -> Picture:
-    """A picture (H, W, 3) RGB: the clip, sharpened if asked for, and after each step; every row says what was done.
+    """Draw the clip before and after each step of a recipe, a row for each, with what the step does.
 
-    clip (T, 3, H, W) uint8. Columns are frames from the first to the last; smaller ones are enlarged without smoothing.
+    Columns are frames from the first to the last; smaller ones are enlarged without smoothing.
+
+    Args:
+        recipe: Of the degradation.
+        clip: (T, 3, H, W) uint8.
+        unsharp: Sharpen the clip first.
+
+    Returns:
+        An image (H, W, 3), RGB.
     """
     height, width = clip.shape[2:]
     shown = np.unique(np.linspace(0, len(clip) - 1, _NUM_COLUMNS).round().astype(int))

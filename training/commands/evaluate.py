@@ -1,14 +1,14 @@
-"""How good a network's pictures are on held-out clips: a table, results.json, and contact sheets to look at.
+"""How good a network's output is on held-out clips: a table, results.json, and contact sheets.
 
     python -m training evaluate runs/b --data held_out/
     python -m training evaluate mine.safetensors --data held_out/ --against default --chains usual --out compared
     python -m training evaluate default --data held_out/ --peers realesrgan-x4plus,realesr-animevideov3
 
-Every clip is degraded anew by each chain, with noise that depends on the seed and the clip's name, and super-resolved
-as core.rbvsr.Upscale does in one window. The same arguments give the same numbers.
+Every clip is degraded by each chain, with noise that depends on the seed and the clip's name, and super-resolved as
+core.rbvsr.Upscale does in one window. The same arguments give the same numbers.
 
-Another program's enlargements are compared so: --write-inputs FOLDER writes FOLDER/CHAIN/CLIP/00000000.png and so on
-and ends; let the program enlarge each by 4 into OTHER/CHAIN/CLIP/; then --peers NAME=OTHER, the rest as before.
+To compare another program: --write-inputs FOLDER writes FOLDER/CHAIN/CLIP/00000000.png and so on, and ends; let the
+program enlarge each by 4 into OTHER/CHAIN/CLIP/; then add --peers NAME=OTHER to the same command.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_CHAINS = CHAINS[:4]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training evaluate`."""
+    """Add the options of `python -m training evaluate`."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help='a run\'s folder, a file of weights, or "default"')
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="CLIPS", help="folders of python -m training prepare"
@@ -81,9 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print the table, leave results.json and contact sheets.
+    """Evaluate, print the table, and write results.json and contact sheets.
 
-    Raises UserError with one line for what the user can mend.
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: An argument cannot be used.
     """
     for name, least in (("num_clips", 1), ("num_frames", 1), ("crop", MIN_CROP_PX), ("seed", 0)):
         value = getattr(arguments, name)
@@ -148,7 +152,7 @@ def _chains(text: str) -> list[str]:
 
 
 def _no_niqe(crop_px: int) -> Absent | None:
-    """Why frames of this size have no NIQE."""
+    """Return why frames of this size have no NIQE; None if they have."""
     if (SCALE * crop_px // metrics.NIQE_PATCH_PX) ** 2 >= 2:
         return None
     needed_px = -(-2 * metrics.NIQE_PATCH_PX // SCALE)

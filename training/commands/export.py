@@ -1,4 +1,4 @@
-"""From a run to weights for core.rbvsr.Upscale(model=...): the moving average, in half precision, with its history.
+"""Export weights for core.rbvsr.Upscale(model=...) from a run: the moving average in half precision, with its history.
 
 With a second run, trained from the first, to a file of two sets of weights, for Upscale(detail=...).
 """
@@ -15,13 +15,19 @@ from vsrealbasicvsr.model import MAX_START_PASSES, START_PASSES_KEY, RealBasicVS
 from vsrealbasicvsr.weights import build_network, read_network
 
 HISTORY = ("training_iteration", "training_settings", "training_origin")
-"""What a file of weights says of the run that it comes from; of the sharp set's run with SHARP_HISTORY before it."""
+"""Metadata about the run that weights come from; for the sharp set with the prefix SHARP_HISTORY."""
 SHARP_HISTORY = "sharp_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A network to export, what is known of its training, and in words where it comes from."""
+    """A network to export.
+
+    Attributes:
+        model: The network.
+        metadata: What is known of its training.
+        text: Where it comes from, in words.
+    """
 
     model: RealBasicVSR
     metadata: dict[str, str]
@@ -29,9 +35,9 @@ class Source:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training export`."""
+    """Add the options of `python -m training export`."""
     parser.add_argument(
-        "run", type=Path, help="a run's folder, whose newest whole checkpoint is taken, or a file of weights"
+        "run", type=Path, help="a run's folder, whose newest complete checkpoint is used, or a file of weights"
     )
     parser.add_argument("out", type=Path, help="the .safetensors to write")
     parser.add_argument(
@@ -54,10 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_source(path: Path, *, is_sharp: bool) -> Source:
-    """Return the moving average of the newest checkpoint of a run, or the network of a file of weights.
+    """Read the moving average of a run's newest checkpoint, or the network of a file of weights.
 
-    is_sharp: which network, if the file holds two sets. Raises CheckpointError if the run has no whole checkpoint,
-    WeightsError if the file is none of weights.
+    Args:
+        path: The run's folder or the file.
+        is_sharp: Which network to take if the file holds two sets.
+
+    Raises:
+        CheckpointError: The run has no complete checkpoint.
+        WeightsError: The file cannot be used as weights.
     """
     if not path.exists():
         raise CheckpointError(
@@ -83,7 +94,7 @@ def read_source(path: Path, *, is_sharp: bool) -> Source:
 
 
 def with_start_passes(model: RealBasicVSR, num_passes: int | None) -> RealBasicVSR:
-    """Return the network with another number of start passes (see Architecture); None: as it is."""
+    """Return the network with another number of start passes (see Architecture); None: unchanged."""
     if num_passes is None:
         return model
     state_dict = {name: tensor for name, tensor in model.state_dict().items() if name != START_PASSES_KEY}
@@ -103,11 +114,27 @@ def export(
     default_detail: float | None = None,
     start_passes: int | None = None,
 ) -> str:
-    """Write the weights of a run or a file to `out`, those of `sharp` beside them; returns in words what they are.
+    """Write the weights of a run or a file, or those of two as two sets.
 
-    Of a file with two sets the faithful one is taken, and the sharp one as `sharp`. Raises CheckpointError if a run has
-    no whole checkpoint or `out` cannot be written, WeightsError for a file, ValueError if a weight is too large for
-    `dtype` or the two are not of one architecture.
+    Of a file with two sets, the faithful one is taken for `run` and the sharp one for `sharp`.
+
+    Args:
+        run: A run's folder or a file of weights.
+        out: The .safetensors to write.
+        trained_on: Description of the training, for the metadata.
+        licence: Of the weights, for the metadata.
+        dtype: Type of the convolutions.
+        sharp: A second run or file, trained from the first.
+        default_detail: Mixture of the two in [0, 1] where none is requested.
+        start_passes: Number of start passes, if not as trained.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        CheckpointError: A run has no complete checkpoint, or `out` cannot be written.
+        WeightsError: A file cannot be used as weights.
+        UserError: A weight is too large for `dtype`, or the two networks differ in architecture.
     """
     faithful = read_source(run, is_sharp=False)
     metadata = faithful.metadata | {
@@ -127,7 +154,7 @@ def export(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The exit status; what was written is printed."""
+    """Export, and print what was written. Return the exit status."""
     out: Path = arguments.out
     if (arguments.sharp is None) != (arguments.default_detail is None):
         print("training export: --sharp and --default-detail go together. Give both, or neither.", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Teach SPyNet the motion between two frames where it is known: photographs warped by a field that we draw.
+"""Train SPyNet on known motion: photographs warped by random flow fields.
 
-The network's own recipe takes a ready-made SPyNet; people without one start here.
+The network's own recipe needs a trained SPyNet; this command makes one.
 """
 
 import argparse
@@ -25,14 +25,22 @@ MARGIN_PX = 16
 HELD_OUT_EVERY = 12
 WARM_UP_ITERATIONS = 100
 FIRST_TRANSLATION_PX, LAST_TRANSLATION_PX = 2.0, 6.0
-"""The largest translation grows over the run: a level learns nothing while the levels below leave it too much."""
+"""Largest translation at the beginning and from the middle of the run on, in pixels. A level learns nothing while the
+levels below it leave it too much motion."""
 
 
 def load_small(dataset: ClipDataset, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """First frames of the clips: (to train from, held out), every 12th is held out.
+    """Read first frames of the clips, shrunk by 3 and by 2 to about the sharpness of a low-resolution frame.
 
-    RGB uint8 (H, W, 3), shrunk by 3 and by 2 to about the sharpness of a low-resolution frame, and large enough to cut
-    pairs of `size` pixels out of. Raises ValueError if there are too few.
+    Args:
+        dataset: Prepared clips; every 12th is held out.
+        size: Side of the pairs in pixels; smaller images are skipped.
+
+    Returns:
+        Images to train from, and held-out ones: RGB uint8 (H, W, 3).
+
+    Raises:
+        ValueError: There are too few.
     """
     images: list[NDArray[np.uint8]] = []
     held: list[NDArray[np.uint8]] = []
@@ -55,8 +63,14 @@ def load_small(dataset: ClipDataset, size: int) -> tuple[list[NDArray[np.uint8]]
 
 
 def draw_flow(size: int, max_translation_px: float, generator: torch.Generator) -> Tensor:
-    """A random motion field (1, 2, size, size) in pixels: translation, rotation, zoom, a smooth bend, and in half of
-    the draws an ellipse that moves by itself.
+    """Return a random flow field (1, 2, size, size) in pixels.
+
+    It is the sum of translation, rotation, zoom and a smooth bend; in half of the draws an ellipse moves separately.
+
+    Args:
+        size: Side of the field in pixels.
+        max_translation_px: Maximum length of the translation; the other motion is proportional to it.
+        generator: Source of random numbers.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -90,7 +104,18 @@ def draw_pairs(
     max_translation_px: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(ref, supp, flow_px): ref(p) = supp(p + flow(p)) to the pixel, each with its own noise; (B, 3|2, size, size)."""
+    """Return pairs of images with known flow: ref(p) = supp(p + flow(p)) exactly, then noise is added to each.
+
+    Args:
+        images: RGB uint8 (H, W, 3), from which random pieces are cut.
+        num_pairs: B.
+        size: Side of the pairs in pixels.
+        max_translation_px: See `draw_flow`.
+        generator: Source of random numbers.
+
+    Returns:
+        ref and supp (B, 3, size, size), flow in pixels (B, 2, size, size).
+    """
     refs, supps, flows = [], [], []
     for _ in range(num_pairs):
         image = images[int(torch.randint(len(images), (), generator=generator))]
@@ -115,11 +140,11 @@ def draw_pairs(
 
 
 def start_as_gradient_matching(level: nn.Module) -> None:
-    """Set a level's weights so that it begins as a crude gradient matcher (Lucas and Kanade, 1981).
+    """Initialise a level as a crude gradient matcher (Lucas and Kanade, 1981).
 
-    Flow is about (ref - supp) * gradient / |gradient|^2, and the sign of that product is what a network without any
-    product in it finds last: from random weights it had found nothing after 400 iterations. Rectified sums give it:
-    |d + g| - |d - g| = 2 sign(d g) min(|d|, |g|). The other channels stay random.
+    Flow is about (ref - supp) * gradient / |gradient|^2, and the sign of that product is what a network without
+    products learns last: from random weights it had learned nothing after 400 iterations. Rectified sums give it: |d +
+    g| - |d - g| = 2 sign(d g) min(|d|, |g|). The other channels stay random.
     """
     convolutions = [layer.conv for layer in level.basic_module]  # type: ignore[union-attr]
     axis = torch.arange(7) - 3.0
@@ -151,7 +176,7 @@ def start_as_gradient_matching(level: nn.Module) -> None:
 
 
 def flow_loss(flows: list[Tensor], target_px: Tensor) -> Tensor:
-    """Charbonnier distance at every level, the target averaged down and scaled to the level's pixels."""
+    """Return the Charbonnier distance summed over levels, the target averaged and scaled to each level's pixels."""
     loss = target_px.new_zeros(())
     for index, flow in enumerate(reversed(flows)):
         scale = target_px.shape[-1] // flow.shape[-1]
@@ -179,7 +204,7 @@ def blurred(images: Tensor, sigma_px: float) -> Tensor:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training flow`."""
+    """Add the options of `python -m training flow`."""
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="CLIPS", help="folders of python -m training prepare"
     )
@@ -207,7 +232,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The exit status of `python -m training flow`."""
+    """Train the flow network and write its weights. Return the exit status."""
     if arguments.iterations < 1 or arguments.batch < 1 or arguments.size < 32 or arguments.size % 32:
         raise UserError("--iterations and --batch must be at least 1, and --size a multiple of 32")
     if arguments.levels < 1 or arguments.size % (arguments.stride * 2 ** (arguments.levels - 1)):
@@ -218,8 +243,8 @@ def run(arguments: argparse.Namespace) -> int:
     generator = torch.Generator().manual_seed(arguments.seed)
     images, held_images = load_small(ClipDataset.open(arguments.data), arguments.size)
     spynet = SPyNet(arguments.levels, tuple(arguments.channels), arguments.stride)
-    # Every level has the same task on pictures of the same kind, so one level's weights learn from all of them, several
-    # times faster; they part when the flow network is trained with the rest.
+    # Every level has the same task on similar images, so all levels share one set of weights here, which learns several
+    # times faster. They become independent when the flow network is trained with the rest.
     spynet.basic_module = nn.ModuleList([spynet.basic_module[0]] * len(spynet.basic_module))
     start_as_gradient_matching(spynet.basic_module[0])
     optimizer = torch.optim.Adam(spynet.parameters(), betas=(0.9, 0.99))

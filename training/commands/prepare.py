@@ -1,12 +1,13 @@
-"""Cut a folder of videos, numbered frames and photographs into clips for training, and say what was left out and why.
+"""Cut a folder of videos, numbered frames and photographs into clips for training, and report what is left out and why.
 
     python -m training prepare FOLDER OUT
 
 FOLDER is searched with everything below it. Each scene of a video becomes clips of --min-frames to --max-frames frames,
-shrunk (compressed video is too soft for ground truth as it is) and cut into tiles of about --tile-px, so that reading a
-crop touches little. A photograph becomes tiles of twice that side: the camera moves over them when they are loaded.
-The same command with the same FOLDER gives the same bytes in OUT; interrupted, it goes on where it was; what is there
-already is not made again. Training takes several prepared folders, so prepare different footage into different ones.
+shrunk (compressed video is too soft for ground truth) and cut into tiles of about --tile-px, so that reading a crop
+reads little more than the crop. A photograph becomes tiles of twice that side: the camera moves over them when they are
+loaded. The same command with the same FOLDER gives the same bytes in OUT; interrupted, it continues where it was; clips
+that exist are not made again. Training accepts several prepared folders, so prepare different footage into different
+ones.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vsrealbasicvsr.errors import UserError
 
 
 def summary(index: Index, found: Found, out: Path) -> str:
-    """Return what the user is told in the end."""
+    """Return the closing report."""
     videos = [clip for clip in index.clips if clip.kind == "video"]
     num_photographs = len(index.clips) - len(videos)
     num_frames = sum(clip.num_frames for clip in index.clips)
@@ -48,7 +49,7 @@ def summary(index: Index, found: Found, out: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `python -m training prepare`."""
+    """Add the options of `python -m training prepare`."""
     usual = CutSettings()
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="searched with everything below it")
@@ -96,9 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The exit status, 0.
+    """Prepare the clips and print the report. Return the exit status, 0.
 
-    Raises UserError, OSError and KeyboardInterrupt as `prepare` does, and ValueError if there is no clip in the end.
+    Raises:
+        UserError: An argument cannot be used, or no clip was made.
+        OSError: The disk is full.
+        KeyboardInterrupt: The user pressed Ctrl-C.
     """
     settings = CutSettings(
         images=arguments.images,

@@ -47,17 +47,17 @@ class Arguments:
     """The command line of `python -m training train`, without the settings' own options."""
 
     preset: str | None = None
-    """Settings to begin with: stage1 (default), stage2, finetune, compact, compact-gan, smoke."""
+    """Preset to begin with: stage1 (default), stage2, finetune, compact, compact-gan, smoke."""
     data: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     """Folders of python -m training prepare."""
     out: Path | None = None
-    """The run's folder, to be made."""
+    """Folder of the new run."""
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """Weights to begin from: a run's folder, a file (of two sets the faithful one) or "default"."""
+    """Initial weights: a run's folder, a file (of two sets the faithful one) or "default"."""
     spynet: Path | None = None
-    """Flow weights to begin from: of python -m training flow, or published ones."""
+    """Initial flow weights: of python -m training flow, or published ones."""
     resume: Path | None = None
-    """A run's folder: resume it from its newest whole checkpoint."""
+    """Folder of a run to resume from its newest complete checkpoint."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1."""
     workers: int | None = None
@@ -72,7 +72,7 @@ class Arguments:
 
 
 def parse(words: Sequence[str], *, program: str) -> Arguments:
-    """Return the command line, parsed. Raises SettingsError for what cannot be parsed."""
+    """Parse the command line. Raise SettingsError if that fails, and TrainingError for an unknown preset."""
     own, changes = options.parse(Arguments, words, program=program, description=__doc__ or "")
     if own.preset not in (None, *PRESETS):
         raise TrainingError(f"--preset must be one of {', '.join(PRESETS)}, got {own.preset!r}")
@@ -153,9 +153,9 @@ def train_in(processes: Processes, arguments: Arguments) -> int:
 
 
 def begin(arguments: Arguments, processes: Processes) -> Run:
-    """Make the folder and the networks of a new run. Raises UserError for what does not fit."""
+    """Create the folder and the networks of a new run. Raise UserError if something does not fit."""
     if arguments.data is None or arguments.out is None:
-        raise TrainingError("a new run needs --data CLIPS and --out FOLDER (or --resume RUN goes on with one)")
+        raise TrainingError("a new run needs --data CLIPS and --out FOLDER (or resume one with --resume RUN)")
     folder, preset = arguments.out, arguments.preset or "stage1"
     settings = changed(PRESETS[preset], arguments.changes)
     check_paths(arguments, folder)
@@ -192,7 +192,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
 
 
 def check_paths(arguments: Arguments, folder: Path) -> None:
-    """Raise TrainingError if a file is missing, or if there is a run in the folder already."""
+    """Raise TrainingError if a file is missing, or if the folder already holds a run."""
     for option, path in (
         ("--from", arguments.start),
         ("--spynet", arguments.spynet),
@@ -201,11 +201,11 @@ def check_paths(arguments: Arguments, folder: Path) -> None:
         if path is not None and not path.exists() and str(path) != "default":
             raise TrainingError(f"{option} {path} does not exist: name {_MAY_STAND[option]}")
     if (folder / FOLDER).exists() and any((folder / FOLDER).glob("*.pt")):
-        raise TrainingError(f"{folder} holds a run already: go on with --resume, or name another --out")
+        raise TrainingError(f"{folder} already holds a run: resume it with --resume, or name another --out")
 
 
 def warn_of_slow_bf16(settings: Settings, processes: Processes) -> None:
-    """Say so if bfloat16 is asked for on a CPU that is slow at it."""
+    """Warn if bfloat16 is requested on a CPU that is slow at it."""
     if processes.device.type != "cpu" or autocast_dtype_of(settings, processes.device) is None:
         return
     slowness = slowness_of_bf16()
@@ -217,7 +217,7 @@ def warn_of_slow_bf16(settings: Settings, processes: Processes) -> None:
 
 
 def slowness_of_bf16() -> float:
-    """Return how many times as long as in float32 a convolution and its backward pass take in bfloat16 on this CPU."""
+    """Return the time of a convolution and its backward pass in bfloat16 on this CPU, relative to float32."""
     x, weight = torch.rand(1, 64, 48, 48), torch.rand(64, 64, 3, 3)
 
     def seconds(dtype: torch.dtype) -> float:
@@ -235,7 +235,7 @@ def slowness_of_bf16() -> float:
 
 
 def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
-    """Restore a run from its newest whole checkpoint. Raises UserError for what cannot be changed or read."""
+    """Restore a run from its newest complete checkpoint. Raise UserError for what cannot be changed or read."""
     settings = resumed_settings(folder, arguments)
     origin = resumed_origin(folder, arguments, processes.num)
     clips = open_clips(folder, origin)
@@ -247,9 +247,9 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
     if processes.is_main_process:
         for warning in warnings:
             print(f"training train: {warning}", file=sys.stderr)
-        save_ema(networks, folder, num_done)  # the end may have come between a checkpoint and its average
+        save_ema(networks, folder, num_done)  # the run may have ended between a checkpoint and its average
         if num_done < settings.iterations:
-            print(f"going on after step {num_done} of {settings.iterations}", file=sys.stderr)
+            print(f"resuming after step {num_done} of {settings.iterations}", file=sys.stderr)
             write_text(folder / SETTINGS, settings.to_json())
     return Run(
         folder=folder,
@@ -263,7 +263,7 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
 
 
 def resumed_settings(folder: Path, arguments: Arguments) -> Settings:
-    """Return the run's settings with the changes that may be made. Raises TrainingError for others."""
+    """Return the run's settings with the permitted changes. Raise TrainingError for other changes."""
     settings = read_settings(folder / SETTINGS)
     wanted = changed(settings, arguments.changes)
     differing = [
@@ -280,14 +280,14 @@ def resumed_settings(folder: Path, arguments: Arguments) -> Settings:
     differing += [option for option, value in given.items() if value is not None]
     if differing:
         raise TrainingError(
-            f"{differing[0]} cannot be changed when a run goes on ({', '.join(sorted(CHANGEABLE))} can): begin a new"
+            f"{differing[0]} cannot be changed when a run is resumed ({', '.join(sorted(CHANGEABLE))} can): begin a new"
             f" run with --from {folder}"
         )
     return wanted
 
 
 def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> dict[str, Any]:
-    """Return where the run comes from, with the places that have moved. Raises CheckpointError or TrainingError."""
+    """Return the run's origin, with the paths that have moved. Raise CheckpointError or TrainingError if that fails."""
     try:
         origin: dict[str, Any] = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -310,7 +310,7 @@ def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> di
 
 
 def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
-    """Return the clips of a run. Raises TrainingError if they are not those that it began with."""
+    """Open the clips of a run. Raise TrainingError if they are not those that it began with."""
     clips = ClipDataset.open([Path(path) for path in origin["data"]], pool_folder=Path(origin["pool_folder"]))
     if origin.setdefault("clips", clips.identity()) != clips.identity():
         raise TrainingError(
@@ -321,7 +321,7 @@ def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
 
 
 def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:
-    """Return the perceptual network if its loss counts; its weights may have to be downloaded."""
+    """Load the perceptual network if its loss counts; its weights may have to be downloaded."""
     if settings.losses.perceptual_weight == 0:
         return None
     vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
@@ -329,7 +329,7 @@ def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.de
 
 
 def closing_words(run_folder: Path, done: int, settings: Settings) -> str:
-    """Return what came of the run, in a line or two."""
+    """Return one or two lines that sum up the run."""
     records = read_log(run_folder)
     lines = [f"{run_folder}: {done} of {settings.iterations} steps"]
     if len(records) > 1:
@@ -344,7 +344,7 @@ def closing_words(run_folder: Path, done: int, settings: Settings) -> str:
 
 
 def words_on_waiting(run: Run, done: int, processes: Processes) -> str:
-    """Return how many workers would do, if a whole run without a pool waited for data for too long; else nothing."""
+    """Return how many workers would suffice, if a whole run without a pool waited too long for data; else ""."""
     settings, records = run.networks.settings, read_log(run.folder)
     is_whole = done >= settings.iterations and done - run.num_done >= settings.log_every
     if not records or not is_whole or settings.data.pool_clips:

@@ -1,4 +1,4 @@
-"""Types of the arrays that hold pictures before they become tensors."""
+"""Types of the arrays that hold images before they become tensors."""
 
 import numpy as np
 import numpy.typing as npt

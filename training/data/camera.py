@@ -1,7 +1,6 @@
-"""A virtual camera that moves over a photograph, with objects in front of it: clips made of single pictures.
+"""A virtual camera that moves over a photograph, with objects in front of it: clips from single images.
 
 Frames are (H, W, 3) uint8, RGB, clips (T, H, W, 3). Positions are (x, y) in pixels, pixel centres at whole numbers.
-Depends on neither files nor tensors.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ MAX_SPEED_PX = 12.0
 
 
 PHOTOGRAPH_SHRINK = (1.0, 1.5)
+"""Range of the factor by which a photograph is shrunk before the camera moves over it."""
 
 
 FOREGROUND_PROBABILITY = 1 / 3
+"""Probability that a clip has moving objects in front of the photograph."""
 
 
 _MARGIN_PX = 5.0  # Lanczos reads 4 pixels around the place it samples
@@ -29,10 +30,14 @@ _MARGIN_PX = 5.0  # Lanczos reads 4 pixels around the place it samples
 
 @dataclass(frozen=True, slots=True)
 class CameraPath:
-    """A view that moves: frame t shows what lies at `centre_px[t] + shrink[t] * R(angle_radians[t]) @ p`.
+    """A moving view: frame t shows what lies at `centre_px[t] + shrink[t] * R(angle_radians[t]) @ p`.
 
-    p (x, y) counts from the middle of the view. centre_px (T, 2), angle_radians (T), shrink (T): source pixels per
-    pixel of the view, 1 or more, so that nothing is magnified.
+    p = (x, y) counts from the middle of the view.
+
+    Attributes:
+        centre_px: (T, 2), (x, y) in the source.
+        angle_radians: (T).
+        shrink: (T), source pixels per pixel of the view; 1 or more, so that nothing is magnified.
     """
 
     centre_px: Floats
@@ -40,7 +45,7 @@ class CameraPath:
     shrink: Floats
 
     def scaled(self, factor: float) -> CameraPath:
-        """Return the same path with all of its motion, turn and zoom multiplied by `factor`."""
+        """Return the same path with all of its motion, rotation and zoom multiplied by `factor`."""
         return CameraPath(self.centre_px * factor, self.angle_radians * factor, self.shrink**factor)
 
     def at(self, centre_px: Floats) -> CameraPath:
@@ -48,14 +53,14 @@ class CameraPath:
         return CameraPath(self.centre_px + centre_px, self.angle_radians, self.shrink)
 
     def matrices(self, height: int, width: int) -> Floats:
-        """Affine matrices (T, 2, 3) that take pixels of a view of this size to pixels of the source."""
+        """Return affine matrices (T, 2, 3) from pixels of a view of this size to pixels of the source."""
         cos, sin = self.shrink * np.cos(self.angle_radians), self.shrink * np.sin(self.angle_radians)
         linear = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         return np.concatenate([linear, (self.centre_px - linear @ middle)[:, :, None]], axis=2)
 
     def bounds(self, height: int, width: int) -> tuple[Floats, Floats]:
-        """Smallest and largest (x, y) of the source that any frame of the path shows."""
+        """Return the smallest and the largest (x, y) of the source that any frame of the path shows."""
         right, bottom = width - 1.0, height - 1.0
         corners = np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
         seen = self.matrices(height, width) @ corners
@@ -72,14 +77,25 @@ def moved_photograph(
     foreground: Frames | None = None,
     still_probability: float = 0.0,
 ) -> Frames:
-    """Return a clip (num_frames, height, width, 3) of a camera that moves smoothly over `image` (H, W, 3).
+    """Return a clip of a camera that moves smoothly over an image.
 
-    The image is shrunk by 1 to 1.5 first (less where the path needs the room), then sampled; one clip in three has one
-    or two objects, cut from `foreground` (or from `image` itself), that move in front of it. The path stays inside the
-    image; only an image smaller than the view is continued by reflection. With still_probability the camera stands on a
-    tripod: it does not move at all, which it otherwise hardly ever does.
+    The image is shrunk by 1 to 1.5 first (less where the path needs the room), then sampled. One clip in three has one
+    or two objects that move in front of it. The path stays inside the image; only an image smaller than the view is
+    continued by reflection.
+
+    Args:
+        image: (H, W, 3).
+        num_frames: T.
+        height: Of the view.
+        width: Of the view.
+        generator: Source of random numbers.
+        foreground: Image that objects are cut from; None: `image` itself.
+        still_probability: Probability of a camera on a tripod, which does not move at all.
+
+    Returns:
+        (num_frames, height, width, 3).
     """
-    is_still = still_probability > 0 and generator.random() < still_probability  # 0: nothing is drawn
+    is_still = still_probability > 0 and generator.random() < still_probability  # 0 uses no random number
     path = _still_path(num_frames) if is_still else _sample_path(num_frames, generator)
     shrink = generator.uniform(*PHOTOGRAPH_SHRINK)
     size_px = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
@@ -108,7 +124,7 @@ def moved_photograph(
 
 
 def shrunk(image: Frames, factor: float) -> Frames:
-    """Return the image (H, W, 3), `factor` times smaller, each pixel the mean of the area that it covers."""
+    """Return the image (H, W, 3) shrunk by `factor`, each pixel the mean of the area that it covers."""
     size = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
     if size == (image.shape[1], image.shape[0]):
         return image
@@ -116,7 +132,7 @@ def shrunk(image: Frames, factor: float) -> Frames:
 
 
 def _sample_path(num_frames: int, generator: np.random.Generator) -> CameraPath:
-    """A smooth path from the origin: pan with acceleration, in half of the clips turn and zoom, in some jitter."""
+    """Return a smooth random path from the origin: accelerated pan, often rotation and zoom, sometimes jitter."""
     time = np.arange(num_frames, dtype=np.float64)
     progress = time / max(num_frames - 1, 1)
     # many slow, few fast: the median is 2 pixels a frame; one clip in twelve does not pan
@@ -150,7 +166,7 @@ def _warped(image: Frames, matrix: Floats, height: int, width: int, border: int)
 
 
 def _with_object(frames: Frames, texture: Frames, generator: np.random.Generator) -> Frames:
-    """Return the clip with a roundish piece of `texture` that moves in front of it, by a path of its own."""
+    """Return the clip with a roundish piece of `texture` that moves in front of it, on a path of its own."""
     num_frames, height, width, _ = frames.shape
     side = int(generator.uniform(0.15, 0.5) * min(height, width, *texture.shape[:2]))
     top = int(generator.integers(0, texture.shape[0] - side + 1))
@@ -162,7 +178,7 @@ def _with_object(frames: Frames, texture: Frames, generator: np.random.Generator
     path = path.at(middle - path.centre_px[num_frames // 2])
     out = frames.copy()
     corners = np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]]) - 0.5 * np.array([[1], [1], [0]])
-    # here the path is that of the object in the view: its matrices take pixels of the patch to pixels of the view
+    # This path is the object's in the view: its matrices map pixels of the patch to pixels of the view.
     for number, matrix in enumerate(path.matrices(side, side)):
         covered = matrix @ corners
         first_x, first_y = np.maximum(np.floor(covered.min(axis=1)).astype(int) - 1, 0)

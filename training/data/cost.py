@@ -1,4 +1,4 @@
-"""Measurement of what a sample costs in CPU time, and how many workers a training therefore needs."""
+"""Measurement of the CPU time of a sample, and of how many workers a training therefore needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from training.degradations import Jpeg, VideoCodec, codecs
 
 @dataclass(frozen=True, slots=True)
 class InputCost:
-    """CPU seconds for one clip, one thread: reading and drawing, codecs (JPEG too), all other degradations."""
+    """CPU seconds for one clip on one thread.
+
+    Attributes:
+        load_seconds: Reading and drawing.
+        codec_seconds: Codecs, including JPEG.
+        other_seconds: All other degradations.
+    """
 
     load_seconds: float
     codec_seconds: float
@@ -21,21 +27,27 @@ class InputCost:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Sum of all three."""
         return self.load_seconds + self.codec_seconds + self.other_seconds
 
     @property
     def clips_per_second_per_core(self) -> float:
-        """How many clips one worker makes."""
+        """Clips that one worker computes in a second."""
         return 1 / self.seconds
 
     def num_workers(self, *, batch: int, step_seconds: float, with_gpu: bool = False) -> int:
-        """Workers that make a batch in the time of a training step; with_gpu: the GPU does what is no codec."""
+        """Return the number of workers that compute a batch in the time of a training step.
+
+        Args:
+            batch: Clips of a step.
+            step_seconds: Time of a step.
+            with_gpu: A GPU computes everything but reading and codecs.
+        """
         seconds = self.load_seconds + self.codec_seconds if with_gpu else self.seconds
         return max(1, -int(-seconds * batch // step_seconds))
 
     def shares_of(self, num_workers: int) -> tuple[int, int]:
-        """Return how many workers draw and how many run codecs, beside a GPU that does the rest: as they cost."""
+        """Return how many workers should draw and how many run codecs beside a GPU, in proportion to their cost."""
         drawing_share = self.load_seconds / max(self.load_seconds + self.codec_seconds, 1e-9)
         num_drawing = min(max(round(num_workers * drawing_share), 1), max(num_workers - 1, 1))
         return num_drawing, max(num_workers - num_drawing, 1)
@@ -54,9 +66,17 @@ class InputCost:
 
 
 def measure_input(dataset: ClipDataset, options: DataSettings, *, num_samples: int = 8) -> InputCost:
-    """What a sample costs on this machine, on average over the first ones; a pool's clips are taken as not yet made.
+    """Measure the cost of a sample on this machine, as the mean over the first ones.
 
-    Raises ValueError or ClipError as make_sample does.
+    A pool's clips are measured as if none was computed yet.
+
+    Args:
+        dataset: The clips.
+        options: Settings of the samples.
+        num_samples: Number of samples.
+
+    Raises:
+        UserError: No sample can be computed, see `make_sample`.
     """
     options = options.of_pool_clips() if options.pool_clips else options
     load_seconds, codec_seconds, all_seconds = 0.0, 0.0, 0.0
@@ -69,7 +89,7 @@ def measure_input(dataset: ClipDataset, options: DataSettings, *, num_samples: i
         return coded
 
     with one_thread():
-        degrade(draw(dataset, options, 0), options)  # what is set up on first use is not counted
+        degrade(draw(dataset, options, 0), options)  # warms up; not counted
         for index in range(num_samples):
             started = time.process_time()
             drawn = draw(dataset, options, index)

@@ -1,4 +1,4 @@
-"""Cutting of one source into clips: scenes of videos, tiles of photographs, and why something was left out."""
+"""Cutting of one source into clips: scenes of videos, tiles of photographs, and reasons for what is left out."""
 
 from __future__ import annotations
 
@@ -37,23 +37,27 @@ from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut
 type Part = Literal["all", "train", "held-out"]
 
 LOSSY_SHRINK = 1.5
-"""Between 1.5 and 2 the blur and the blocks of usual compression fall below one pixel; 1.5 keeps twice the area."""
+"""Factor for compressed footage. Between 1.5 and 2, blur and blocks of usual compression fall below one pixel; 1.5
+keeps twice the area."""
 _PHOTOGRAPH_TILE_RATIO = 2
-_MISSING_SECONDS = 0.5  # a video that ends that much before its container's word has been cut short
+_MISSING_SECONDS = 0.5  # a video that ends so much before the duration in its container is incomplete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutSettings:
-    """What decides the clips, with the sources. `shrink` 0: as the sources' compression asks for, see `auto_shrink`."""
+    """Everything that decides the clips, apart from the sources.
+
+    `shrink` 0: chosen by the sources' compression, see `auto_shrink`.
+    """
 
     images: Images = "auto"
     min_frames: int = 15
     max_frames: int = 60
     gap_frames: int = 0
-    """Frames left out after each clip that ends without a change of scene: long videos take less room."""
+    """Frames left out after each clip that does not end at a scene cut, so that long videos take less room."""
     shrink: float = 0.0
     min_px: int = 256
-    """Least height and width of a clip."""
+    """Minimum height and width of a clip."""
     tile_px: int = 480
     held_out_every: int = 12
     part: Part = "all"
@@ -71,7 +75,7 @@ class CutSettings:
             raise UserError(f"--held-out-every must be 2 or more, got {self.held_out_every}")
 
     def to_plain(self) -> dict[str, Scalar]:
-        """Return the settings as the index keeps them."""
+        """Return the settings as they are stored in the index."""
         return asdict(self)
 
 
@@ -91,7 +95,7 @@ class _StoppedError(Exception):
 
 @dataclass(slots=True)
 class _Cutter:
-    """Takes the frames of one source one after another and writes clips; see `cut_source`."""
+    """Receives the frames of one source one after another and writes clips; see `cut_source`."""
 
     source: Source
     settings: CutSettings
@@ -107,7 +111,7 @@ class _Cutter:
     _num_to_leave_out: int = 0
 
     def add(self, frame: TimedFrame) -> None:
-        """The next frame of the source. A change of scene or of size ends the clip before it."""
+        """Add the next frame of the source. A scene cut or another size ends the clip before it."""
         picture = shrunk(frame.picture, self.shrink)
         now = thumbnail(picture)
         if self._last_thumbnail is not None and is_scene_cut(self._last_thumbnail, now):
@@ -126,7 +130,7 @@ class _Cutter:
             self._num_to_leave_out = self.settings.gap_frames
 
     def end_clip(self) -> None:
-        """Write what has come since the last end, if it is long and large enough."""
+        """Write the frames since the last end as clips, if they are enough and large enough."""
         pictures, pts_seconds = self._pictures, tuple(self._pts_seconds)
         self._pictures, self._pts_seconds, self._num_to_leave_out = [], [], 0
         if len(pictures) < self.settings.min_frames or min(pictures[0].shape[:2]) < self.settings.min_px:
@@ -154,9 +158,18 @@ class _Cutter:
 def cut_source(
     source: Source, settings: CutSettings, out: Path, stop: Event | None = None
 ) -> tuple[int, int, str | None, list[Clip]]:
-    """Return frames read, frames kept, what was wrong (None: nothing) and the clips, whose files are in `out` then.
+    """Cut a source into clips, whose files are written to `out`.
 
-    A source that cannot be used is no exception: it has no clips, and a reason.
+    A source that cannot be used raises no exception: it has no clips, and a reason.
+
+    Args:
+        source: The source.
+        settings: How to cut.
+        out: Folder of the clips.
+        stop: Set when the user has asked to stop.
+
+    Returns:
+        Frames read, frames kept, the reason if something was left out (None: nothing), and the clips.
     """
     try:
         if source.kind == "photograph":
@@ -172,10 +185,11 @@ def cut_source(
 
 
 def tiles(height: int, width: int, tile_px: int) -> list[Tile]:
-    """Tiles that cover a frame, none of its pixels twice; their sides lie between 3/4 and 3/2 of `tile_px`, or are the
-    frame's if that is smaller.
+    """Return tiles that cover a frame without overlap.
 
-    1280 pixels in tiles of about 480:  0 .. 427 .. 853 .. 1280
+    Their sides are between 3/4 and 3/2 of `tile_px`, or the frame's if that is smaller.
+
+        1280 pixels in tiles of about 480:  0 .. 427 .. 853 .. 1280
     """
     rows, columns = (_edges(size, tile_px) for size in (height, width))
     return [
@@ -186,7 +200,7 @@ def tiles(height: int, width: int, tile_px: int) -> list[Tile]:
 
 
 def auto_shrink(height: int, width: int, min_px: int, *, is_lossless: bool) -> float:
-    """How much to shrink: not at all without compression, else LOSSY_SHRINK, or less where `min_px` would not fit."""
+    """Return the factor to shrink by: 1 without compression, else LOSSY_SHRINK, or less if `min_px` would not fit."""
     return 1.0 if is_lossless else max(1.0, min(LOSSY_SHRINK, height / min_px, width / min_px))
 
 
@@ -267,13 +281,13 @@ def _cropped(picture: Frames, tile: Tile) -> Frames:
 
 
 def _file_stem(name: str) -> str:
-    """Return the beginning of the names of a source's clips: readable, safe everywhere, and its own."""
+    """Return the beginning of the names of a source's clips: readable, valid on every system, and unique."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[-60:]
     return f"{readable}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def _without_place(text: str, source: Source) -> str:
-    """Return the reason without the file's name and the function's: both stand beside it already."""
+    """Return the reason without the names of the file and the function, which the report shows beside it."""
     text = re.sub(r"^read_\w+: ", "", text)
     return text.replace(f"{source.paths[0]} ", "").replace(str(source.paths[0]), "the file")
 

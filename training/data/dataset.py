@@ -3,10 +3,10 @@
 A prepared folder holds `index.json` and one file for each clip, uint8 (T, H, W, 3) RGB in NumPy's .npy. The index has
     version   the number of this format
     settings  what the clips were cut with
-    sources   name -> kind, fingerprint, frames read and kept, and why it was left out or broke off (`trouble`)
+    sources   name -> kind, fingerprint, frames read and kept, and why it was left out or is incomplete (`trouble`)
     clips     one line each: file, kind ("video" or "photograph", which is one frame), source, first_frame, num_frames,
               height, width, top, left (its place in the shrunk frame), frames_per_second, pts_seconds (time stamps)
-and is written last, so what it lists is complete. Knows no videos, no degradations and no tensors.
+and is written last, so what it lists is complete.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class ClipError(UserError):
-    """A clip's file is missing, cut short or not what the index says; the text names it."""
+    """A clip's file is missing, incomplete or not what the index says. The text names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One prepared clip: see the module's text for the fields."""
+    """One prepared clip; the module's docstring describes the fields."""
 
     file: str
     kind: Literal["video", "photograph"]
@@ -59,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
-    """What became of a source. `trouble` is None if all of it could be read and used as it should."""
+    """What became of a source. `trouble` is None if all of it could be used."""
 
     kind: str
     fingerprint: str
@@ -77,7 +77,7 @@ class Index:
     clips: tuple[Clip, ...] = ()
 
     def to_json(self) -> str:
-        """The text of index.json: one clip a line, sources and clips sorted, so that equal contents are equal bytes."""
+        """Return the text of index.json: one clip a line, everything sorted, so that equal contents are equal bytes."""
         clips = sorted(self.clips, key=lambda clip: clip.file)
         lines = ",\n".join("  " + json.dumps(asdict(clip)) for clip in clips)
         sources = {name: asdict(self.sources[name]) for name in sorted(self.sources)}
@@ -86,9 +86,10 @@ class Index:
 
 
 def read_index(folder: Path) -> Index:
-    """Return the index of a prepared folder.
+    """Read the index of a prepared folder.
 
-    Raises UserError if there is none, or if it is damaged or of another version.
+    Raises:
+        UserError: There is none, or it is damaged or of another version.
     """
     path = folder / INDEX_NAME
     cure = "Make it with python -m training prepare FOLDER OUT."
@@ -109,28 +110,22 @@ def read_index(folder: Path) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write index.json as a whole or not at all.
-
-    Raises OSError with a plain text if the disk is full.
-    """
+    """Write index.json, atomically. Raise OSError, with what to do, if the disk is full."""
     with _file_of_clips(folder / INDEX_NAME) as file:
         file.write(index.to_json().encode())
 
 
 def write_clip_file(path: Path, frames: Frames) -> None:
-    """Write a clip (T, H, W, 3) as a whole or not at all.
-
-    Raises OSError with a plain text if the disk is full.
-    """
+    """Write a clip (T, H, W, 3), atomically. Raise OSError, with what to do, if the disk is full."""
     frames = np.ascontiguousarray(frames)
     with _file_of_clips(path) as file:
         file.write(_header(frames.shape))
-        file.write(frames.data)  # np.save would not tell a full disk from another error
+        file.write(frames.data)  # np.save reports a full disk like any other error
 
 
 @contextlib.contextmanager
 def _file_of_clips(path: Path) -> Iterator[BinaryIO]:
-    """`whole_file`, which says what to do when the disk is full."""
+    """Open a file as `whole_file` does; if the disk is full, the error says what to do."""
     try:
         with whole_file(path) as file:
             yield file
@@ -141,9 +136,10 @@ def _file_of_clips(path: Path) -> Iterator[BinaryIO]:
 
 
 class ClipDataset:
-    """The clips of one or several prepared folders, in the order of the indexes; read piece by piece.
+    """The clips of one or several prepared folders, in the order of the indexes, read piece by piece.
 
-    pool_folder: where degraded clips made of them are cached, see pool.py; None if they are not.
+    Attributes:
+        pool_folder: Where degraded clips are cached, see pool.py; None if they are not.
     """
 
     def __init__(self, clips: Iterable[tuple[Path, Clip]], pool_folder: Path | None = None) -> None:
@@ -154,14 +150,19 @@ class ClipDataset:
         self._identity: str | None = None
         for folder, clip in clips:
             self._folders.append(folder)
-            # nothing here asks for time stamps, and thousands of clips travel to every worker
+            # Without time stamps, which training does not need: thousands of clips are sent to every worker.
             self._clips.append(replace(clip, pts_seconds=()))
 
     @classmethod
     def open(cls, folders: Path | Sequence[Path], *, pool_folder: Path | None = None) -> ClipDataset:
-        """Return the clips that the indexes of these folders list.
+        """Open the clips that the indexes of these folders list.
 
-        Raises UserError if a folder is not a prepared one, or if there is no clip in any.
+        Args:
+            folders: One or several prepared folders.
+            pool_folder: Where degraded clips are cached.
+
+        Raises:
+            UserError: A folder is not a prepared one, or none holds a clip.
         """
         folders = [folders] if isinstance(folders, Path) else list(folders)
         dataset = cls(((folder, clip) for folder in folders for clip in read_index(folder).clips), pool_folder)
@@ -170,9 +171,14 @@ class ClipDataset:
         return dataset
 
     def suited(self, *, num_frames: int, side_px: int) -> list[int]:
-        """Numbers of the clips that hold `num_frames` frames of `side_px` pixels square; every photograph that large.
+        """Return the numbers of the clips that are large enough: videos long enough too, photographs of any length.
 
-        Raises UserError if there is none.
+        Args:
+            num_frames: Minimum number of frames of a video.
+            side_px: Minimum height and width.
+
+        Raises:
+            UserError: There is none.
         """
         wanted = (num_frames, side_px)
         if wanted not in self._suited:
@@ -196,11 +202,11 @@ class ClipDataset:
         return self._clips[number]
 
     def path(self, number: int) -> Path:
-        """Return where clip `number` lies."""
+        """Return the path of clip `number`."""
         return self._folders[number] / self._clips[number].file
 
     def identity(self) -> str:
-        """Return a text that differs if the clips differ: made of their names and sizes, not of where they lie."""
+        """Return a text that differs if the clips differ, in names or sizes; their folders do not matter."""
         if self._identity is None:
             digest = hashlib.blake2b(digest_size=16)
             for clip in self._clips:
@@ -220,13 +226,27 @@ class ClipDataset:
         height: int | None = None,
         width: int | None = None,
     ) -> Frames:
-        """Frames (num_frames, height, width, 3) of clip `number`: `first_frame` and every `step`-th after it, cropped.
+        """Read frames of a clip: `first_frame` and every `step`-th after it, cropped.
 
-        Only the rows that are wanted are read. They are read, not mapped: a file cut short is an error here, and not a
+        Only the wanted rows are read. They are read, not mapped: an incomplete file is an error here, instead of a
         SIGBUS that ends the process.
 
-        Raises ClipError, naming the file, if it is not what the index says. Raises IndexError if the piece is not
-        inside the clip.
+        Args:
+            number: Of the clip.
+            first_frame: Index of the first frame.
+            num_frames: Number of frames; None: all that follow.
+            step: Distance between the frames.
+            top: First row.
+            left: First column.
+            height: Number of rows; None: all below `top`.
+            width: Number of columns; None: all right of `left`.
+
+        Returns:
+            (num_frames, height, width, 3) uint8.
+
+        Raises:
+            ClipError: The file is not what the index says; the text names it.
+            IndexError: The piece is not inside the clip.
         """
         clip, path = self._clips[number], self.path(number)
         num_frames = clip.num_frames - first_frame if num_frames is None else num_frames
@@ -256,7 +276,7 @@ class ClipDataset:
 
 
 def _check_header(file: Any, shape: tuple[int, ...], path: Path) -> int:
-    """Return where the values begin, behind a header that must announce uint8 of this shape."""
+    """Return where the values begin, after checking that the header announces uint8 of this shape."""
     expected = _header(shape)
     if file.read(len(expected)) == expected:
         return len(expected)
@@ -271,7 +291,7 @@ def _check_header(file: Any, shape: tuple[int, ...], path: Path) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _header(shape: tuple[int, ...]) -> bytes:
-    """Return what `write_clip_file` writes before the values: parsing it costs more than reading a frame."""
+    """Return the header that `write_clip_file` writes. Parsing one would take longer than reading a frame."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()

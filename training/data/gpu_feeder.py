@@ -22,9 +22,19 @@ from training.degradations import Jpeg, VideoCodec, codecs
 def degraded_on_gpu(
     drawn: Generator[Drawn], options: DataSettings, device: torch.device, *, num_codecs: int, num_ahead: int
 ) -> Generator[Sample]:
-    """Samples degraded on the device, in the order of what was drawn, up to num_ahead of them under way.
+    """Yield samples degraded on the device, in the order in which they were drawn.
 
-    One thread takes what is drawn and hands it to the others; codecs run in processes that these wait for.
+    One thread takes what was drawn and distributes it to others; codecs run in processes that these wait for.
+
+    Args:
+        drawn: What was drawn; closed at the end.
+        options: Settings of the samples.
+        device: Where they are degraded and stay.
+        num_codecs: Number of processes for codecs; 0: the threads run them.
+        num_ahead: Maximum number of samples in progress.
+
+    Raises:
+        DataError: A sample cannot be computed.
     """
     stopped, room = threading.Event(), threading.Semaphore(num_ahead)
     under_way: queue.SimpleQueue[Future[_OnDevice] | BaseException | None] = queue.SimpleQueue()
@@ -49,13 +59,13 @@ def degraded_on_gpu(
                         return
                     under_way.put(threads.submit(_degraded_on, device, one, options, run_codec))
                 under_way.put(None)
-            except BaseException as error:  # whatever it is, the one who waits must hear of it
+            except BaseException as error:  # passed to the consumer, which would otherwise wait forever
                 under_way.put(error)
 
         hander = threading.Thread(target=hand_out, name="hand out", daemon=True)
         owned.callback(drawn.close)
         owned.callback(hander.join)
-        owned.callback(stopped.set)  # the last one entered is the first one called
+        owned.callback(stopped.set)  # called first: callbacks run in reverse order
         hander.start()
         while (item := under_way.get()) is not None:
             if isinstance(item, BaseException):
@@ -69,7 +79,7 @@ def degraded_on_gpu(
 
 @dataclass(frozen=True, slots=True)
 class _OnDevice:
-    """A sample that a thread has made on its own CUDA stream; `ready` is None on other devices."""
+    """A sample that a thread has computed on its own CUDA stream; `ready` is None on other devices."""
 
     sample: Sample
     ready: torch.cuda.Event | None
@@ -81,7 +91,7 @@ class _OnDevice:
             stream.wait_event(self.ready)
             for tensor in (self.sample.lr, self.sample.gt, self.sample.gt_unsharp):
                 if tensor is not None:
-                    tensor.record_stream(stream)  # its memory is not given to others before the stream is done
+                    tensor.record_stream(stream)  # its memory is not used again before the stream is done
         return self.sample
 
 
@@ -106,4 +116,4 @@ def _start_thread(device: torch.device) -> None:
     if device.type == "cuda":
         _of_thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     else:
-        torch.set_num_threads(1)  # of this thread alone; more of them might change the last bit
+        torch.set_num_threads(1)  # of this thread alone; more threads might change the last bit

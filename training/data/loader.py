@@ -1,13 +1,13 @@
-"""Batches in exact order, made beside the training step: by worker processes, or by these and a GPU together.
+"""Batches in a fixed order, computed concurrently with the training step by worker processes, or by these and a GPU.
 
-Sample number i is a pure function of the clips, the options and i (see samples.py). Batch k of process r of R holds the
-samples k B R + r B ... k B R + (r + 1) B - 1, however many workers there are: a run that goes on at batch k, or on more
-processes with smaller batches, sees what it would have seen.
+Sample number i is a pure function of the clips, the options and i (see sampler.py). Batch k of process r of R holds the
+samples k B R + r B ... k B R + (r + 1) B - 1, whatever the number of workers: a run that is resumed at batch k, or on
+more processes with smaller batches, sees what it would have seen.
 
-    CPU   workers: draw and degrade                      first process: stack
-    GPU   workers: draw    threads: copy, degrade on the GPU, codecs in other workers    first process: stack
+    CPU   workers: draw and degrade                      main process: stack
+    GPU   workers: draw    threads: copy, degrade on the GPU, codecs in other workers    main process: stack
 
-Everything travels as 8-bit frames. Knows no networks and no losses.
+Everything is passed on as 8-bit frames.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.data.workers import PREFETCH_BATCHES, Order, computed
 from vsrealbasicvsr.model import SCALE
 
 NUM_MEASURED = 4
-"""Samples that are computed to find out how to share workers between drawing and codecs."""
+"""Samples that are computed to find out how to divide workers between drawing and codecs."""
 
 
 _log = logging.getLogger(__name__)
@@ -45,9 +45,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N samples of L frames, uint8: lr (N, L, 3, h, w), gt (N, U, 3, 4h, 4w) and gt_unsharp (sharpened) or None.
+    """N samples of L frames, uint8.
 
-    mirrored: gt has U = ceil(L / 2) frames, and `mirror` makes L of them. wait_seconds: how long the caller waited.
+    Attributes:
+        lr: (N, L, 3, h, w).
+        gt: (N, U, 3, 4h, 4w).
+        gt_unsharp: `gt`, sharpened; None if the options do not ask for it.
+        mirrored: gt has U = ceil(L / 2) frames, of which `mirror` makes L; otherwise U = L.
+        wait_seconds: How long the caller waited.
     """
 
     lr: Tensor
@@ -58,7 +63,7 @@ class Batch:
 
 
 class Loader:
-    """An iterator of Batch that owns processes and threads: use it in a `with` block, or close() it."""
+    """An iterator of batches that owns processes and threads: use it in a `with` block, or close() it."""
 
     def __init__(self, samples: Generator[Sample], *, batch: int, mirrored: bool) -> None:
         self._samples, self._batch, self._mirrored = samples, batch, mirrored
@@ -70,7 +75,8 @@ class Loader:
     def __next__(self) -> Batch:
         """Return the next batch.
 
-        Raises DataError if a sample cannot be made or a worker has died; everything is closed then.
+        Raises:
+            DataError: A sample cannot be computed or a worker has died; everything is closed then.
         """
         started = time.perf_counter()
         samples = [next(self._samples) for _ in range(self._batch)]
@@ -85,7 +91,7 @@ class Loader:
         return Batch(lr, gt, gt_unsharp, self._mirrored, time.perf_counter() - started)
 
     def close(self) -> None:
-        """End workers and threads. A second call does nothing."""
+        """End workers and threads. Further calls do nothing."""
         self._samples.close()
 
     def __enter__(self) -> Self:
@@ -109,13 +115,24 @@ def make_loader(
     num_workers: int = 0,
     device: torch.device | None = None,
 ) -> Loader:
-    """Batches first_iteration <= k < num_iterations (None: without end) of process `rank`.
+    """Return a loader of the batches first_iteration <= k < num_iterations of process `rank`.
 
-    num_workers = 0 makes them here, while the caller waits. On a CUDA device batches lie on it: samples are degraded
-    there, see make_feeder, or, with a pool, cut there from clips that it holds, see resident_pool.py. Otherwise they
-    lie in main memory.
+    On a CUDA device batches are in its memory: samples are degraded there, see `make_feeder`, or, with a pool, cut
+    there from clips that it holds, see resident_pool.py. Otherwise they are in main memory.
 
-    Raises ValueError if no clip is large enough for the options.
+    Args:
+        dataset: The clips.
+        options: Settings of the samples.
+        batch: Samples of a batch.
+        first_iteration: Number of the first batch.
+        num_iterations: Number after the last batch; None: endless.
+        num_processes: Number of processes that share the work.
+        rank: Index of this one.
+        num_workers: Worker processes; 0 computes samples here, while the caller waits.
+        device: Where batches are wanted; None: in main memory.
+
+    Raises:
+        UserError: No clip is large enough for the options.
     """
     if device is not None and device.type != "cpu" and not options.pool_clips:
         num_drawing, num_codecs = 0, 0
@@ -157,12 +174,25 @@ def make_feeder(
     num_codecs: int,
     device: torch.device,
 ) -> Loader:
-    """Return the same batches, degraded on `device` and left there; on the CPU device bit for bit those of make_loader.
+    """Return a loader of the same batches, degraded on `device` and left there; on the CPU equal to make_loader's bits.
 
-    num_drawing processes read pieces of clips and draw recipes (0: a thread does), num_codecs processes run video
-    codecs (0: the threads do). As many threads, and two more, see samples through, each on a CUDA stream of its own.
+    As many threads as there are codec processes, and two more, process the samples, each on a CUDA stream of its own.
 
-    Raises ValueError if no clip is large enough for the options, or if they ask for a pool.
+    Args:
+        dataset: The clips.
+        options: Settings of the samples, without a pool.
+        batch: Samples of a batch.
+        first_iteration: Number of the first batch.
+        num_iterations: Number after the last batch; None: endless.
+        num_processes: Number of processes that share the work.
+        rank: Index of this one.
+        num_drawing: Processes that read pieces of clips and draw recipes; 0: a thread does.
+        num_codecs: Processes that run video codecs; 0: the threads do.
+        device: Where samples are degraded.
+
+    Raises:
+        ValueError: The options ask for a pool.
+        UserError: No clip is large enough for the options.
     """
     if options.pool_clips:
         raise ValueError("make_feeder: a pool's clips are degraded already. Use make_loader.")
@@ -175,6 +205,6 @@ def make_feeder(
 
 
 def _check(dataset: ClipDataset, options: DataSettings) -> None:
-    """Raises ValueError if no clip is large enough."""
+    """Raise UserError if no clip is large enough for the options."""
     options = options.of_pool_clips() if options.pool_clips else options
     dataset.suited(num_frames=options.num_unique, side_px=options.crop_px * SCALE)

@@ -1,6 +1,6 @@
 """A finite pool of degraded clips, each computed once, cached on disk, and cut into many samples.
 
-For machines on which degrading every sample anew would take longer than training on it.
+For machines on which degrading every sample takes longer than training on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 POOL_VERSION = 2
-"""Goes up whenever the same options make other clips: pools of before are then made again."""
+"""Number of this format; raised whenever the same options give other clips, so that older pools are computed again."""
 
 
 _CHECKSUM_BYTES = 4
@@ -46,10 +46,18 @@ _CHECKSUM_BYTES = 4
 def make_sample(
     dataset: ClipDataset, options: DataSettings, index: int, *, run_codec: codecs.RunCodec = codecs.run
 ) -> Sample:
-    """Sample `index`, computed here with one thread (the number of threads may change the last bit).
+    """Compute sample `index` here, on one thread (the number of threads might change the last bit).
 
-    Raises ValueError if no clip is large enough, ClipError if too many cannot be read, SampleError if it cannot be
-    degraded.
+    Args:
+        dataset: The clips.
+        options: Settings of the samples.
+        index: Number of the sample.
+        run_codec: Runs codec steps, for example in another process.
+
+    Raises:
+        UserError: No clip is large enough for the options.
+        ClipError: Too many clips in a row cannot be read.
+        SampleError: The sample cannot be degraded.
     """
     with one_thread():
         if options.pool_clips:
@@ -58,9 +66,10 @@ def make_sample(
 
 
 def pool_clip_path(dataset: ClipDataset, options: DataSettings, number: int) -> Path:
-    """Return where clip `number` of the pool lies: in a folder of its own for all that decides the pool's clips.
+    """Return the path of clip `number` of the pool, in a folder of its own for the settings that decide the clips.
 
-    Raises UserError if the dataset has no folder for its pools.
+    Raises:
+        UserError: The dataset has no folder for its pools.
     """
     if dataset.pool_folder is None:
         raise UserError(f"a pool of {options.pool_clips} clips needs a pool_folder to be cached in.")
@@ -69,9 +78,9 @@ def pool_clip_path(dataset: ClipDataset, options: DataSettings, number: int) -> 
 
 
 def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:
-    """Return all that decides the pool's clips, as text. Its wording never changes, or pools would be computed again.
+    """Return all that decides the pool's clips, as text. Its wording must not change: pools would be computed again.
 
-    Fields that came later are left out at their defaults, of which the clips are those of before.
+    Fields that were added later are left out at their defaults, which give the same clips as before.
     """
     later = {
         "degradation_mix": options.degradation_mix,
@@ -96,15 +105,21 @@ def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:
 def pool_clip(
     dataset: ClipDataset, options: DataSettings, number: int, *, run_codec: codecs.RunCodec = codecs.run
 ) -> Sample:
-    """Clip `number` of the pool, from its file, or made and written if there is none or if it is damaged.
+    """Return clip `number` of the pool from its file; compute and write it if the file is missing or damaged.
 
-    Two processes may make the same one: they write the same bytes, each as a whole.
+    Two processes may compute the same clip: they write the same bytes, atomically.
+
+    Args:
+        dataset: The clips.
+        options: Settings of the samples.
+        number: Of the clip.
+        run_codec: Runs codec steps.
     """
     path = pool_clip_path(dataset, options, number)
     of_clips = options.of_pool_clips()
     try:
         return _unpacked(np.load(path, allow_pickle=False), of_clips)
-    except (OSError, ValueError, EOFError):  # missing, or damaged: it is made again
+    except (OSError, ValueError, EOFError):  # missing or damaged
         drawn = draw_from(dataset, of_clips, number, POOL_PIECE, POOL_RECIPE)
         made = degrade(drawn, of_clips, run_codec=run_codec)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +134,17 @@ def _cut_of_pool(dataset: ClipDataset, options: DataSettings, index: int, run_co
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a sample is of which of the pool's clips: place, turn, direction in time, and the frame that is held."""
+    """Which part of which pool clip a sample is.
+
+    Attributes:
+        clip: Number of the clip.
+        first: Index of the first frame.
+        top: First low-resolution row.
+        left: First low-resolution column.
+        turn: Flip horizontally, flip vertically, transpose.
+        is_reversed: Reverse time.
+        held_frame: Frame that is shown all the time; None: each is shown once.
+    """
 
     clip: int
     first: int
@@ -131,7 +156,7 @@ class Cut:
 
 
 def draw_cut(options: DataSettings, index: int) -> Cut:
-    """Return what sample `index` of a pool is."""
+    """Draw which part of which pool clip sample `index` is."""
     generator = random_numbers(options, POOL_CUT, index)
     number = int(generator.integers(options.num_pool_clips(index)))
     first = int(generator.integers(options.of_pool_clips().num_unique - options.num_unique + 1))
@@ -142,10 +167,16 @@ def draw_cut(options: DataSettings, index: int) -> Cut:
 
 
 def cut_clip(clip: Sample, options: DataSettings, drawn: Cut) -> Sample:
-    """Return a cut of a pool clip in space and time, on the device that the clip is on.
+    """Cut a sample from a pool clip, on the clip's device.
 
-    Mirrored, U_p frames in the pool, U wanted: lr frames a .. a + U of the way there, and those of the way back that
-    show the same frames. Reversing the whole of it leaves the ground truth as it is and swaps the two ways.
+    A mirrored pool clip has its U_p frames forwards, then backwards. A sample of U frames takes lr frames a .. a + U of
+    the first half, and those of the second half that show the same frames. Reversing time leaves the ground truth
+    unchanged and swaps the two halves.
+
+    Args:
+        clip: The pool clip.
+        options: Settings of the samples.
+        drawn: Which part.
     """
     num_wanted = options.num_unique
     first, top, left, turn, is_reversed = drawn.first, drawn.top, drawn.left, drawn.turn, drawn.is_reversed
@@ -180,7 +211,7 @@ def cut_clip(clip: Sample, options: DataSettings, drawn: Cut) -> Sample:
 
 
 def _packed(clip: Sample) -> npt.NDArray[np.uint8]:
-    """Return a pool clip as one row of bytes: lr, gt, gt_unsharp, and the checksum of all."""
+    """Return a pool clip as one row of bytes: lr, gt, gt_unsharp, and a checksum."""
     parts = [part for part in (clip.lr, clip.gt, clip.gt_unsharp) if part is not None]
     values = np.concatenate([part.cpu().contiguous().numpy().reshape(-1) for part in parts])
     checksum = zlib.crc32(values).to_bytes(_CHECKSUM_BYTES, "little")
@@ -188,7 +219,7 @@ def _packed(clip: Sample) -> npt.NDArray[np.uint8]:
 
 
 def _unpacked(row: npt.NDArray[np.uint8], options: DataSettings) -> Sample:
-    """Return the clip that `_packed` packed. Raises ValueError if anything about the row is not as it should be."""
+    """Return the clip that `_packed` packed. Raise ValueError if the row's size or checksum is wrong."""
     side, num_there = options.crop_px, options.num_unique
     shapes = [(options.num_frames, 3, side, side)]
     shapes += [(num_there, 3, side * SCALE, side * SCALE)] * (2 if options.unsharp else 1)

@@ -1,4 +1,4 @@
-"""A prepared folder from a folder of sources: which sources to cut, in parallel processes, and the index."""
+"""Preparation of a folder of clips: which sources to cut, parallel processes, and the index."""
 
 from __future__ import annotations
 
@@ -29,13 +29,25 @@ _FINGERPRINT_BYTES = 1 << 16
 
 
 def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int, remove_missing: bool = False) -> Index:
-    """The index of `out`, which afterwards holds the clips of the sources that were found; see the module's text.
+    """Cut the sources that were found into clips in `out`, and write the index.
 
-    num_workers processes read sources; 0 or 1: this one. Progress goes to stderr. With `remove_missing` clips of
-    sources that were not found are deleted.
+    Sources that are unchanged since an earlier call are not cut again. Progress is shown on standard error. Whatever is
+    raised, the files under final names are complete.
 
-    Raises UserError if there is nothing to cut, or if `out` holds clips cut otherwise or from elsewhere; OSError if
-    the disk is full; KeyboardInterrupt on Ctrl-C. In every case what is under a final name is whole.
+    Args:
+        found: The sources.
+        out: Folder of the clips, created if needed.
+        settings: How to cut.
+        num_workers: Processes that read sources; 0 or 1: this one.
+        remove_missing: Delete the clips of sources that were not found.
+
+    Returns:
+        The index of `out`.
+
+    Raises:
+        UserError: There is nothing to cut, or `out` holds clips of other settings or other sources.
+        OSError: The disk is full.
+        KeyboardInterrupt: The user pressed Ctrl-C.
     """
     sources = part_of(found.sources, settings)
     if not sources and not found.unused:
@@ -53,7 +65,7 @@ def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int,
         write_index(out, index)
         return index
 
-    write()  # from here on the folder belongs to these settings
+    write()  # marks the folder as one of these settings
     pending = [source for source in sources if source.name not in records]
     written_at = time.monotonic()
     try:
@@ -72,7 +84,7 @@ def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int,
                     write()
                     written_at = time.monotonic()
     except BaseException:
-        with contextlib.suppress(OSError):  # on a full disk the reason that is on its way matters more
+        with contextlib.suppress(OSError):  # the original exception matters more than a full disk
             write()
         raise
     return write()
@@ -91,7 +103,7 @@ def part_of(sources: Sequence[Source], settings: CutSettings) -> list[Source]:
 
 
 def fingerprint(source: Source) -> str:
-    """A text that differs if the source's files do: from names, sizes, and the first and last 64 KiB of two files."""
+    """Return a text that differs if the source's files do, by names, sizes, and 64 KiB at both ends of two files."""
     digest = hashlib.blake2b(digest_size=16)
     for path in source.paths:
         with contextlib.suppress(OSError):
@@ -105,7 +117,7 @@ def fingerprint(source: Source) -> str:
 
 
 def _known_sources(out: Path, settings: CutSettings, fingerprints: dict[str, str], *, remove_missing: bool) -> Index:
-    """Return what of the index in `out` still holds: sources whose fingerprint and clip files are as they were.
+    """Return the part of the index in `out` that is still valid: sources with equal fingerprints and all clip files.
 
     Raises UserError as `prepare` does.
     """
@@ -140,7 +152,7 @@ def _known_sources(out: Path, settings: CutSettings, fingerprints: dict[str, str
 def _results(
     sources: Sequence[Source], settings: CutSettings, out: Path, num_workers: int
 ) -> Iterator[tuple[Source, CutResult]]:
-    """Sources and what `cut_source` makes of them, as they get ready."""
+    """Yield (source, result of `cut_source`) as they are finished."""
     num_workers = min(num_workers, len(sources))
     if num_workers <= 1:
         for source in sources:
@@ -150,7 +162,7 @@ def _results(
     stop = context.Event()
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(stop,))
     try:
-        # the largest first, so that no worker is left alone with a long film in the end
+        # Largest first, so that no single worker is busy with a long film at the end.
         waiting = sorted(sources, key=lambda source: -sum(_num_bytes(path) for path in source.paths))
         futures: dict[Future[CutResult], Source] = {
             executor.submit(_cut_in_worker, source, settings, out): source for source in waiting
@@ -173,7 +185,7 @@ _stop: Event | None = None
 def _start_worker(stop: Event) -> None:
     global _stop
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles it and sets `stop`
     cv2.setNumThreads(1)
 
 

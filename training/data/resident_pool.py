@@ -1,8 +1,7 @@
-"""A pool of degraded clips in a GPU's memory: made by worker processes during the run, cut and turned on the GPU.
+"""A pool of degraded clips in a GPU's memory: computed by worker processes during the run, cut on the GPU.
 
-The samples are those of a pool on disk (see samples.py): the same numbers, the same bits. A clip is copied once and
-then used for thousands of samples, so that a training step waits for nothing once its clips are there. Knows no
-networks.
+The samples are those of a pool on disk (see pool.py), to the bit. A clip is copied once and then used for thousands of
+samples, so a training step waits for nothing once its clips are there.
 """
 
 from __future__ import annotations
@@ -20,7 +19,12 @@ from training.data.settings import DataSettings
 
 
 class ResidentPool:
-    """Clips on a device, filled by a thread from `made`, which yields clip 0, 1, 2, ... of the pool."""
+    """Clips on a device.
+
+    Args:
+        made: Yields clip 0, 1, 2, ... of the pool; read by a thread.
+        device: Where the clips are.
+    """
 
     def __init__(self, made: Generator[Sample], device: torch.device) -> None:
         self._made, self._device = made, device
@@ -33,7 +37,7 @@ class ResidentPool:
         self._thread.start()
 
     def clip(self, number: int) -> Sample:
-        """Clip `number`, as soon as it is there. Raises what making it raised."""
+        """Return clip `number`, waiting until it is there. Raise what its computation raised."""
         with self._more:
             self._more.wait_for(lambda: len(self._clips) > number or self._error is not None)
             if len(self._clips) > number:
@@ -42,7 +46,7 @@ class ResidentPool:
             raise self._error
 
     def close(self) -> None:
-        """Stop making clips; those that are there stay until the pool is gone."""
+        """Stop computing clips; those that are there remain."""
         self._stopped.set()
         self._thread.join()
 
@@ -56,13 +60,13 @@ class ResidentPool:
                         self._more.notify_all()
                     if self._stopped.is_set():
                         return
-        except BaseException as error:  # whatever it is, the one who waits must hear of it
+        except BaseException as error:  # passed to the consumer, which would otherwise wait forever
             with self._more:
                 self._error = error
                 self._more.notify_all()
 
     def _copied(self, clip: Sample) -> Sample:
-        """The clip on the device, the copy complete. On a stream of its own: in the training's it would wait for it."""
+        """Return the clip on the device, completely copied, on a stream of its own that does not wait for training."""
         if self._stream is None:
             return clip
         with torch.cuda.stream(self._stream):
@@ -73,11 +77,11 @@ class ResidentPool:
 
 
 def cuts_of(pool: ResidentPool, options: DataSettings, numbers: Iterator[int]) -> Generator[Sample]:
-    """The samples of these numbers, on the pool's device; the pool is closed with it."""
+    """Yield the samples of these numbers, on the pool's device; close the pool at the end."""
     try:
         for index in numbers:
             drawn = draw_cut(options, index)
-            # all the clips that it might have been must be there, so that which one it is does not depend on time
+            # Wait for every clip that the sample may be cut from, so that the choice does not depend on timing.
             pool.clip(options.num_pool_clips(index) - 1)
             yield cut_clip(pool.clip(drawn.clip), options, drawn)
     finally:

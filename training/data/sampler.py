@@ -1,9 +1,9 @@
-"""Sample number i: what it shows and how it is degraded, a pure function of the clips, the options and i.
+"""Sample number i: its content and its degradation, a pure function of the clips, the options and i.
 
-A sample comes in two steps, so that they can run in different places: `draw` reads a piece of a clip and draws a recipe
-(small, the CPU's work), `degrade` carries the recipe out (on the device that the piece is on, but for video codecs).
-With the stochastic scheme (paper, section 4.1) U = ceil(L / 2) frames are read, sharpened, then mirrored in time, and
-the degradation of the L frames is a walk. Knows no processes and no batches.
+A sample is computed in two steps, which can run in different places: `draw` reads a piece of a clip and draws a recipe
+(cheap, on the CPU), `degrade` applies the recipe (on the piece's device, except for video codecs). With the stochastic
+scheme (paper, section 4.1) U = ceil(L / 2) frames are read, sharpened, then mirrored in time, and the degradation of
+the L frames is a random walk.
 """
 
 from __future__ import annotations
@@ -33,24 +33,28 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 MAX_DRAWS = 20
-"""Clips that cannot be read, one after another, before a sample is given up."""
+"""Maximum number of unreadable clips in a row; then the sample is given up."""
 FLIP_PROBABILITY = 0.5
-_FOREGROUND_PROBABILITY = 0.5  # of a photograph's object being cut out of another photograph
+_FOREGROUND_PROBABILITY = 0.5  # that a photograph's objects are cut from another photograph
 
-# Streams of random numbers: one sample's draws never are another's.
+# Streams of random numbers: no two purposes share one.
 PIECE, RECIPE, POOL_PIECE, POOL_RECIPE, POOL_CUT, HOLD = range(6)
 
 
 class SampleError(UserError):
-    """A sample could not be degraded; the text names its clip, and its index, with which it can be made again."""
+    """A sample could not be degraded. The text names its clip, and its index, with which it can be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A piece of a clip (U, 3, 4h, 4w) uint8 and the recipe for its L frames.
+    """A piece of a clip and the recipe for its degradation.
 
-    `name` is for messages: the sample's number and the clip's file. `notes`: clips that could not be read. held_frame:
-    the one that is shown all the time, None: each is shown once.
+    Attributes:
+        gt: (U, 3, 4h, 4w) uint8.
+        recipe: For L frames.
+        name: The sample's number and the clip's file, for messages.
+        notes: Clips that could not be read.
+        held_frame: Frame that is shown all the time; None: each is shown once.
     """
 
     gt: Tensor
@@ -60,13 +64,20 @@ class Drawn:
     held_frame: int | None = None
 
     def pin_memory(self) -> Drawn:
-        """The same in page-locked memory, from which a copy to a GPU does not wait; torch's DataLoader calls it."""
+        """Return the same in page-locked memory, for asynchronous copies to a GPU; torch's DataLoader calls it."""
         return replace(self, gt=self.gt.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """lr (L, 3, h, w), gt (U, 3, 4h, 4w) and gt_unsharp, the same sharpened or None; all uint8."""
+    """A degraded clip and its ground truth, all uint8.
+
+    Attributes:
+        lr: (L, 3, h, w).
+        gt: (U, 3, 4h, 4w).
+        gt_unsharp: `gt`, sharpened; None if the options do not ask for it.
+        notes: Clips that could not be read.
+    """
 
     lr: Tensor
     gt: Tensor
@@ -75,11 +86,17 @@ class Sample:
 
 
 def mirror(x: Tensor, num_frames: int, *, axis: int = 1) -> Tensor:
-    """x1 .. xU, xU .. x1 along `axis`, cut to num_frames (2 U or 2 U - 1).
+    """Return x1 .. xU, xU .. x1 along `axis`, cut to num_frames.
 
-    num_frames = 5, U = 3:  x1 x2 x3 x3 x2
+        num_frames = 5, U = 3:  x1 x2 x3 x3 x2
 
-    Raises ValueError if x has not U = ceil(num_frames / 2) frames.
+    Args:
+        x: U = ceil(num_frames / 2) frames along `axis`.
+        num_frames: 2 U or 2 U - 1.
+        axis: Of the frames.
+
+    Raises:
+        ValueError: x has another number of frames.
     """
     if x.shape[axis] != -(-num_frames // 2):
         raise ValueError(f"mirror: {num_frames} frames are mirrored from half as many, got {x.shape[axis]}.")
@@ -87,9 +104,11 @@ def mirror(x: Tensor, num_frames: int, *, axis: int = 1) -> Tensor:
 
 
 def draw(dataset: ClipDataset, options: DataSettings, index: int) -> Drawn:
-    """Return what sample `index` shows, and its recipe. A clip that cannot be read is noted, and another one is drawn.
+    """Draw the content of sample `index` and its recipe. A clip that cannot be read is noted and another one is drawn.
 
-    Raises ValueError if no clip is large enough, ClipError if MAX_DRAWS in a row cannot be read.
+    Raises:
+        UserError: No clip is large enough.
+        ClipError: MAX_DRAWS clips in a row cannot be read.
     """
     return draw_from(dataset, options, index, PIECE, RECIPE)
 
@@ -103,12 +122,23 @@ def draw_piece(
     side_px: int,
     still_probability: float = 0.0,
 ) -> Frames:
-    """A square piece (num_frames, 3, side_px, side_px) of clip `number`: any place and time, flipped and transposed.
+    """Read a random square piece of a clip: any place and time, flipped and transposed.
 
-    A video gives every frame, or every second one if it is long enough; a photograph a camera that moves over it, or,
-    with still_probability, one that stands still.
+    A video gives every frame, or every second one if it is long enough; a photograph gives a moving camera.
 
-    Raises ClipError if the clip cannot be read.
+    Args:
+        dataset: The clips.
+        number: Of the clip.
+        generator: Source of random numbers.
+        num_frames: Of the piece.
+        side_px: Of the piece.
+        still_probability: Probability that a photograph's camera does not move.
+
+    Returns:
+        (num_frames, 3, side_px, side_px) uint8.
+
+    Raises:
+        ClipError: The clip cannot be read.
     """
     clip = dataset[number]
     if clip.kind == "photograph":
@@ -145,11 +175,17 @@ def draw_piece(
 
 
 def degrade(drawn: Drawn, options: DataSettings, *, run_codec: codecs.RunCodec = codecs.run) -> Sample:
-    """Return the sample of what was drawn, on the device that drawn.gt is on.
+    """Degrade what was drawn, on the device of `drawn.gt`.
 
-    Frames are sharpened before they are mirrored: the same result at half the price.
+    Frames are sharpened before they are mirrored: the same result at half the cost.
 
-    Raises SampleError if anything goes wrong.
+    Args:
+        drawn: A piece and its recipe.
+        options: Settings of the samples.
+        run_codec: Runs codec steps.
+
+    Raises:
+        SampleError: Something failed.
     """
     try:
         sharpened = unsharp(drawn.gt) if options.unsharp else drawn.gt
@@ -162,7 +198,7 @@ def degrade(drawn: Drawn, options: DataSettings, *, run_codec: codecs.RunCodec =
 
 
 def held(made: Sample, frame: int) -> Sample:
-    """Return the sample with one frame of it, 0 <= frame < U, all the time."""
+    """Return a sample that shows one of its frames, 0 <= frame < U, all the time."""
 
     def still(frames: Tensor) -> Tensor:
         return frames[frame].expand_as(frames).contiguous()
@@ -174,7 +210,7 @@ def held(made: Sample, frame: int) -> Sample:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread inside."""
+    """Let torch compute with one thread while the block runs."""
     num_threads = torch.get_num_threads()
     if num_threads != 1:
         torch.set_num_threads(1)
@@ -186,12 +222,12 @@ def one_thread() -> Iterator[None]:
 
 
 def random_numbers(options: DataSettings, stream: int, number: int, attempt: int = 0) -> np.random.Generator:
-    """Return a generator of its own for each stream and number: one draw never depends on another."""
+    """Return a generator for a stream and a number; no draw depends on another."""
     return np.random.default_rng((options.seed, stream, number, attempt))
 
 
 def draw_from(dataset: ClipDataset, options: DataSettings, number: int, piece_stream: int, recipe_stream: int) -> Drawn:
-    """Return what sample or pool clip `number` shows, with random numbers of these streams; see `draw`."""
+    """Draw the content of sample or pool clip `number` with random numbers of these streams; see `draw`."""
     side_px = options.crop_px * SCALE
     suited = dataset.suited(num_frames=options.num_unique, side_px=side_px)
     notes: list[str] = []
@@ -220,7 +256,7 @@ def draw_from(dataset: ClipDataset, options: DataSettings, number: int, piece_st
 
 
 def draw_held_frame(options: DataSettings, number: int) -> int | None:
-    """Return the frame of sample `number` that is shown all the time, if it is one of those."""
+    """Draw which frame of sample `number` is shown all the time; None for most samples."""
     if not options.hold_probability:
         return None
     generator = random_numbers(options, HOLD, number)
@@ -229,13 +265,16 @@ def draw_held_frame(options: DataSettings, number: int) -> int | None:
 
 
 def draw_turn(generator: np.random.Generator) -> tuple[bool, bool, bool]:
-    """Flip horizontally, flip vertically, transpose."""
+    """Draw whether to flip horizontally, flip vertically, and transpose."""
     horizontally, vertically, transposed = (generator.random(3) < FLIP_PROBABILITY).tolist()
     return horizontally, vertically, transposed
 
 
 def _turned(frames: Frames, turn: tuple[bool, bool, bool]) -> Frames:
-    """Square frames (T, H, H, 3) flipped and transposed, as planes (T, 3, H, H); one after another, in the cache."""
+    """Return square frames (T, H, H, 3) flipped and transposed, as planes (T, 3, H, H).
+
+    Frame by frame, so that each stays in the CPU's cache.
+    """
     horizontally, vertically, transposed = turn
     code = {(True, True): -1, (True, False): 1, (False, True): 0}.get((horizontally, vertically))
     out = np.empty((len(frames), 3, *frames.shape[1:3]), dtype=np.uint8)

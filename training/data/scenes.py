@@ -16,7 +16,7 @@ def has_scene_cut(frames: Frames) -> bool:
 
 
 def thumbnail(frame: Frames) -> Thumbnail:
-    """Return what scenes are told apart by, of a frame (H, W, 3). OpenCV shrinks it 20 times as fast as torch."""
+    """Return the scene detector's thumbnail of a frame (H, W, 3). OpenCV shrinks 20 times as fast as torch."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     cells = cv2.resize(grey, (THUMBNAIL_COLUMNS, THUMBNAIL_ROWS), interpolation=cv2.INTER_AREA)
     return thumbnail_of_luma(np.asarray(cells, dtype=np.float32) / np.float32(255))

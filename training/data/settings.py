@@ -1,4 +1,4 @@
-"""The settings that decide what the samples are, with the clips."""
+"""The settings that decide the samples, together with the clips."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ class DataSettings:
     """Crop, length and degradations of the samples. The defaults are the paper's stage 1.
 
     With a pool (`pool_clips` above 0) there are only that many degraded clips, each computed when it is first needed
-    and cached on disk; a sample is then a crop of one, flipped, and reversed in time in half of the cases. Sample i is
+    and cached on disk. A sample is then a crop of one, flipped, and reversed in time in half of the cases. Sample i is
     a crop of one of the first `pool_start_clips + i * pool_growth` clips, so that a run need not wait for all of them.
 
     Raises SettingsError for values out of range, and if the pool's clips are smaller than the samples.
     """
 
     num_frames: AtLeast1 = 30
-    """L, frames that the network sees."""
+    """L, number of frames that the network sees."""
     crop_px: AtLeast1 = 64
     """Side of the low-resolution crop; the ground truth is 4 times as large."""
     stochastic: bool = True
     """The paper's scheme: load L/2 frames, mirror them in time, let every degradation walk. False: load L frames."""
     unsharp: bool = True
-    """Sharpen the ground truth first, as published; the discriminator's real frames stay as they are."""
+    """Sharpen the ground truth first, as published; the discriminator's real frames are not sharpened."""
     degradations: DegradationSettings = PUBLISHED
     degradation_mix: tuple[str, ...] = ()
     """Named degradations and their shares, one drawn for each clip, in place of `degradations`: usual:0.5,clean:0.2,
     harsh:0.3. Names: clean, mild, usual, noisy, blocky, harsh, moderate, published."""
     hold_probability: Share = 0.0
-    """Share of the samples in which one frame stands still, noise and all."""
+    """Share of the samples in which one frame is shown all the time, with its noise."""
     still_probability: Share = 0.0
-    """Share of the photographs' clips whose camera stands on a tripod; otherwise hardly any does."""
+    """Share of the photographs' clips whose camera does not move at all; otherwise it nearly always moves."""
     seed: Count = 0
     """Seed of the samples, and of the networks' random start."""
     pool_clips: Count = 0
-    """Number of degraded clips that are cached and reused; 0: every sample is degraded anew."""
+    """Number of degraded clips that are cached and reused; 0: every sample is degraded separately."""
     pool_crop_px: AtLeast1 = 96
     """Side of the pool's low-resolution clips."""
     pool_num_frames: AtLeast1 = 12
     """Length of the pool's clips in frames."""
     pool_start_clips: Count = 0
-    """Clips of the pool that the first sample is drawn from; 0: all."""
+    """Number of the pool's clips that the first sample is drawn from; 0: all."""
     pool_growth: NotNegative = 0.0
-    """Clips that are added to these with each sample."""
+    """Number of clips added to these with each sample."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -63,11 +63,11 @@ class DataSettings:
 
     @property
     def num_unique(self) -> int:
-        """U, frames that a sample reads: half of them, rounded up, with the stochastic scheme."""
+        """U, number of frames that a sample reads: half of L, rounded up, with the stochastic scheme."""
         return -(-self.num_frames // 2) if self.stochastic else self.num_frames
 
     def of_pool_clips(self) -> DataSettings:
-        """Return the settings that the pool's clips are computed with; a mirrored one has an even number of frames."""
+        """Return the settings of the pool's clips; a mirrored one has an even number of frames."""
         num_frames = self.pool_num_frames + (self.pool_num_frames % 2 if self.stochastic else 0)
         return replace(
             self,
@@ -80,7 +80,7 @@ class DataSettings:
         )
 
     def num_pool_clips(self, index: int) -> int:
-        """Return how many of the pool's clips sample `index` may be a crop of."""
+        """Return the number of pool clips that sample `index` may be a crop of."""
         if not self.pool_start_clips:
             return self.pool_clips
         return min(self.pool_clips, self.pool_start_clips + int(index * self.pool_growth))

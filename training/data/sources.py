@@ -1,8 +1,6 @@
-"""What pictures there are on disk, read one after another: videos, folders of numbered frames, photographs.
+"""Sources of images on disk, read one after another: videos, folders of numbered frames, photographs.
 
-Also the virtual camera that moves over a photograph, and what tells a change of scene. Frames are (H, W, 3) uint8, RGB,
-clips (T, H, W, 3). Positions are (x, y) in pixels, pixel centres at whole numbers.
-Knows nothing of degradations, of prepared clips and of tensors.
+Frames are (H, W, 3) uint8, RGB.
 """
 
 from __future__ import annotations
@@ -38,16 +36,16 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 
 MIN_NUMBERED_FRAMES = 4
-"""Pictures with consecutive numbers that may be the frames of a clip; fewer are photographs."""
+"""Minimum number of images with consecutive numbers that may be the frames of a clip; fewer are photographs."""
 FRAMES_DIFFERENCE = 20.0
-"""Median difference of neighbouring pictures (thumbnails, grey levels of 255) up to which they are frames of one clip.
-Measured: ten videos 0.0 to 7.6 with every fifth frame taken; 144 numbered photographs 59, any four of them 41 or more.
-"""
+"""Maximum median difference of neighbouring images (thumbnails, grey levels of 255) that are frames of one clip.
+Measured: ten videos 0.0 to 7.6 with every fifth frame taken; 144 numbered photographs 59, any four of them 41 or
+more."""
 MAX_NEIGHBOURS_COMPARED = 16
 
 
 _UNSPECIFIED_MATRIX = 2
-_LONG_PAUSE_SECONDS = 0.2  # frames are missing where time stamps pause that long and four times longer than usual
+_LONG_PAUSE_SECONDS = 0.2  # frames are missing where time stamps are so far apart, and four times as far as usual
 _LONG_PAUSE_RATIO = 4.0
 
 
@@ -65,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """What is left out, whole or in part, and why: one line for the user."""
+    """What is left out, whole or in part, and the reason: one line for the user."""
 
     name: str
     reason: str
@@ -73,7 +71,13 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a folder holds: sources sorted by name, pictures that fit nowhere, and how many files of other suffixes."""
+    """Contents of a folder.
+
+    Attributes:
+        sources: Sorted by name.
+        unused: Images that fit nowhere.
+        num_ignored: Number of other files by suffix.
+    """
 
     sources: tuple[Source, ...]
     unused: tuple[Unused, ...]
@@ -82,7 +86,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class TimedFrame:
-    """A frame (H, W, 3) and the time at which its source shows it, where the source tells it."""
+    """A frame (H, W, 3) and its time stamp; None if the source has none."""
 
     picture: Frames
     pts_seconds: float | None
@@ -90,8 +94,10 @@ class TimedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Between the frames before and after it some are missing: no clip goes across. `reason` is None if that is how
-    the video was made: its time stamps pause.
+    """Missing frames: no clip continues across a gap.
+
+    Attributes:
+        reason: Why they are missing; None for a pause in the video's own time stamps.
     """
 
     reason: str | None
@@ -99,7 +105,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What a video's container says of it. `promised_seconds` is None where it says nothing."""
+    """What a video's container says about it. `promised_seconds` is None if it does not tell."""
 
     frames_per_second: float
     promised_seconds: float | None
@@ -107,16 +113,22 @@ class VideoFacts:
 
 
 def find_sources(folder: Path, *, images: Images = "auto") -> Found:
-    """Everything in `folder` and the folders below that clips can be made of, sorted by name.
+    """Find everything in a folder, and the folders below, that clips can be made of.
 
-    Pictures in one folder are the frames of a clip if their names have the same beginning and end with consecutive
+    Images in one folder are the frames of a clip if their names have the same beginning and suffix with consecutive
     numbers in between, at least MIN_NUMBERED_FRAMES of them, and (`images="auto"`) if they have the same size and
-    neighbours look alike: see FRAMES_DIFFERENCE. All others are photographs. `images="frames"` believes the numbers,
-    and pictures without are unused; with `"photographs"` every picture is a photograph.
+    neighbours look alike: see FRAMES_DIFFERENCE. All others are photographs. Files and folders whose names begin with a
+    dot are skipped.
 
-    Files and folders whose names begin with a dot are passed over.
+    Args:
+        folder: Where to look.
+        images: "auto"; "frames": the numbers decide, and images without are unused; "photographs": every image is one.
 
-    Raises UserError if the folder is missing or holds neither videos nor pictures.
+    Returns:
+        Sources sorted by name, and what is left out.
+
+    Raises:
+        UserError: The folder is missing or holds neither videos nor images.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name a folder that holds videos or pictures.")
@@ -154,7 +166,7 @@ def find_sources(folder: Path, *, images: Images = "auto") -> Found:
 
 
 def split_held_out[T](items: Sequence[T], *, every: int) -> tuple[list[T], list[T]]:
-    """The items parted into those to train from and those that training never sees: every `every`-th, from the first.
+    """Split items into those to train from and those held out: every `every`-th, from the first.
 
     A single item is trained from.
     """
@@ -165,9 +177,10 @@ def split_held_out[T](items: Sequence[T], *, every: int) -> tuple[list[T], list[
 
 
 def read_photograph(path: Path) -> Frames:
-    """Return one photograph, (H, W, 3) RGB, turned as its EXIF data says, without alpha, 16 bits made 8.
+    """Read a photograph: RGB (H, W, 3), rotated according to its EXIF data, without alpha, 16 bits reduced to 8.
 
-    Raises UserError, naming the file, if it cannot be read.
+    Raises:
+        UserError: It cannot be read; the text names the file.
     """
     try:
         encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
@@ -183,7 +196,7 @@ def read_photograph(path: Path) -> Frames:
 
 
 def read_numbered_frames(paths: Sequence[Path]) -> Iterator[TimedFrame | Gap]:
-    """Yield the frames of a run of pictures in their order; a Gap stands for each one that cannot be read."""
+    """Yield the frames of a run of images in their order; a Gap stands for each one that cannot be read."""
     for path in paths:
         try:
             yield TimedFrame(read_photograph(path), None)
@@ -192,9 +205,10 @@ def read_numbered_frames(paths: Sequence[Path]) -> Iterator[TimedFrame | Gap]:
 
 
 def read_video_facts(path: Path) -> VideoFacts:
-    """Return what the container says of the first video stream in it.
+    """Read what the container says about its first video stream.
 
-    Raises UserError, naming the file, if it cannot be read as video.
+    Raises:
+        UserError: The file cannot be read as video; the text names it.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -210,13 +224,14 @@ def read_video_facts(path: Path) -> VideoFacts:
 
 
 def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
-    """Yield frames of a video in the order of display, upright, in 8 bits, whatever its codec and depth.
+    """Yield the frames of a video in display order, upright, in 8 bits, whatever its codec and depth.
 
     Colours follow the stream's matrix; without one BT.601 up to a height of 576, BT.709 above. A Gap stands where time
-    stamps pause far longer than usual (a pause, or lost packets). What cannot be decoded ends the video: a Gap with the
-    reason comes last. Decodes with one thread.
+    stamps pause far longer than usual (a pause, or lost packets). A decoding error ends the video: a Gap with the
+    reason comes last. One thread is used.
 
-    Raises UserError, naming the file, if there is no video in it or if it is interlaced.
+    Raises:
+        UserError: The file holds no video, or an interlaced one; the text names it.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -250,7 +265,7 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders and the names of their files, sorted, through links but into no folder twice."""
+    """Yield folders and the names of their files, sorted; links are followed, but no folder is visited twice."""
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -275,12 +290,12 @@ def _run_name(folder: Path, run: Sequence[Path]) -> str:
 
 
 def _numbered(path: Path) -> re.Match[str] | None:
-    """Beginning and number of a picture's name; None if it ends with no number."""
+    """Match beginning and number of an image's name; None if it does not end with a number."""
     return re.fullmatch(r"(.*?)(\d+)", path.stem)
 
 
 def _numbered_runs(pictures: Sequence[Path]) -> list[list[Path]]:
-    """Pictures with the same beginning and suffix and consecutive numbers, each run in the order of its numbers."""
+    """Return runs of images with one beginning and suffix and consecutive numbers, in the order of the numbers."""
     numbered = sorted(
         ((match.group(1), path.suffix.lower()), int(match.group(2)), path)
         for path in pictures
@@ -296,9 +311,9 @@ def _numbered_runs(pictures: Sequence[Path]) -> list[list[Path]]:
 
 
 def _are_frames(run: Sequence[Path]) -> bool:
-    """Whether the pictures have one size and most neighbours, of up to MAX_NEIGHBOURS_COMPARED pairs, look alike.
+    """Return whether the images have one size and most neighbours, of up to MAX_NEIGHBOURS_COMPARED pairs, look alike.
 
-    Pictures that cannot be read are passed over.
+    Images that cannot be read are skipped.
     """
     num_pairs = min(len(run) - 1, MAX_NEIGHBOURS_COMPARED)
     places = [round(place) for place in np.linspace(0, len(run) - 2, num_pairs)]
@@ -322,7 +337,7 @@ def _are_frames(run: Sequence[Path]) -> bool:
 
 
 def _grey(picture: Frames) -> Floats:
-    """Return a picture (H, W, 3) in grey, (18, 32), 0..255: what FRAMES_DIFFERENCE is of."""
+    """Return an image (H, W, 3) in grey, (18, 32), 0..255, for FRAMES_DIFFERENCE."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA), dtype=np.float64)
 
@@ -344,13 +359,13 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
 
 
 def _first_line(error: Exception) -> str:
-    """Return what is wrong, without the number and the names that OSError and FFmpegError put around it."""
+    """Return the reason of an error, without the number and the names that OSError and FFmpegError put around it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]
 
 
 def _upright_rgb(frame: av.VideoFrame) -> Frames:
-    """Return the frame in RGB, (H, W, 3) uint8, rounded to the nearest value and turned as the container asks for.
+    """Return the frame in RGB, (H, W, 3) uint8, rounded to the nearest value and rotated as the container asks for.
 
     Without these flags libswscale rounds down, and every frame would be about 1/255 too dark.
     """

@@ -1,7 +1,4 @@
-"""Worker processes that compute numbered items in order, and end with the process that started them.
-
-Depends on neither clips nor degradations: a worker calls a function with a number.
-"""
+"""Worker processes that compute numbered items in order, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -24,26 +21,26 @@ from training.data.sampler import SampleError
 from vsrealbasicvsr.errors import UserError
 
 PREFETCH_BATCHES = 4
-"""Samples that are under way, in batches: the slowest takes twice as long as the usual one, and is not to be felt."""
+"""Prefetch depth, in batches: hides that the slowest sample takes twice as long as the usual one."""
 
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class DataError(UserError):
-    """Samples cannot be made; the text says which, and why."""
+    """Samples cannot be computed. The text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a worker could not make: one line, and of a bug the traceback."""
+    """Why a worker could not compute an item: one line, and for a bug the traceback."""
 
     text: str
     traceback: str
 
     @classmethod
     def of(cls, error: Exception, index: int | None = None) -> Failure:
-        """Return what is under way to the user: of our own errors the text, of others the kind too."""
+        """Return the text of our own errors; for others the type of the exception too."""
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if index is not None and not isinstance(error, SampleError):
             text = f"sample {index}: {text}"
@@ -78,12 +75,12 @@ class Order(Sampler[int]):
             iteration += 1
 
     def num_ahead(self, num_workers: int) -> int:
-        """Samples that each worker may make ahead."""
+        """Return the number of samples that each worker may compute ahead."""
         return max(2, -(-PREFETCH_BATCHES * self._batch // num_workers))
 
 
 class _Items[T](Dataset[T | Failure]):
-    """What workers make of a number. An exception travels as data, not as pages of traceback."""
+    """The function that workers call with a number. An exception is returned as data, not as pages of traceback."""
 
     def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
@@ -96,9 +93,16 @@ class _Items[T](Dataset[T | Failure]):
 
 
 def computed[T](make: Callable[[int], T], order: Order, *, num_workers: int, pin_memory: bool) -> Generator[T]:
-    """What `make` makes of the numbers, in order, by num_workers processes or (0) here.
+    """Yield make(number) for the numbers, in order.
 
-    Raises DataError if it raises, or if a process dies.
+    Args:
+        make: Called with a number.
+        order: The numbers.
+        num_workers: Number of processes that call it; 0: this one.
+        pin_memory: Move results to page-locked memory, for a GPU.
+
+    Raises:
+        DataError: `make` raised, or a process died.
     """
     items = _Items(make)
     if num_workers == 0:
@@ -115,13 +119,13 @@ def computed[T](make: Callable[[int], T], order: Order, *, num_workers: int, pin
         worker_init_fn=partial(start_worker, os.getpid()),
         multiprocessing_context=worker_context(),
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # otherwise it draws from torch's own, which belongs to the training
+        generator=torch.Generator(),  # torch's default generator belongs to the training
     )
     iterator = iter(loader)
     try:
         for item in iterator:
             yield _unwrapped(item)
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it is sending
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two if it dies while sending
         raise _dead_worker(error) from error
     finally:
         del iterator  # ends the workers
@@ -130,7 +134,7 @@ def computed[T](make: Callable[[int], T], order: Order, *, num_workers: int, pin
 def worker_context() -> BaseContext:
     """Return how workers are started: never as a fork of this process, which has threads and perhaps a GPU.
 
-    Where there is a fork server, it imports what workers need once; they then start at once and share its memory.
+    Where there is a fork server, it imports what workers need once; they then start quickly and share its memory.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -140,10 +144,14 @@ def worker_context() -> BaseContext:
 
 
 def start_worker(first_process: int, number: int = 0) -> None:
-    """What each worker process does first: one thread for everything, and signals are the first process's to answer.
+    """Initialise a worker process: one thread for everything; signals are left to the main process.
 
-    It ends when the first process has ended, however that came about: the fork server, which is its parent, would keep
-    it alive after a kill -9.
+    The worker ends when the main process has ended, however that happened: the fork server, which is its parent, would
+    keep it alive after a kill -9.
+
+    Args:
+        first_process: Process id of the main process.
+        number: Of the worker; torch passes it.
     """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
@@ -157,7 +165,7 @@ def _end_with(process: int) -> None:
     while True:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         try:
-            os.kill(process, 0)  # asks only whether it is there
+            os.kill(process, 0)  # sends no signal, only checks that the process exists
         except ProcessLookupError:
             os._exit(1)
 
@@ -173,7 +181,7 @@ def _unwrapped[T](item: T | Failure) -> T:
 
 
 def _dead_worker(error: RuntimeError | ConnectionError | EOFError) -> Exception:
-    """Return a text that helps for torch's errors about a process that has died; other errors as they are."""
+    """Return an error with advice for torch's errors about a process that has died; other errors unchanged."""
     if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
         return error
     cause = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,9 +1,8 @@
-"""Degradations in two steps: `sample` draws a recipe, `apply` carries it out, to the bit the same every time.
+"""Degradations in two steps: `sample` draws a recipe, `apply` applies it, with the same bits every time.
 
-A recipe is plain data: printable, JSON, replayable. Clips are uint8 (T, 3, H, W), RGB, gamma-encoded. What can be done
-in torch runs on the clip's device, all frames together; video codecs run on the CPU, on one thread.
-Knows no files and no networks. From the inside out: walks, kernels, resizing, noise, colour; recipe; codecs; sampling,
-chains and applying.
+A recipe is plain data: printable, JSON, replayable. Clips are uint8 (T, 3, H, W), RGB, gamma-encoded. What torch can
+compute runs on the clip's device, all frames together; video codecs run on the CPU, on one thread. From the inside out:
+walks, kernels, resizing, noise, colour; recipe; codecs; sampling, chains and applying.
 """
 
 from training.degradations.applying import SCALE, Pieces, apply, apply_steps

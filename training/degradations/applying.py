@@ -1,7 +1,7 @@
 """Applying recipes: torch on the clip's device, codecs on the CPU.
 
 Between steps the frames are a list of pieces (n, 3, h, w), consecutive frames of one size: float32 in [0, 1] with
-overshoot, or uint8 where the step before left bytes. A step that needs bytes cuts off overshoot first. Knows no files.
+overshoot, or uint8 where the step before gave bytes. A step that needs bytes clips overshoot first.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,18 +34,26 @@ type Pieces = list[Tensor]
 SCALE = 4
 
 _CPU_VALUES = 1 << 18
-"""A piece of about this many values stays in a CPU's own cache while noise and colours are worked on. A GPU takes
-everything at once."""
+"""Values in a piece that stay in a CPU's cache while noise and colours are processed. A GPU processes everything at
+once."""
 
 
 def apply(recipe: Recipe, clip: Tensor, *, run_codec: codecs.RunCodec = codecs.run) -> Tensor:
-    """The degraded clip, uint8 (T, 3, H / 4, W / 4), on the device of `clip`, uint8 (T, 3, H, W), which is left alone.
+    """Degrade a clip by a recipe.
 
-    `run_codec` may carry a codec step or JPEG out elsewhere, in another process say; see `codecs.run`. Equal recipes
-    and clips give equal bits on equal kinds of device.
+    Equal recipes and clips give equal bits on equal kinds of device.
 
-    Raises ValueError on another layout, if H or W is no multiple of 4, if the recipe is for another number of frames,
-    or if it does not end at a quarter of the clip's size.
+    Args:
+        recipe: The steps.
+        clip: uint8 (T, 3, H, W), H and W multiples of 4; not modified.
+        run_codec: Runs codec steps and JPEG, for example in another process; see `codecs.run`.
+
+    Returns:
+        The degraded clip, uint8 (T, 3, H / 4, W / 4), on the device of `clip`.
+
+    Raises:
+        ValueError: The clip has another layout, or the recipe is for another number of frames or does not end at a
+            quarter of the clip's size.
     """
     pieces: Pieces = [clip]
     for _, pieces in apply_steps(recipe, clip, run_codec=run_codec):  # noqa: B007 - the last one counts
@@ -62,9 +70,9 @@ def apply(recipe: Recipe, clip: Tensor, *, run_codec: codecs.RunCodec = codecs.r
 def apply_steps(
     recipe: Recipe, clip: Tensor, *, run_codec: codecs.RunCodec = codecs.run
 ) -> Iterator[tuple[Step, Pieces]]:
-    """Each step of the recipe and the frames after it, in pieces; see `apply`.
+    """Yield each step of the recipe with the frames after it, in pieces; see `apply`.
 
-    What was yielded may be overwritten by the next step: copy what shall stay.
+    The next step may overwrite the frames that were yielded: copy them to keep them.
     """
     _check_clip(recipe, clip)
     size = (clip.shape[2] // SCALE, clip.shape[3] // SCALE)
@@ -87,7 +95,7 @@ def apply_steps(
 
 
 def blur_kernels(step: Blur | SincBlur) -> Tensor:
-    """The kernels of a blur, (T, size, size), or (T, size) where they are the product of equal rows and columns."""
+    """Return the kernels of a blur: (T, size, size), or (T, size) if they are the product of equal rows and columns."""
     if isinstance(step, SincBlur):
         return kernels.sinc_kernels(_tensor(step.cutoff_radians), step.size_px)
     sigma_x, sigma_y = _tensor(step.sigma_x_px), _tensor(step.sigma_y_px)
@@ -197,9 +205,9 @@ def _compress_video(step: VideoCodec, pieces: Pieces, run_codec: codecs.RunCodec
 
 
 def _planes(piece: Tensor, height: int, width: int) -> Tensor:
-    """The piece for the encoder: in the size of the clip's first frame, continued by a line where that is odd."""
+    """Return the piece for the encoder, in the size of the clip's first frame, padded by a line where that is odd."""
     if piece.shape[2:] != (height, width):
-        # what PyAV does with frames of another size than the first one's
+        # as PyAV does with frames of another size than the first one
         piece = resized(as_floats(piece), height, width, filter_name="bilinear", antialias=True)
     if height % 2 or width % 2:
         piece = F.pad(as_floats(piece), (0, width % 2, 0, height % 2), mode="replicate")
@@ -207,7 +215,7 @@ def _planes(piece: Tensor, height: int, width: int) -> Tensor:
 
 
 def _small(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the pieces, cut into smaller ones on a CPU."""
+    """Yield the pieces; on a CPU in smaller ones."""
     for piece in pieces:
         if piece.is_cuda:
             yield piece

@@ -1,4 +1,4 @@
-"""The fixed chains of the evaluation: what befalls every clip alike. Nothing is drawn; a seed is that of the noise."""
+"""The fixed chains of the evaluation, the same for every clip. Nothing is random but the noise, which has a seed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from training.degradations.resizing import Filter
 
 
 def clean_recipe() -> Recipe:
-    """Bicubic /4 with antialiasing and nothing else."""
+    """Return the chain "clean": bicubic /4 with antialiasing."""
     return Recipe((_quarter("bicubic"),))
 
 
 def mild_recipe() -> Recipe:
-    """Bicubic /4, x264 CRF 23: a good file, without noise."""
+    """Return the chain "mild": bicubic /4, x264 CRF 23; a good file, without noise."""
     return Recipe((_quarter("bicubic"), _x264(23)))
 
 
 def usual_recipe(seed: int, num_frames: int) -> Recipe:
-    """Blur of 1.2 px, the mean of areas /4, noise 5/255, x264 CRF 28."""
+    """Return the chain "usual": blur of 1.2 px, area mean /4, noise 5/255, x264 CRF 28."""
     return Recipe((_blur(1.2, num_frames), _quarter("area"), _noise(5.0, seed, num_frames), _x264(28)))
 
 
 def harsh_recipe(seed: int, num_frames: int) -> Recipe:
-    """Two generations: blur of 1.5 px, area /2, noise 15/255, JPEG 40; then bicubic /2, x264 CRF 35."""
+    """Return the chain "harsh": blur of 1.5 px, area /2, noise 15/255, JPEG 40; then bicubic /2, x264 CRF 35."""
     half = Resize(filter="area", scale=(0.5,) * num_frames)
     first = (_blur(1.5, num_frames), half, _noise(15.0, seed, num_frames), Jpeg(quality=(40.0,) * num_frames))
     return Recipe((*first, _quarter("bicubic"), _x264(35)))
 
 
 def evaluation_recipe(seed: int, num_frames: int) -> Recipe:
-    """`usual_recipe` with a bicubic /4: what the model card's figures were measured with."""
+    """Return the chain "evaluation": as "usual", but with a bicubic /4."""
     return Recipe((_blur(1.2, num_frames), _quarter("bicubic"), _noise(5.0, seed, num_frames), _x264(28)))
 
 

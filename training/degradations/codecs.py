@@ -1,5 +1,4 @@
-"""Codecs: video through PyAV, planes of yuv420p in and out, and JPEG through OpenCV, frames of RGB in and out. One
-thread. Knows no tensors.
+"""Codecs on one thread: video through PyAV, planes of yuv420p in and out; JPEG through OpenCV, RGB frames in and out.
 
 Planes are (T, 3 H / 2, W) uint8, H and W even: the luma above the two colour planes, as FFmpeg lays out yuv420p.
 """
@@ -24,21 +23,21 @@ from vsrealbasicvsr.scheduling import scheduling_kept
 
 type Planes = npt.NDArray[np.uint8]
 type RunCodec = Callable[[VideoCodec | Jpeg, Planes], Planes]
-"""`run`, or what carries it out elsewhere."""
+"""`run`, or a function that calls it elsewhere."""
 
 FRAMES_PER_SECOND_OF_BITRATE = 1
-"""A bitrate is thus a number of bits per frame, as in the published pipeline."""
+"""Frame rate for bitrates, which are thus numbers of bits per frame, as in the published pipeline."""
 
 FRAMES_PER_SECOND_OF_CRF = 25
-"""Encoders give frames that are shown for longer more bits: measured, x264 at CRF 28 and one frame a second spends 4.5
-times the bytes of 25 frames a second."""
+"""Frame rate for CRF. Encoders spend more bits on frames that are shown for longer: x264 at CRF 28 spends 4.5 times as
+many bytes at one frame a second as at 25."""
 
-os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 talks to standard error by itself; this is its only switch: errors only
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 logs to standard error; only this variable limits it to errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Implementation:
-    """Who encodes and decodes a format, and from which size on (smaller frames are continued by their edge)."""
+    """Encoder and decoder of a codec, and its minimum frame size; smaller frames are padded by their edge."""
 
     encoder: str
     decoder: str
@@ -49,36 +48,41 @@ IMPLEMENTATIONS: dict[Codec, Implementation] = {
     "h264": Implementation(encoder="libx264", decoder="h264"),
     "mpeg4": Implementation(encoder="mpeg4", decoder="mpeg4"),
     "mpeg2": Implementation(encoder="mpeg2video", decoder="mpeg2video", min_size_px=16),
-    # Below 64 pixels x265 writes beyond its buffers and now and then aborts the process; at 64 its streams differ from
-    # run to run; at 128 neither was seen.
+    # Below 64 pixels x265 writes beyond its buffers and sometimes aborts the process; at 64 its streams differ from run
+    # to run; at 128 neither was observed.
     "h265": Implementation(encoder="libx265", decoder="hevc", min_size_px=128),
     "vp9": Implementation(encoder="libvpx-vp9", decoder="vp9", min_size_px=8),
     "av1": Implementation(encoder="libsvtav1", decoder="libdav1d", min_size_px=64),
 }
 
-# Measured, x264 of PyAV 19 at 44 x 38: with AVX-512 its macroblock tree reads memory that nobody wrote, and six runs
-# give up to four different streams; with AVX2, without the tree or without assembler they give one. Processors without
-# AVX-512 choose AVX2 or what they have by themselves.
+# Measured, x264 of PyAV 19 at 44 x 38: with AVX-512 its macroblock tree reads uninitialised memory, and six runs give
+# up to four different streams; with AVX2, without the tree or without assembler they give one. On processors without
+# AVX-512, x264 chooses AVX2 or less itself.
 _X264_SAME_BITS = {"x264-params": "asm=AVX2"} if get_cpu_capability() == "AVX512" else {}
 
-# The words of x264 and x265 in the scales of the others.
-# VP9: 7 and 8 show a flat frame again rather than its change.
+# Speeds of the other encoders for the presets of x264 and x265.
+# VP9: speeds 7 and 8 repeat a flat frame instead of coding its change.
 _VP9_SPEEDS = dict(zip(PRESETS, ("6", "5", "4"), strict=True))
 _AV1_SPEEDS = dict(zip(PRESETS, ("12", "10", "8"), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """A clip after the encoder: which one it was, and its packets in the order of coding."""
+    """An encoded clip.
+
+    Attributes:
+        encoder: Name of the encoder.
+        packets: In coding order, as the encoder returned them. They are not bytes because a decoder reads a little
+            beyond the end and needs zeros there: packets made of bytes have none (observed: broken MPEG-4 frames,
+            different ones at every run).
+    """
 
     encoder: str
     packets: tuple[av.Packet[av.VideoStream], ...]
-    """As they left the encoder. Not bytes: a decoder reads a little beyond the end and wants zeros there, which the
-    encoder's packets have and packets made of bytes have not (seen: broken MPEG-4 frames, others at every run)."""
 
     @property
     def num_bits(self) -> int:
-        """Of all packets, headers included."""
+        """Size of all packets, headers included."""
         return 8 * sum(packet.size for packet in self.packets)
 
     def __bytes__(self) -> bytes:
@@ -86,11 +90,18 @@ class Encoded:
 
 
 def run(step: VideoCodec | Jpeg, planes: Planes) -> Planes:
-    """Return the planes after encoding and decoding: the same number, size and order.
+    """Encode and decode planes.
 
-    Of Jpeg the planes are frames of RGB, (T, 3, H, W), and the step has a quality for each.
+    Args:
+        step: The codec. For Jpeg, with a quality for each frame.
+        planes: (T, 3 H / 2, W) uint8; for Jpeg RGB frames, (T, 3, H, W).
 
-    Raises ValueError if the planes have another layout, RuntimeError if the encoder is missing or fails.
+    Returns:
+        The same number, size and order of frames.
+
+    Raises:
+        ValueError: The planes have another layout.
+        RuntimeError: The encoder is missing or fails.
     """
     if isinstance(step, Jpeg):
         return run_jpeg(step, planes)
@@ -98,9 +109,9 @@ def run(step: VideoCodec | Jpeg, planes: Planes) -> Planes:
 
 
 def run_jpeg(step: Jpeg, frames: Planes) -> Planes:
-    """Return frames of RGB (T, 3, H, W) after OpenCV's libjpeg, 4:2:0. Twice as fast as torchvision's.
+    """Return RGB frames (T, 3, H, W) after OpenCV's libjpeg, 4:2:0, which is twice as fast as torchvision's.
 
-    On every device: torchvision's encoder for GPUs is one for all threads and writes 4:4:4.
+    It is used for every device: torchvision's encoder for GPUs is shared by all threads and writes 4:4:4.
     """
     out = np.empty_like(frames)
     for frame, target, quality in zip(frames, out, step.quality, strict=True):
@@ -131,7 +142,7 @@ def require(codec: Codec) -> None:
 
 
 def encode(step: VideoCodec, planes: Planes) -> Encoded:
-    """The packets of the clip, smaller frames continued to the encoder's smallest size."""
+    """Encode a clip; frames smaller than the encoder's minimum are padded."""
     _check_planes(planes)
     implementation = IMPLEMENTATIONS[step.codec]
     planes = _enlarged(planes, implementation.min_size_px)
@@ -139,7 +150,7 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
     if not isinstance(context, av.VideoCodecContext):
         raise RuntimeError(f"codecs.encode: {implementation.encoder} is no video encoder.")
     context.width, context.height, context.pix_fmt = planes.shape[2], planes.shape[1] * 2 // 3, "yuv420p"
-    # MPEG-2 knows no rate of one frame a second
+    # MPEG-2 has no rate of one frame a second
     is_bitrate = step.bits_per_frame is not None and step.codec != "mpeg2"
     frames_per_second = FRAMES_PER_SECOND_OF_BITRATE if is_bitrate else FRAMES_PER_SECOND_OF_CRF
     context.framerate = Fraction(frames_per_second)
@@ -147,7 +158,7 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
     context.thread_count = 1
     if step.bits_per_frame is not None:
         context.bit_rate = step.bits_per_frame * frames_per_second
-        # for mpeg4: with FFmpeg's value a short clip ends before its rate control sets in
+        # for mpeg4: with FFmpeg's default a short clip ends before its rate control takes effect
         context.bit_rate_tolerance = context.bit_rate
     context.options = encoder_options(step)
     packets: list[av.Packet[av.VideoStream]] = []
@@ -164,9 +175,18 @@ def encode(step: VideoCodec, planes: Planes) -> Encoded:
 
 
 def decode(step: VideoCodec, encoded: Encoded, *, shape: tuple[int, ...]) -> Planes:
-    """The planes in the order of display, cut to `shape` (T, 3 H / 2, W).
+    """Decode a clip.
 
-    Raises RuntimeError if there are more or fewer than T.
+    Args:
+        step: The codec.
+        encoded: The packets.
+        shape: (T, 3 H / 2, W) to crop to.
+
+    Returns:
+        The planes in display order.
+
+    Raises:
+        RuntimeError: There are more or fewer than T frames.
     """
     num_frames, height, width = shape[0], shape[1] * 2 // 3, shape[2]
     context = av.CodecContext.create(IMPLEMENTATIONS[step.codec].decoder, "r")
@@ -189,7 +209,7 @@ def decode(step: VideoCodec, encoded: Encoded, *, shape: tuple[int, ...]) -> Pla
 
 
 def encoder_options(step: VideoCodec) -> dict[str, str]:
-    """What FFmpeg is told besides the bitrate."""
+    """Return FFmpeg's options of the encoder, apart from the bitrate."""
     rate = step.bits_per_frame
     constant_quality = {} if step.crf is None else {"crf": str(step.crf)}
     match step.codec:
@@ -226,7 +246,7 @@ def _check_planes(planes: Planes) -> None:
 
 
 def _enlarged(planes: Planes, min_size_px: int) -> Planes:
-    """The planes, their last row and column repeated up to the size that an encoder needs."""
+    """Return the planes, padded by their last row and column to the minimum size of an encoder."""
     num_frames, height, width = planes.shape[0], planes.shape[1] * 2 // 3, planes.shape[2]
     below, right = max(0, min_size_px - height), max(0, min_size_px - width)
     if not below and not right:

@@ -1,7 +1,7 @@
 """Blur kernels of the seven published families, one for each frame, and blurring with them.
 
 Kernels are (T, size, size), size odd, centred, and sum to 1. x counts to the right, y downwards; an angle turns from x
-towards y. Knows no recipes. Sources: Real-ESRGAN, 2021, 3.1 (families, after Liu et al., 2020) and 3.2 (sinc).
+towards y. Sources: Real-ESRGAN, 2021, 3.1 (families, after Liu et al., 2020) and 3.2 (sinc).
 """
 
 import torch
@@ -9,18 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEGLIGIBLE = 1e-4
-"""Outer taps that hold less than this part of a kernel are not computed: 1/40 of an 8-bit level."""
+"""Share of a kernel below which outer taps are not computed: 1/40 of an 8-bit level."""
 
 _CPU_FRAMES = 16
-"""Frames that are blurred at once on a CPU: three planes each make 48 channels, a multiple of the 16 that the grouped
-convolution works on at a time. Measured at 256 x 256, 21 x 21 taps, 30 frames: 42 ms; frame by frame 180 ms."""
+"""Frames that are blurred at once on a CPU: 48 channels, a multiple of the 16 that the grouped convolution processes
+at a time. Measured at 256 x 256, 21 x 21 taps, 30 frames: 42 ms; frame by frame 180 ms."""
 
 _TWO_PASSES_ABOVE = 9
-"""Taps up to which a CPU filters faster in one pass than in two."""
+"""Maximum number of taps that a CPU filters faster in one pass than in two."""
 
 
 def gaussian_line(sigma_px: Tensor, size: int) -> Tensor:
-    """Gaussians on a line, (T, size) float64, each of which sums to 1; sigma_px (T)."""
+    """Return Gaussians on a line, (T, size) float64, each of which sums to 1; sigma_px (T)."""
     _check_size(size)
     offsets = _offsets(size, sigma_px.device)
     line = torch.exp(-0.5 * (offsets / sigma_px.double()[:, None]).square())
@@ -28,43 +28,51 @@ def gaussian_line(sigma_px: Tensor, size: int) -> Tensor:
 
 
 def gaussian_kernels(sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tensor, size: int) -> Tensor:
-    """exp(-q / 2), q the squared distance in units of the sigmas; the axes are turned by the angle. All (T)."""
+    """Return exp(-q / 2), q the squared distance in units of the sigmas on axes turned by the angle. All inputs (T)."""
     return _normalised(torch.exp(-0.5 * _squared_distance(sigma_x_px, sigma_y_px, angle_radians, size)))
 
 
 def generalised_kernels(
     sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tensor, beta: Tensor, size: int
 ) -> Tensor:
-    """exp(-q^beta / 2): pointed with long tails for a small beta, box-like for a large one, 1: Gaussian."""
+    """Return exp(-q^beta / 2): peaked with long tails for a small beta, box-like for a large one, Gaussian for 1."""
     q = _squared_distance(sigma_x_px, sigma_y_px, angle_radians, size)
     return _normalised(torch.exp(-0.5 * q.pow(beta.double()[:, None, None])))
 
 
 def plateau_kernels(sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tensor, beta: Tensor, size: int) -> Tensor:
-    """1 / (1 + q^beta): flat in the middle."""
+    """Return 1 / (1 + q^beta), which is flat in the middle."""
     q = _squared_distance(sigma_x_px, sigma_y_px, angle_radians, size)
     return _normalised(1 / (1 + q.pow(beta.double()[:, None, None])))
 
 
 def sinc_kernels(cutoff_radians: Tensor, size: int) -> Tensor:
-    """Return the ideal low pass of circular shape, cut to `size`: rings as sharpening and compression make them.
+    """Return ideal circular low passes, cut to `size`: ringing, as from sharpening and compression.
 
-    cutoff_radians (T), pi is the highest frequency that pixels hold: k(r) = w J1(w r) / (2 pi r) (Real-ESRGAN, Eq. 6).
+    k(r) = w J1(w r) / (2 pi r) (Real-ESRGAN, Eq. 6).
+
+    Args:
+        cutoff_radians: w, (T); pi is the highest frequency that pixels hold.
+        size: Of the kernels, odd.
     """
     _check_size(size)
     offsets = _offsets(size, cutoff_radians.device)
     radius = torch.hypot(offsets[:, None], offsets)
     cutoff = cutoff_radians.double()[:, None, None]
-    away = radius.clamp(min=1)  # the centre has a value of its own
+    away = radius.clamp(min=1)  # the centre is computed separately
     kernels = cutoff * torch.special.bessel_j1(cutoff * away) / (2 * torch.pi * away)
     return _normalised(torch.where(radius == 0, cutoff.square() / (4 * torch.pi), kernels))
 
 
 def blurred(x: Tensor, kernels: Tensor) -> list[Tensor]:
-    """Each frame of x filtered with its own kernel, reflected at the borders; float32, in [0, 1] with overshoot.
+    """Filter each frame with its own kernel, reflected at the borders.
 
-    x (T, 3, H, W): uint8, or float32 in [0, 1]. kernels: (T, size, size), or (T, size) for the two passes of a
-    separable one. Returned in pieces along T, which is how a CPU computes them fastest.
+    Args:
+        x: (T, 3, H, W): uint8, or float32 in [0, 1].
+        kernels: (T, size, size), or (T, size) for the two passes of a separable one.
+
+    Returns:
+        float32 in [0, 1] with overshoot, in pieces along T, which is how a CPU computes them fastest.
     """
     kernels = trimmed(kernels)
     if kernels.ndim == 2 and kernels.shape[1] <= _TWO_PASSES_ABOVE:
@@ -80,7 +88,7 @@ def blurred(x: Tensor, kernels: Tensor) -> list[Tensor]:
 
 
 def trimmed(kernels: Tensor) -> Tensor:
-    """The kernels (T, size[, size]) less the outer taps that hold less than NEGLIGIBLE of them; they sum to 1 again."""
+    """Return the kernels (T, size[, size]) without outer taps of less than NEGLIGIBLE; they sum to 1 again."""
     size = kernels.shape[-1]
     two_dimensional = kernels.ndim == 3
     across = kernels.abs().sum(dim=-2) if two_dimensional else kernels.abs()
@@ -99,7 +107,7 @@ def trimmed(kernels: Tensor) -> Tensor:
 
 
 def reflected_index(size: int, margin: int, device: torch.device) -> Tensor:
-    """Which of `size` pixels each of size + 2 margin shows: 2 1 | 0 1 2 3 | 2 1; the border itself is not repeated."""
+    """Return which of `size` pixels each of size + 2 margin shows: 2 1 | 0 1 2 3 | 2 1, borders not repeated."""
     period = max(2 * (size - 1), 1)
     index = torch.arange(-margin, size + margin, device=device).remainder(period)
     return torch.minimum(index, period - index).clamp(max=size - 1)
@@ -120,7 +128,7 @@ def _filtered(x: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _reflected(x: Tensor, margin: int) -> Tensor:
-    """In float32, with a reflected margin, in one copy: torch's own padding takes neither bytes nor tiny frames."""
+    """Return x in float32 with a reflected margin, in one copy: torch's padding takes neither bytes nor tiny frames."""
     height, width = x.shape[2:]
     if margin >= min(height, width):
         rows = reflected_index(height, margin, x.device)
@@ -138,7 +146,7 @@ def _reflected(x: Tensor, margin: int) -> Tensor:
 
 
 def _squared_distance(sigma_x_px: Tensor, sigma_y_px: Tensor, angle_radians: Tensor, size: int) -> Tensor:
-    """Return (T, size, size) float64: how far each tap lies from the centre, in sigmas, squared."""
+    """Return (T, size, size) float64: squared distances of the taps from the centre, in sigmas."""
     _check_size(size)
     offsets = _offsets(size, sigma_x_px.device)
     cos, sin = (part.double()[:, None, None] for part in (angle_radians.cos(), angle_radians.sin()))

@@ -1,7 +1,4 @@
-"""Named settings that a pool of clips can be mixed from, from clean masters to footage that is nearly lost.
-
-Knows the settings of recipes only.
-"""
+"""Named settings that a pool of clips can be mixed from, from clean masters to badly damaged footage."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +21,7 @@ CLEAN = replace(
     codec1_probability=0.35,
     codec_crf=(10, 19),
 )
-"""Good masters: shrunk, and at most coded at a rate that nobody sees."""
+"""Good masters: shrunk, and at most coded at a rate without visible damage."""
 
 MILD = replace(
     CLEAN,
@@ -53,7 +50,7 @@ USUAL = replace(
     codec_presets=("veryfast", "medium", "medium"),
     codec_crf=(24, 31),
 )
-"""What most videos have been through: a soft and noisy camera, then H.264."""
+"""What most videos have gone through: a soft and noisy camera, then H.264."""
 
 NOISY = replace(
     MODERATE,
@@ -68,7 +65,7 @@ NOISY = replace(
     codec1_probability=0.3,
     codec_crf=(18, 28),
 )
-"""Dim light: noise that no codec or a gentle one has seen."""
+"""Dim light: noise, with no codec or a gentle one."""
 
 BLOCKY = replace(
     MODERATE,
@@ -102,7 +99,7 @@ HARSH = replace(
     codec_crf_probability=0.9,
     codec_crf=(28, 37),
 )
-"""Second order: blurred, noisy, through JPEG and then through a video codec at a low rate."""
+"""Second order: blurred, noisy, through JPEG, then through a video codec at a low rate."""
 
 MIXABLE: Mapping[str, DegradationSettings] = {
     "clean": CLEAN,
@@ -117,9 +114,16 @@ MIXABLE: Mapping[str, DegradationSettings] = {
 
 
 def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tuple[float, ...]]:
-    """Return (settings, probabilities) of a mixture written as ("usual:0.5", "clean:0.3", "harsh:0.2").
+    """Parse a mixture of named settings.
 
-    Probabilities are shares: they are divided by their sum. Raises UserError for an unknown name or no number.
+    Args:
+        parts: "NAME:SHARE", such as ("usual:0.5", "clean:0.3", "harsh:0.2"). Shares are divided by their sum.
+
+    Returns:
+        The settings and their probabilities.
+
+    Raises:
+        UserError: A name is unknown or a share is no positive number.
     """
     names, shares = [], []
     for part in parts:
@@ -142,7 +146,7 @@ def mixture(parts: tuple[str, ...]) -> tuple[tuple[DegradationSettings, ...], tu
 def draw_settings(
     parts: tuple[str, ...], otherwise: DegradationSettings, generator: np.random.Generator
 ) -> DegradationSettings:
-    """Return one settings of the mixture; without a mixture `otherwise`, and nothing is drawn."""
+    """Draw settings from a mixture; without a mixture return `otherwise`, using no random number."""
     if not parts:
         return otherwise
     settings, probabilities = mixture(parts)

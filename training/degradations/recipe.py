@@ -1,6 +1,6 @@
-"""Recipes: the steps that a clip goes through, as plain data with every random value written out.
+"""Recipes: the steps that a clip goes through, as plain data that contains every random value.
 
-A value that walks is a tuple with one entry for each frame. Knows neither how recipes are drawn nor how applied.
+A value that walks is a tuple with one entry for each frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ type Family = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "p
 
 CODECS: tuple[Codec, ...] = get_args(Codec.__value__)
 WITHOUT_CRF: frozenset[Codec] = frozenset({"mpeg2", "mpeg4"})
-"""Codecs that know bitrates only."""
+"""Codecs that support bitrates only."""
 PRESETS = ("ultrafast", "veryfast", "medium")
 FAMILIES: tuple[Family, ...] = get_args(Family.__value__)
 
@@ -29,7 +29,7 @@ class Blur:
     """Convolution with a kernel of a bivariate family, `size_px` (odd) taps wide.
 
     The angle turns the x axis towards y (downwards). iso: both sigmas are equal. beta shapes the generalised and the
-    plateau families; it is 1 for the plain ones.
+    plateau families and is 1 for the others.
     """
 
     name: ClassVar[str] = "blur"
@@ -51,7 +51,7 @@ class Blur:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SincBlur:
-    """Convolution with a circular low pass that is cut off at `size_px` (odd) taps: ringing. pi: no low pass at all."""
+    """Convolution with a circular low pass cut off at `size_px` (odd) taps, which rings. A cutoff of pi passes all."""
 
     name: ClassVar[str] = "sinc_blur"
     size_px: int
@@ -65,9 +65,9 @@ class SincBlur:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resize:
-    """Frames of another size: `scale` times that of the first frame, rounded down to even; None: the output's size.
+    """Resizing to `scale` times the size of the first frame, rounded down to even; None: to the output's size.
 
-    The frames of a clip may differ in size from here on; the next VideoCodec or Resize(scale=None) makes them equal.
+    The frames of a clip may differ in size afterwards; the next VideoCodec or Resize(scale=None) makes them equal.
     """
 
     name: ClassVar[str] = "resize"
@@ -84,7 +84,7 @@ class Resize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianNoise:
-    """Normal noise of `sigma_255` / 255, new in every frame; grey: the same for the three channels."""
+    """Normal noise of `sigma_255` / 255, independent in every frame; grey: equal in the three channels."""
 
     name: ClassVar[str] = "gaussian_noise"
     sigma_255: Walk
@@ -98,9 +98,9 @@ class GaussianNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoissonNoise:
-    """`scale` times the noise of counting 256 photons at white: its deviation there is scale * 15.9 / 255.
+    """`scale` times the noise of counting 256 photons at white, where its deviation is scale * 15.9 / 255.
 
-    It falls with the root of the light; grey: that of the luma, the same for the three channels.
+    It is proportional to the root of the light; grey: that of the luma, equal in the three channels.
     """
 
     name: ClassVar[str] = "poisson_noise"
@@ -115,10 +115,10 @@ class PoissonNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChromaNoise:
-    """Blotches of colour: normal noise of the two colour differences alone, smooth over cells of `cell_px` pixels.
+    """Blotches of colour: normal noise of the two colour differences, smooth over cells of `cell_px` pixels.
 
-    `persistence` is the correlation of one frame's noise with the next one's; the luma stays as it is. What low
-    bitrates and the noise reduction of cameras leave of coloured noise.
+    It imitates the coloured noise that low bitrates and the noise reduction of cameras leave. `persistence` is the
+    correlation of one frame's noise with the next one's. The luma does not change.
     """
 
     name: ClassVar[str] = "chroma_noise"
@@ -136,7 +136,7 @@ class ChromaNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jpeg:
-    """Every frame through JPEG; `quality` 1..100 is rounded."""
+    """JPEG compression of every frame; `quality` 1..100 is rounded."""
 
     name: ClassVar[str] = "jpeg"
     quality: Walk
@@ -148,10 +148,10 @@ class Jpeg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoCodec:
-    """The clip through a video codec, yuv420p, one thread.
+    """Video compression of the clip, yuv420p, one thread.
 
     Exactly one of `bits_per_frame` (an average over the clip) and `crf` (constant quality, in the encoder's own scale,
-    at 25 frames a second) says how much is kept. mpeg2 and mpeg4 know neither CRF nor presets: their preset is None.
+    at 25 frames a second) is given. mpeg2 and mpeg4 support neither CRF nor presets: their preset is None.
     """
 
     name: ClassVar[str] = "video_codec"
@@ -180,7 +180,7 @@ STEPS: dict[str, type[Step]] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Steps in the order in which they are applied. Plain data: all that `apply` does is in here."""
+    """Steps in the order in which they are applied; they contain everything that `apply` needs."""
 
     steps: tuple[Step, ...]
 
@@ -191,22 +191,23 @@ class Recipe:
 
     @property
     def num_frames(self) -> int | None:
-        """For how many frames this recipe was drawn; None if nothing in it walks, and then it fits any number."""
+        """Number of frames that the recipe was drawn for; None if no value walks, and it fits any number."""
         return next((len(walk) for step in self.steps for walk in walks_of(step).values()), None)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return the steps as JSON knows them: [{"step": "blur", "family": "iso", ...}, ...]."""
+        """Return the steps as JSON values: [{"step": "blur", "family": "iso", ...}, ...]."""
         return [{"step": step.name, **asdict(step)} for step in self.steps]
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """JSON that `from_json` reads back to an equal recipe."""
+        """Return the recipe as JSON; `from_json` reads it back."""
         return json.dumps(self.to_plain(), indent=indent)
 
     @staticmethod
     def from_json(text: str) -> Recipe:
         """Return the recipe that `to_json` wrote.
 
-        Raises UserError, saying what is wrong, if it is no JSON, or if a step or a field of it has no name here.
+        Raises:
+            UserError: It is not JSON, or a step or a field is unknown.
         """
         try:
             plain = json.loads(text)
@@ -227,7 +228,7 @@ def walks_of(step: Step) -> dict[str, Walk]:
 
 
 def describe(step: Step) -> str:
-    """Return one line, ASCII: what the step does, each walk as first..last frame's value."""
+    """Return one line about a step, ASCII, each walk as first..last frame's value."""
     match step:
         case Blur():
             text = f"blur {step.family} {step.size_px} taps, sigma {_ends(step.sigma_x_px)}"

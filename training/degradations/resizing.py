@@ -1,4 +1,4 @@
-"""Resizing in the three published manners. Knows no recipes.
+"""Resizing by the three published filters.
 
 Pixel centres: output pixel i of a plane that goes from `old` to `new` pixels lies at (i + 0.5) old / new - 0.5.
 """
@@ -25,12 +25,21 @@ _OPENCV: dict[Filter, int] = {
 
 
 def resized(x: Tensor, height: int, width: int, *, filter_name: Filter, antialias: bool) -> Tensor:
-    """The frames (T, C, H, W) float32 in another size, bicubic ones with overshoot.
+    """Resize frames.
 
-    bilinear and bicubic look at 2 and 4 neighbours whatever the scale, as the published pipeline's do, and thus let
-    fine structure alias; with `antialias` their support grows with the scale. area: the mean of the area that an output
-    pixel covers. On a CPU OpenCV does the same three times as fast as torch (30 frames of 256 x 256 to about 0.65 of
-    it, area: 37 ms in torch).
+    bilinear and bicubic read 2 and 4 neighbours whatever the scale, as in the published pipeline, and so alias fine
+    structure; with `antialias` their support grows with the scale. area is the mean over an output pixel's area. On a
+    CPU OpenCV is three times as fast as torch (30 frames of 256 x 256 to about 0.65 of it, area: 37 ms in torch).
+
+    Args:
+        x: (T, C, H, W) float32.
+        height: Of the result.
+        width: Of the result.
+        filter_name: "bilinear", "area" or "bicubic".
+        antialias: Ignored by area.
+
+    Returns:
+        (T, C, height, width) float32; bicubic overshoots.
     """
     if (height, width) == tuple(x.shape[2:]):
         return x
@@ -44,7 +53,7 @@ def resized(x: Tensor, height: int, width: int, *, filter_name: Filter, antialia
 
 
 def resized_by_torch(x: Tensor, height: int, width: int, *, filter_name: Filter, antialias: bool) -> Tensor:
-    """`resized` on any device; on a CPU without antialiasing the tests hold it against OpenCV's."""
+    """Resize as `resized` does, by torch on any device; the tests compare it with OpenCV on a CPU."""
     if filter_name == "area":
         rows = area_weights(x.shape[2], height, x.device)
         columns = area_weights(x.shape[3], width, x.device)
@@ -53,7 +62,7 @@ def resized_by_torch(x: Tensor, height: int, width: int, *, filter_name: Filter,
 
 
 def area_weights(old: int, new: int, device: torch.device) -> Tensor:
-    """(new, old): which part of an output pixel's area each input pixel has; rows sum to 1."""
+    """Return (new, old): the part of each output pixel's area that each input pixel covers; rows sum to 1."""
     return _area_weights(old, new, device, stream_of(device))
 
 

@@ -1,4 +1,4 @@
-"""What recipes are drawn from, and drawing them. Knows neither clips nor how a recipe is applied.
+"""Settings that recipes are drawn from, and the drawing.
 
 Source: the published RealBasicVSR configuration; paper, section 3.3, for the walks.
 """
@@ -42,19 +42,19 @@ def _check(fine: bool, name: str, value: object, rule: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DegradationSettings:
-    """Probabilities, ranges and steps; the defaults are the published recipe.
+    """Probabilities, ranges and steps of a random recipe; the defaults are the published one.
 
-    A range is uniform and includes both ends. A `step` is how far a value moves at most from one frame to the next.
-    1 and 2 are the first and the second pass: blur 1, resize 1, noise 1, JPEG 1, codec 1, blur 2, resize 2, noise 2,
-    JPEG 2, and then, in either order, codec 2 and {the output's size, final sinc}.
+    A range is uniform and includes both ends. A `step` is the largest change of a value from one frame to the next. 1
+    and 2 are the first and the second pass: blur 1, resize 1, noise 1, JPEG 1, codec 1, blur 2, resize 2, noise 2, JPEG
+    2, and then, in either order, codec 2 and {the output's size, final sinc}.
 
     Raises UserError, naming the field, if a value makes no sense or if this PyAV lacks an encoder.
     """
 
     stochastic: bool = True
-    """Whether values walk from frame to frame (paper, 3.3). Else each keeps its first one."""
+    """Let values walk from frame to frame (paper, 3.3); False: each keeps its first value."""
     downscale_first: bool = False
-    """The output's size comes right after blur 1 instead of resize 1: noise and compression then happen to small
+    """Resize to the output's size right after blur 1 instead of resize 1: noise and compression then act on small
     frames, as in a video that was small before it was compressed."""
 
     blur1_probability: float = 1.0
@@ -74,7 +74,7 @@ class DegradationSettings:
     sinc_cutoff_radians: Range = (math.pi / 3, math.pi)
     sinc_large_cutoff_radians: Range = (math.pi / 5, math.pi)
     sinc_large_size_px: int = 13
-    """From this size on, sinc blurs take the second range of cutoffs."""
+    """Size from which sinc blurs take the second range of cutoffs."""
     sinc_cutoff_step_radians: float = 0.0628
 
     resize1_probabilities: tuple[float, float, float] = (0.2, 0.7, 0.1)
@@ -86,13 +86,13 @@ class DegradationSettings:
     resize2_scale_step: float = 0.03
     resize_filters: tuple[str, ...] = FILTERS
     resize_antialias_probability: float = 0.0
-    """Drawn for each resize. Otherwise bilinear and bicubic look at 2 and 4 neighbours however much they shrink, as
-    OpenCV and the published pipeline do."""
+    """Probability of antialiasing for each resize. Without it bilinear and bicubic read 2 and 4 neighbours at any
+    scale, as in OpenCV and the published pipeline."""
 
     noise1_probability: float = 1.0
     noise2_probability: float = 1.0
     noise_gaussian_probability: float = 0.5
-    """Otherwise Poisson."""
+    """Probability that noise is Gaussian; otherwise it is Poisson noise."""
     noise_grey_probability: float = 0.4
     noise1_sigma_255: Range = (1.0, 30.0)
     noise2_sigma_255: Range = (1.0, 25.0)
@@ -102,7 +102,7 @@ class DegradationSettings:
     noise_poisson_scale_step: float = 0.005
 
     chroma_noise_probability: float = 0.0
-    """Blotches of colour after noise 1; not in the published recipe."""
+    """Probability of blotches of colour after noise 1; not in the published recipe."""
     chroma_noise_sigma_255: Range = (1.0, 8.0)
     chroma_noise_cells_px: tuple[int, ...] = (3, 5, 8)
     chroma_noise_persistence: Range = (0.0, 0.9)
@@ -115,15 +115,16 @@ class DegradationSettings:
     codec1_probability: float = 1.0
     codec2_probability: float = 1.0
     codecs: tuple[str, ...] = ("h264", "mpeg4")
-    """Of h264, mpeg4, h265, vp9, av1, mpeg2."""
+    """Some of h264, mpeg4, h265, vp9, av1, mpeg2."""
     codec_probabilities: tuple[float, ...] = (2 / 3, 1 / 3)
-    """The published configuration draws from libx264, h264 and mpeg4, and the first two are the same encoder."""
+    """One for each codec. The published configuration draws from libx264, h264 and mpeg4, of which the first two are
+    the same encoder."""
     codec_presets: tuple[str, ...] = ("ultrafast", "veryfast")
-    """Of ultrafast, veryfast, medium; drawn for each clip. The published pipeline has medium throughout, which takes as
-    long as all other degradations together."""
+    """Some of ultrafast, veryfast, medium; drawn for each clip. The published pipeline always uses medium, which
+    takes as long as all other degradations together."""
     codec_bits_per_frame: Range = (1e4, 1e5)
     codec_crf_probability: float = 0.0
-    """How often a CRF takes the place of the bitrate (mpeg2 and mpeg4 always get a bitrate)."""
+    """Probability of a CRF instead of a bitrate (mpeg2 and mpeg4 always get a bitrate)."""
     codec_crf: tuple[int, int] = (18, 35)
     codec2_last_probability: float = 0.5
 
@@ -196,7 +197,7 @@ class DegradationSettings:
 
 
 PUBLISHED = DegradationSettings()
-"""What the published network was trained with."""
+"""The degradations that the published network was trained with."""
 
 MODERATE = DegradationSettings(
     downscale_first=True,
@@ -225,11 +226,12 @@ MODERATE = DegradationSettings(
     codec_crf=(23, 32),
     final_sinc_probability=0.0,
 )
-"""What most videos have been through, once: blur, a quarter of the size, noise, sometimes JPEG, nearly always H.264."""
+"""One generation of what most videos have gone through: blur, a quarter of the size, noise, sometimes JPEG, nearly
+always H.264."""
 
 
 def sample(settings: DegradationSettings, generator: np.random.Generator, *, num_frames: int = 30) -> Recipe:
-    """Return a recipe for clips of `num_frames` frames; what it draws depends on its arguments alone."""
+    """Draw a recipe for clips of `num_frames` frames; it depends on the arguments alone."""
     draw = _Draw(settings, generator, num_frames)
     steps: list[Step] = []
     if draw.chance(settings.blur1_probability):
@@ -265,7 +267,7 @@ def sample(settings: DegradationSettings, generator: np.random.Generator, *, num
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """The draws of one recipe."""
+    """Draws the values of one recipe."""
 
     settings: DegradationSettings
     generator: np.random.Generator
@@ -279,7 +281,7 @@ class _Draw:
         return choices[int(self.generator.choice(len(choices), p=weights))]
 
     def walk(self, bounds: Range, step: float, *, start: float | None = None) -> tuple[float, ...]:
-        """From a uniform start, or a given one, on."""
+        """Return a random walk from a uniform start, or from a given one."""
         first = min(float(self.generator.uniform(*bounds)), bounds[1]) if start is None else start
         move = step if self.settings.stochastic else 0.0
         return walk(self.generator, start=first, step=move, bounds=bounds, num_frames=self.num_frames)
@@ -328,7 +330,7 @@ class _Draw:
         return SincBlur(size_px=size_px, cutoff_radians=walked)
 
     def resize(self, probabilities: tuple[float, float, float], scale: Range, step: float) -> list[Step]:
-        """Return one Resize, or none if it would change nothing."""
+        """Return one Resize, or nothing if it would have no effect."""
         low, high = scale
         match self.choice(("up", "down", "keep"), probabilities):
             case "up":
@@ -350,7 +352,7 @@ class _Draw:
 
     def _antialiases(self) -> bool:
         probability = self.settings.resize_antialias_probability
-        if probability in (0, 1):  # nothing to draw: the recipes are those of before there was a choice
+        if probability in (0, 1):  # uses no random number, so that older settings give the same recipes
             return bool(probability)
         return self.chance(probability)
 

@@ -1,4 +1,4 @@
-"""Unsharp masks: the published one of the ground truth (training.md, step 2), and a fine one. Knows no recipes."""
+"""Unsharp masks: the published one of the ground truth, and a fine one."""
 
 from functools import lru_cache
 
@@ -18,17 +18,24 @@ FINE_SIGMA_PX = 2.0
 _FINE_SIZE_PX = 13
 
 _LARGEST_LEFT_OUT = 1e-3
-"""Of the singular values, the first of which is 1. What is left out are the ripples of a Gaussian cut at 51 taps."""
+"""Largest singular value that is left out, relative to the first: ripples of a Gaussian cut at 51 taps."""
 _CPU_FRAMES = 1
 
 
 def unsharp(clip: Tensor) -> Tensor:
-    """The clip sharpened where it differs from its blurred self by more than the threshold.
+    """Sharpen a clip where it differs from its blurred self by more than the threshold.
 
-    clip (T, 3, H, W) uint8 -> the same. Frame by frame: sharpening a clip before it is mirrored in time gives the same
-    frames as sharpening it afterwards, for half the price.
+    Each frame is sharpened by itself, so sharpening a clip before it is mirrored in time gives the same frames as
+    afterwards, at half the cost.
 
-    Raises ValueError on another layout.
+    Args:
+        clip: (T, 3, H, W) uint8.
+
+    Returns:
+        The same shape and type.
+
+    Raises:
+        ValueError: The clip has another layout.
     """
     if clip.ndim != 4 or clip.shape[1] != 3 or clip.dtype != torch.uint8:
         raise ValueError(f"unsharp: clip must be uint8 (T, 3, H, W), got {clip.dtype} {tuple(clip.shape)}.")
@@ -44,9 +51,16 @@ def unsharp(clip: Tensor) -> Tensor:
 
 
 def sharpened(frames: Tensor, amount: float) -> Tensor:
-    """The frames with `amount` times what a Gaussian of FINE_SIGMA_PX takes from them added, cut off at 0 and 1.
+    """Sharpen frames by adding `amount` times what a Gaussian of FINE_SIGMA_PX takes away, clipped to [0, 1].
 
-    frames (..., 3, H, W) float32 in [0, 1] -> the same. Edges and fine detail gain contrast, areas stay.
+    Edges and fine detail gain contrast; flat areas do not change.
+
+    Args:
+        frames: (..., 3, H, W) float32 in [0, 1].
+        amount: 0 changes nothing.
+
+    Returns:
+        The same shape and type.
     """
     x = frames.flatten(0, -4)
     line = gaussian_line(torch.tensor([FINE_SIGMA_PX]), _FINE_SIZE_PX)[0].to(x.device, x.dtype)
@@ -58,7 +72,7 @@ def sharpened(frames: Tensor, amount: float) -> Tensor:
 
 
 def _wide_blur(x: Tensor) -> Tensor:
-    """The frames (T, C, H, W) float32, blurred with the mask's Gaussian, reflected at the borders."""
+    """Return the frames (T, C, H, W) float32, blurred with the mask's Gaussian, reflected at the borders."""
     stream = stream_of(x.device)
     rows_out, rows_in = _blur_factors(x.shape[2], x.device, stream)
     columns_out, columns_in = _blur_factors(x.shape[3], x.device, stream)
@@ -68,10 +82,10 @@ def _wide_blur(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _blur_factors(size: int, device: torch.device, stream: int) -> tuple[Tensor, Tensor]:
-    """The matrix of the blur on a line of `size` pixels as a product (size, rank) (rank, size), float32.
+    """Return the blur's matrix for a line of `size` pixels as a product (size, rank) (rank, size), float32.
 
-    So wide a Gaussian lets few frequencies through: of 256 singular values 36 lie above 1e-3. Multiplying with two thin
-    matrices is several times as fast as 51 taps in either direction.
+    A wide Gaussian passes few frequencies: of 256 singular values 36 are above 1e-3. Multiplying by two thin matrices
+    is several times as fast as 51 taps in either direction.
     """
     line = gaussian_line(torch.tensor([SIGMA_PX]), SIZE_PX)[0]
     index = reflected_index(size, SIZE_PX // 2, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Random walks of values from frame to frame: the stochastic degradation scheme (paper, 3.3). Knows only numbers."""
+"""Random walks of values from frame to frame: the stochastic degradation scheme (paper, 3.3)."""
 
 import numpy as np
 
@@ -6,12 +6,20 @@ import numpy as np
 def walk(
     generator: np.random.Generator, *, start: float, step: float, bounds: tuple[float, float], num_frames: int
 ) -> tuple[float, ...]:
-    """A value for each frame: p(0) = start, p(i+1) = p(i) + r(i+1), r uniform in [-step, step], clipped to the bounds.
+    """Return a value for each frame: p(0) = start, p(i+1) = p(i) + r(i+1), r uniform in [-step, step], clipped.
 
-    Draws the same number of random values whatever `step` is, so that a constant walk (step = 0) and a moving one from
-    equal generators leave them in equal states.
+    The number of random values drawn does not depend on `step`: a constant walk (step = 0) and a moving one leave equal
+    generators in equal states.
 
-    Raises ValueError if there is no frame, if the step is negative, or if the start lies outside of the bounds.
+    Args:
+        generator: Source of random numbers.
+        start: First value.
+        step: Maximum change from one frame to the next.
+        bounds: Smallest and largest value.
+        num_frames: Number of values.
+
+    Raises:
+        ValueError: There is no frame, the step is negative, or the start is outside the bounds.
     """
     low, high = bounds
     if num_frames < 1 or step < 0 or not low <= start <= high:

@@ -1,1 +1,1 @@
-"""The networks that tell real frames from the generator's."""
+"""Networks that tell real frames from the generator's output."""

@@ -4,8 +4,8 @@ It sees the luma only. Colours are left to the losses that compare them with the
 taught a small network to draw cyan and orange fringes along edges.
 
 Source: Isola et al., CVPR 2017 (patches, condition); Wang et al., CVPR 2018 (feature matching); Miyato et al., ICLR
-2018 (spectral normalisation); Chu et al., SIGGRAPH 2020 (frames warped onto the middle one). Knows torch only. Nothing
-in a call changes it, see discriminator.py.
+2018 (spectral normalisation); Chu et al., SIGGRAPH 2020 (frames warped onto the middle one). As in unet.py, calls do
+not change the network.
 """
 
 import itertools
@@ -20,10 +20,13 @@ from vsrealbasicvsr.model import SCALE, flow_warp
 
 
 class PatchDiscriminator(nn.Module):
-    """How real each patch of a frame looks beside its neighbours and the input that it was made from.
+    """Judges how real each patch of a frame looks beside its neighbours and the input.
 
-    num_frames: 1, or 3 for the frame between its two neighbours, each warped onto it. width: channels of the first
-    layer. Four convolutions of stride 2, so that a logit sees 46x46 pixels.
+    Four convolutions of stride 2, so that a logit sees 46x46 pixels.
+
+    Args:
+        num_frames: 1, or 3 for the frame between its two neighbours, each warped onto it.
+        width: Channels of the first layer.
     """
 
     def __init__(self, num_frames: int = 3, width: int = 32) -> None:
@@ -40,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         self.last = SpectralConv(4 * width, 1, 3)
 
     def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, 1, H / 16, W / 16), positive for real, and the four layers' features, of `views`."""
+        """Return logits (B, 1, H / 16, W / 16), positive for real, and the four layers' features, of `views`."""
         x, features = 2 * views - 1, []
         for layer in self.down:
             x = F.leaky_relu(layer(x), 0.2)
@@ -48,12 +51,15 @@ class PatchDiscriminator(nn.Module):
         return self.last(x), features
 
     def views(self, hr: Tensor, lr: Tensor, flows_px: tuple[Tensor, Tensor] | None) -> Tensor:
-        """What it looks at, luma (N T, num_frames + 1, S*H, S*W): each frame between its warped neighbours, and the
-        enlarged input.
+        """Return the discriminator's views: the luma of each frame between its warped neighbours, and the input.
 
-        hr (N, T, 3, S*H, S*W), lr (N, T, 3, H, W), RGB in [0, 1]. flows_px: (N, T - 1, 2, H, W) each, with which frame
-        t, sampled by `flow_warp`, looks like frame t + 1, and the other way round; None if num_frames is 1. Where a
-        sequence ends, the frame itself stands for its neighbour. Gradients pass to hr.
+        Args:
+            hr: (N, T, 3, S*H, S*W), RGB in [0, 1]; it gets gradients.
+            lr: (N, T, 3, H, W), RGB in [0, 1]; enlarged by bicubic interpolation.
+            flows_px: Motion as in `Flows`; None if num_frames is 1.
+
+        Returns:
+            (N T, num_frames + 1, S*H, S*W). At the ends of a sequence the frame itself stands for its neighbour.
         """
         hr, lr = luma(hr)[:, :, None], luma(lr)[:, :, None]
         base = F.interpolate(lr.flatten(0, 1), scale_factor=SCALE, mode="bicubic", align_corners=False)
@@ -67,7 +73,7 @@ class PatchDiscriminator(nn.Module):
         return torch.cat((before.flatten(0, 1), hr.flatten(0, 1), after.flatten(0, 1), base), dim=1)
 
     def advance_spectral_norms(self) -> None:
-        """One power iteration in every layer; once in each discriminator step."""
+        """Advance every layer by one power iteration; called once in each discriminator step."""
         for layer in (*self.down, self.last):
             layer.advance()
 

@@ -1,7 +1,8 @@
 """The U-Net discriminator with spectral normalisation (Schonfeld et al., CVPR 2020; Wang et al., ICCVW 2021).
 
-Published key names. Knows torch only. Nothing in a call changes it: the estimates of the spectral norms move when
-`advance_spectral_norms` is called, and not by being used, so that the same picture gets the same answer.
+The names of its tensors are the published ones. Calls do not change the network: the estimates of the spectral norms
+advance when `advance_spectral_norms` is called, not when the network is used, so that the same image always gets the
+same answer.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ class SpectralConv(nn.Module):
     """A convolution without bias whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
 
     weight_orig is the matrix of (channels_out, channels_in * side * side); weight_u and weight_v estimate its first
-    pair of singular vectors. The names and the values are those of torch.nn.utils.spectral_norm, whose estimate moves
-    in every call in training mode and is rounded to bfloat16 under autocast: both are avoided here.
+    pair of singular vectors. Names and values are those of torch.nn.utils.spectral_norm, whose estimate changes in
+    every call in training mode and is rounded to bfloat16 under autocast; this class avoids both.
     """
 
     weight_u: Tensor
@@ -47,17 +48,19 @@ class SpectralConv(nn.Module):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """One power iteration: v from u, then u from v."""
+        """Advance the estimate by one power iteration: v from u, then u from v."""
         matrix = self.weight_orig.detach().flatten(1)
         self.weight_v.copy_(F.normalize(torch.mv(matrix.t(), self.weight_u), dim=0, eps=1e-12))
         self.weight_u.copy_(F.normalize(torch.mv(matrix, self.weight_v), dim=0, eps=1e-12))
 
 
 class UNetDiscriminator(nn.Module):
-    """How real each pixel of a picture looks: (B, 3, H, W) to logits (B, 1, H, W), positive for real.
+    """Judges how real each pixel of an image looks: (B, 3, H, W) to logits (B, 1, H, W), positive for real.
 
-    Three convolutions down, three up with what was seen on the way down added, three at full size. width: channels at
-    full size; 64 is the published network (4,376,897 parameters).
+    Three convolutions down, three up with skip connections, three at full size.
+
+    Args:
+        width: Channels at full size; 64 is the published network (4,376,897 parameters).
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -77,9 +80,10 @@ class UNetDiscriminator(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
-        """Return the discriminator that these tensors belong to, in float32, its width read from the first one's shape.
+        """Build the discriminator of these tensors, in float32, its width read from the first one's shape.
 
-        Raises StateDictError, which names missing, extra and misshapen keys, if they are not those of one network.
+        Raises:
+            StateDictError: They are not those of one network; the text names missing, extra and misshapen keys.
         """
         first = state_dict.get("conv_0.weight")
         if first is None or first.ndim != 4 or first.shape[0] < 1:
@@ -88,7 +92,7 @@ class UNetDiscriminator(nn.Module):
                 f"not the tensors of a U-Net discriminator: 'conv_0.weight' tells the width, and it is {found}"
                 f" (the keys are {first_names(sorted(state_dict)) or 'none'})"
             )
-        with torch.device("meta"):  # shapes only: no memory, and no random numbers from the user's generator
+        with torch.device("meta"):  # shapes only: takes no memory and no random numbers
             network = cls(int(first.shape[0]))
         own = network.state_dict()
         check_state_dict("not the tensors of one U-Net discriminator", own, state_dict)
@@ -97,9 +101,10 @@ class UNetDiscriminator(nn.Module):
         return network
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) of frames (B, 3, H, W), RGB in [0, 1]; H and W are multiples of 8.
+        """Return logits (B, 1, H, W) of frames (B, 3, H, W), RGB in [0, 1]; H and W are multiples of 8.
 
-        Raises ValueError for other shapes: the way up would not meet the way down.
+        Raises:
+            ValueError: The frames have another shape: the two halves of the U would differ in size.
         """
         if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
             raise ValueError(f"UNetDiscriminator: expected frames of shape (B, 3, H, W), got {tuple(frames.shape)}")
@@ -120,7 +125,7 @@ class UNetDiscriminator(nn.Module):
         return self.conv_9(x)  # type: ignore[no-any-return]
 
     def advance_spectral_norms(self) -> None:
-        """One power iteration in every spectrally normalised layer; once in each discriminator step."""
+        """Advance every spectrally normalised layer by one power iteration; called once in each discriminator step."""
         for layer in self.children():
             if isinstance(layer, SpectralConv):
                 layer.advance()

@@ -1,5 +1,5 @@
-"""What `python -m training evaluate` is made of.
+"""`python -m training evaluate`.
 
-From the inside out: detail, libraries, visible (beside evaluation.metrics); pairs (clips and what befalls them);
-scoring; peers (other programs' enlargements), reports and sheets (what is printed, written and shown).
+From the inside out: detail, libraries, visible (beside metrics); pairs (clips and their degradation); scoring; peers
+(other programs' enlargements), reports and sheets (what is printed, written and drawn).
 """

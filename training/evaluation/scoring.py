@@ -1,4 +1,4 @@
-"""The scores of enlargements of one clip, and their means over clips. Knows no files and no networks of ours."""
+"""Scores of enlargements of one clip, and their means over clips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BICUBIC, OURS, AGAINST, TRUTH = "bicubic", "ours", "against", "truth"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """One enlargement of one clip; None: not to be had (see the notes of the report), or nothing to measure there."""
+    """Scores of one enlargement; None: the metric is unavailable (see the report's notes) or has no value here."""
 
     psnr_db: float | None
     psnr_rgb_db: float | None
@@ -38,12 +38,12 @@ class Scores:
     high_band_correlation: float | None
     flicker_255: float | None
     colour_shift_255: float | None
-    """Largest difference of a colour's mean from bicubic's: what the method itself has changed."""
+    """Largest difference of a colour's mean from bicubic's: the shift that the method itself causes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The scores of one clip in one chain by method, bicubic first."""
+    """Scores of one clip after one chain, by method, bicubic first."""
 
     clip: str
     chain: str
@@ -52,7 +52,7 @@ class Record:
 
     @property
     def gain_db(self) -> float:
-        """Our luma PSNR over bicubic's."""
+        """Our luma PSNR less bicubic's."""
         ours, bicubic = self.scores[OURS].psnr_db, self.scores[BICUBIC].psnr_db
         if ours is None or bicubic is None:
             raise ValueError("gain_db: bicubic and ours have a PSNR in every record.")
@@ -73,7 +73,7 @@ class Measures:
 
     @property
     def absent(self) -> dict[str, Absent]:
-        """The metrics that are not to be had here, and why."""
+        """The metrics that are unavailable here, and why."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, Absent)}
 
@@ -81,7 +81,14 @@ class Measures:
 def load_measures(
     *, lpips_weights: Path | None, device: torch.device, jod: bool, niqe: Absent | None = None
 ) -> Measures:
-    """Return every metric that can be had here; jod: ColorVideoVDP takes longest and can be left out."""
+    """Load every metric that is available here.
+
+    Args:
+        lpips_weights: AlexNet's weights for LPIPS; None: from torchvision's cache.
+        device: Where networks are computed.
+        jod: Whether to compute ColorVideoVDP, which takes longest.
+        niqe: Why there is no NIQE; None if there is.
+    """
     return Measures(
         haarpsi=libraries.load_haarpsi(),
         gmsd=libraries.load_gmsd(),
@@ -94,7 +101,7 @@ def load_measures(
 
 
 class Scorer:
-    """Measures every enlargement of one clip; the truth and its motion are looked at once, for all chains."""
+    """Measures every enlargement of one clip; the ground truth and its motion are analysed once, for all chains."""
 
     def __init__(self, footage: Footage, measures: Measures) -> None:
         self._footage, self._measures = footage, measures
@@ -102,7 +109,7 @@ class Scorer:
         self._truth = dataclasses.replace(self._scores(footage.truth, footage.truth), psnr_db=None, psnr_rgb_db=None)
 
     def measure(self, pair: Pair, enlarged: Mapping[str, Tensor]) -> Record:
-        """Return the scores of every enlargement (bicubic among them), and of the truth itself."""
+        """Return the scores of every enlargement (bicubic among them), and of the ground truth itself."""
         bicubic, truth = enlarged[BICUBIC], pair.truth
         scores = {name: self._scores(clip, bicubic) for name, clip in enlarged.items()}
         shift = metrics.colour_shift_255(truth, bicubic)
@@ -135,7 +142,7 @@ class Scorer:
 
 
 def means(records: Sequence[Record]) -> dict[str, Scores]:
-    """Of every method and metric, over the clips that have it."""
+    """Return the mean of each metric of each method over the clips that have it."""
 
     def mean(method: str, field: str) -> float | None:
         values = [getattr(record.scores[method], field) for record in records]

@@ -18,17 +18,23 @@ from training.run_folder import whole_file
 type Bytes = npt.NDArray[np.uint8]
 
 ENLARGED = 3
-"""The crop is a third of the frame's sides, shown at three times its size: as large as the frame."""
+"""The crop is a third of the frame's sides, shown three times as large: as large as the frame."""
 LABEL_HEIGHT_PX, GAP_PX = 20, 4
 SLICE_HEIGHT_PX = 96
-"""At least so many rows of a sheet show the one row over time."""
+"""Minimum number of rows of a sheet that show one row over time."""
 
 
 def write_sheet(path: Path, truth: Tensor, enlarged: Mapping[str, Tensor]) -> None:
-    """One column for each method and then the truth, clips (T, 3, H, W): from above its name, the middle frame, the
-    part of it where the truth has most detail, three times enlarged, and the middle row of this part over time.
+    """Write a contact sheet: one column for each method, then the ground truth.
 
-    Over time runs downwards, each frame's row a few pixels high: what flickers is ragged there.
+    A column has, from the top: its name, the middle frame, the part of it where the ground truth has most detail, three
+    times enlarged, and the middle row of this part over time. Time runs downwards, each frame's row a few pixels high:
+    flicker makes it ragged.
+
+    Args:
+        path: The PNG file.
+        truth: The ground truth, (T, 3, H, W).
+        enlarged: Clips of the same shape by method.
     """
     frames = {name: _pixels(clip) for name, clip in {**enlarged, TRUTH: truth}.items()}
     middle = len(truth) // 2
@@ -44,13 +50,19 @@ def write_sheet(path: Path, truth: Tensor, enlarged: Mapping[str, Tensor]) -> No
 
 
 def write_frames(folder: Path, clip: Tensor, stems: Sequence[str] | None = None) -> None:
-    """Every frame of the clip (T, 3, H, W) as folder/00000000.png, 00000001.png and so on, or by names of its own."""
+    """Write every frame of a clip (T, 3, H, W) as PNG.
+
+    Args:
+        folder: For 00000000.png, 00000001.png and so on.
+        clip: The frames.
+        stems: Other names, without suffix.
+    """
     for number, frame in enumerate(_pixels(clip)):
         _write_png(folder / f"{stems[number] if stems else f'{number:08d}'}.png", frame)
 
 
 def most_detailed(frame: Bytes) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the window, a third of the frame's sides, with the highest gradient energy."""
+    """Return top, left, height and width of the window of the highest gradient energy, a third of the frame's sides."""
     height, width = (max(1, side // ENLARGED) for side in frame.shape[:2])
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY).astype(np.float64)
     energy = np.zeros_like(grey)
@@ -69,7 +81,7 @@ def _label(text: str, width: int) -> Bytes:
 
 
 def _stacked(pictures: Sequence[Bytes]) -> Bytes:
-    """Return one above the other, white between them and where one is narrower."""
+    """Return the images one above the other, white between them and beside narrower ones."""
     width = max(picture.shape[1] for picture in pictures)
     wide = [np.pad(p, ((0, GAP_PX), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
     return np.concatenate(wide)

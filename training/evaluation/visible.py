@@ -1,6 +1,6 @@
-"""JOD, how visible the difference from the truth is to a viewer of the video, by ColorVideoVDP (PyPI cvvdp).
+"""JOD, how visible the difference from the ground truth is to a viewer of the video, by ColorVideoVDP (PyPI cvvdp).
 
-Mantiuk et al. 2024. Knows no files and no networks.
+Mantiuk et al. 2024.
 """
 
 from __future__ import annotations
@@ -15,23 +15,32 @@ from torch import Tensor
 from training.evaluation.metrics import Absent
 
 DISPLAY = "standard_4k"
-"""ColorVideoVDP's default: a 30-inch monitor of 3840x2160, 200 cd/m2 in an office of 250 lux, seen from 0.75 m, twice
-its height: 75 pixels a degree. Values of other displays cannot be compared with these."""
+"""ColorVideoVDP's default: a 30-inch monitor of 3840x2160, 200 cd/m2 in an office of 250 lux, seen from 0.75 m,
+twice its height: 75 pixels a degree. Values of other displays are not comparable."""
 
 
 class Jod:
-    """Just-objectionable differences from the truth: 10 if nothing is to be seen, lower is worse; a pair of clips that
-    differ by 1 is told apart, and the better one preferred, by three viewers of four.
+    """Quality in just-objectionable differences from the ground truth: 10 if no difference is visible, lower is worse.
+
+    Of two clips that differ by 1, three viewers of four prefer the better one.
     """
 
     def __init__(self, metric: Any) -> None:
         self._metric = metric
 
     def __call__(self, clip: Tensor, truth: Tensor, frames_per_second: float) -> float:
-        """JOD of the whole clip as a video, (T, 3, H, W) in [0, 1], sRGB. Raises ValueError if the shapes differ.
+        """Return the JOD of the whole clip as a video.
 
-        A single frame counts as a still picture. Costs 1.5 to 2.5 s of a CPU core for 10 frames of 384x384. This is the
-        authors' program; the tests hold its properties and compare it with no other, for there is none.
+        A single frame counts as a still image. It takes 1.5 to 2.5 s of a CPU core for 10 frames of 384x384. This is
+        the authors' program; the tests check its properties, as there is no other implementation to compare with.
+
+        Args:
+            clip: (T, 3, H, W) in [0, 1], sRGB.
+            truth: The ground truth.
+            frames_per_second: Of the video.
+
+        Raises:
+            ValueError: The shapes differ.
         """
         if clip.shape != truth.shape:
             raise ValueError(f"Jod: both clips must be of one shape, got {tuple(clip.shape)}, {tuple(truth.shape)}.")
@@ -44,11 +53,11 @@ class Jod:
 
 
 def load_jod(device: str | torch.device = "cpu") -> Jod | Absent:
-    """Return the metric, or why there is none. The import leaves the search path and the warnings as they were."""
+    """Load the metric, or return why it is unavailable. The import changes neither sys.path nor the warnings."""
     path = list(sys.path)
     try:
         with warnings.catch_warnings():
-            import pycvvdp  # only who asks for it needs it
+            import pycvvdp  # optional
 
             metric = pycvvdp.cvvdp(display_name=DISPLAY, quiet=True, device=torch.device(device))
     except ImportError as error:

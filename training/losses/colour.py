@@ -8,15 +8,20 @@ from training.losses.kinds import ClipTensors, Loss, Reach
 from vsrealbasicvsr.model import SCALE
 
 COLOUR_BLOCK_PX = 16
-"""Side of the blocks in pixels of the input: that of the blocks whose colour codecs change."""
+"""Side of the blocks in pixels of the input; codecs change the colour of blocks of this size."""
 
 
 def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> Tensor:
-    """Return the distance of the block means of the output (N, T, 3, S*H, S*W) to those of the input (N, T, 3, H, W).
+    """Return the distance of the block means of the output to those of the input.
 
     Not in the paper. A network trained for hours keeps a shift of about 1/255 in flat areas, small for the other losses
-    and visible to the eye. Compared with the input, since a degradation's own shift cannot be known from one clip.
-    block_px is the side of a block in pixels of the input.
+    and visible to the eye. The output is compared with the input because a degradation's own shift cannot be known from
+    one clip.
+
+    Args:
+        hr: The output (N, T, 3, S*H, S*W).
+        lr: The input (N, T, 3, H, W).
+        block_px: Side of a block in pixels of the input.
     """
     means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * SCALE)
     return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px))

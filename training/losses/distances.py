@@ -1,4 +1,4 @@
-"""Distances between two pictures or clips of one shape, and what they are measured on."""
+"""Distances between two images or clips of one shape, and averaging."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +17,7 @@ def charbonnier(a: Tensor, b: Tensor, *, epsilon: float = 1e-3) -> Tensor:
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean of |a - b|, which the published code takes for rho."""
+    """Return the mean of |a - b|, which the published code uses for rho."""
     return F.l1_loss(a, b)
 
 

@@ -11,10 +11,18 @@ from vsrealbasicvsr.model import SCALE, flow_warp
 def flicker_loss(hr: Tensor, gt: Tensor, flow_px: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
     """Return the mean change of the output's error from a frame to the next along the motion; T >= 2 frames.
 
-    Not in the paper. What is missing in every frame alike (fine detail) costs nothing here, what comes and goes does: a
-    viewer sees only the latter as flicker. hr and gt (N, T, 3, S*H, S*W); flow_px (N, T - 1, 2, H, W), of the ground
-    truth at the size of the input: the flow with which frame t, sampled by `flow_warp`, looks like frame t + 1. What
-    comes into view is compared with whatever the flow finds for it. NaN if the flow is not finite.
+    Not in the paper. An error that is the same in every frame (missing fine detail) costs nothing; one that comes and
+    goes does, and only that is seen as flicker. What comes into view is compared with whatever the flow finds for it.
+
+    Args:
+        hr: The output (N, T, 3, S*H, S*W).
+        gt: The ground truth, of the same shape.
+        flow_px: (N, T - 1, 2, H, W), of the ground truth at the size of the input: frame t, sampled along it by
+            `flow_warp`, looks like frame t + 1.
+        distance: "charbonnier" or "l1".
+
+    Returns:
+        A scalar; NaN if the flow is not finite.
     """
     error = hr - gt
     flow_hr_px = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)

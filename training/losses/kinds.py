@@ -1,4 +1,4 @@
-"""What a loss is: its function, what it is computed from, and which parts of the network get its gradient.
+"""What a loss is: its function, its inputs, and which parts of the network get its gradient.
 
 A loss is one file of this folder and one line of `LossSettings`, which names it beside the field of its weight.
 """
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from training.losses.distances import Distance
 
 type Flows = tuple[Tensor, Tensor]
-"""(N, T - 1, 2, H, W) each, in pixels: frame t sampled along it looks like frame t + 1, and t + 1 like t."""
+"""Two tensors (N, T - 1, 2, H, W) in pixels: frame t sampled along the first looks like frame t + 1, and frame t + 1
+sampled along the second like frame t."""
 
 
 class Reach(Enum):
@@ -33,7 +34,7 @@ class Reach(Enum):
 
 
 class Needs(Flag):
-    """What must be there for a loss to be computed, beside the input, the output and the ground truth."""
+    """Requirements of a loss, besides the input, the output and the ground truth."""
 
     NOTHING = 0
     MOTION = auto()
@@ -47,10 +48,19 @@ class Needs(Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipTensors:
-    """What losses of whole clips are computed from. S is the scale, 4.
+    """Inputs of losses of whole clips. S is the scale, 4.
 
-    lr (N, T, 3, H, W), hr and gt (N, T, 3, S*H, S*W), cleaned (N, T, 3, H, W), all in [0, 1]. clean is one cleaning
-    pass, flow the flow network. `distance` is that of the settings; rest_frame the frame that the rest loss looks at.
+    Attributes:
+        lr: Input (N, T, 3, H, W), in [0, 1] like all clips here.
+        hr: Output (N, T, 3, S*H, S*W).
+        gt: Ground truth (N, T, 3, S*H, S*W).
+        cleaned: Cleaned input (N, T, 3, H, W).
+        clean: One cleaning pass.
+        flow: The flow network.
+        flows_px: Motion of the ground truth, if a loss needs it.
+        distance: Of the settings.
+        colour_block_px: Of the settings.
+        rest_frame: Frame that the rest loss looks at.
     """
 
     lr: Tensor
@@ -67,10 +77,15 @@ class ClipTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewTensors:
-    """What losses of a few frames at a time are computed from: B views of the output, and other networks' answers.
+    """Inputs of losses of a few frames at a time: B views of the output, and what other networks make of them.
 
-    views (B, C, S*H, S*W): the output as the discriminator sees it, which for the perceptual network is (B, 3, ...);
-    gt (B, 3, S*H, S*W). logits are None without a discriminator, features empty where it has none (the U-Net).
+    Attributes:
+        views: (B, C, S*H, S*W), the output as the discriminator sees it; (B, 3, ...) for the perceptual network.
+        gt: Ground truth (B, 3, S*H, S*W).
+        vgg: The perceptual network.
+        logits: None without a discriminator.
+        features: Of the output; empty if the discriminator has none (the U-Net).
+        features_gt: Of the ground truth.
     """
 
     views: Tensor
@@ -85,8 +100,12 @@ class ViewTensors:
 class Loss[T: (ClipTensors, ViewTensors)]:
     """A loss of the generator: a scalar, unweighted, and the rules for its gradient.
 
-    is_always_logged: computed even if its weight is 0 or the part of the network that it reaches is frozen.
-    rises: its weight rises from 0 over the first adversarial_warm_up_iterations.
+    Attributes:
+        compute: Returns the loss.
+        reaches: Parts of the network that get its gradient.
+        needs: Requirements.
+        is_always_logged: Compute it even if its weight is 0 or the part of the network that it reaches is frozen.
+        rises: Raise its weight from 0 over the first adversarial_warm_up_iterations.
     """
 
     compute: Callable[[T], Tensor]

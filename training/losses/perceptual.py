@@ -1,7 +1,7 @@
 """The perceptual loss (Johnson et al., ECCV 2016) on VGG19's features before activation.
 
-The network is torchvision's; its weights come from torchvision or from a file: torchvision's own, or a published
-checkpoint of RealBasicVSR, which carries them as `perceptual_loss.vgg.vgg_layers.*`.
+The network is torchvision's. Its weights come from torchvision or from a file: torchvision's own, or a published
+checkpoint of RealBasicVSR, which contains them as `perceptual_loss.vgg.vgg_layers.*`.
 """
 
 import re
@@ -19,7 +19,7 @@ from vsrealbasicvsr.model.flow import IMAGENET_MEAN, IMAGENET_STD
 from vsrealbasicvsr.weights import read_tensors
 
 LAYER_WEIGHTS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
-"""conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4 by their index in torchvision's `features`, and what each counts."""
+"""Weights of conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4, by their index in torchvision's `features`."""
 
 VGG_WEIGHTS_OPTION = "--vgg-weights"
 _LAST = max(LAYER_WEIGHTS)
@@ -27,7 +27,7 @@ _CONVOLUTION = re.compile(r"(?:features|perceptual_loss\.vgg\.vgg_layers|vgg_lay
 
 
 class PerceptualError(UserError):
-    """VGG19's weights are not to be had; the text says what was tried and what to do."""
+    """VGG19's weights are unavailable. The text says what was tried and what to do."""
 
 
 class PerceptualLoss(nn.Module):
@@ -37,9 +37,13 @@ class PerceptualLoss(nn.Module):
     std: Tensor
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        """Of VGG19's weights under torchvision's names; those that are not `features.*` are not looked at.
+        """Build the network.
 
-        Raises PerceptualError if one is missing or misshapen, or if torchvision is not installed.
+        Args:
+            tensors: VGG19's weights under torchvision's names; those that are not `features.*` are ignored.
+
+        Raises:
+            PerceptualError: A tensor is missing or misshapen, or torchvision is not installed.
         """
         super().__init__()
         with torch.device("meta"):
@@ -65,10 +69,11 @@ class PerceptualLoss(nn.Module):
 
     @classmethod
     def load(cls, weights_file: Path | None = None) -> "PerceptualLoss":
-        """Return the loss with the weights of a file, or without one those that torchvision downloads into its cache.
+        """Load the loss with the weights of a file, or without one those that torchvision downloads into its cache.
 
-        Raises PerceptualError, which says what to fetch, if they cannot be had, and WeightsError for a file that cannot
-        be read or would run code.
+        Raises:
+            PerceptualError: The weights are unavailable; the text says what to fetch.
+            WeightsError: The file cannot be read or would run code.
         """
         if weights_file is None:
             return cls(_from_torchvision())
@@ -86,10 +91,14 @@ class PerceptualLoss(nn.Module):
             ) from None
 
     def forward(self, frames: Tensor, gt: Tensor) -> Tensor:
-        """Return the loss, a scalar, of frames and gt (B, 3, H, W), RGB in [0, 1], H and W at least 16.
+        """Return the loss, a scalar. Distances are computed in float32 whatever the dtype of the features.
 
-        gt gets no gradient. Distances are taken in float32 whatever the features are computed in. Raises ValueError
-        for other shapes.
+        Args:
+            frames: (B, 3, H, W), RGB in [0, 1], H and W at least 16.
+            gt: The ground truth, of the same shape; it gets no gradient.
+
+        Raises:
+            ValueError: The shapes are others.
         """
         if frames.shape != gt.shape or frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[2:]) < 16:
             raise ValueError(
@@ -114,7 +123,7 @@ class PerceptualLoss(nn.Module):
 
 
 def _torchvision_models() -> Any:
-    """Return the models of torchvision. Imported here: only the perceptual loss needs them."""
+    """Import torchvision's models. Only the perceptual loss needs them."""
     try:
         import torchvision.models
     except ImportError as error:
@@ -129,9 +138,7 @@ def _from_torchvision() -> Mapping[str, Tensor]:
     weights = _torchvision_models().VGG19_Weights.IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
-    except (
-        Exception
-    ) as error:  # no network, a proxy's page, a full disk, a wrong hash: urllib and torch raise many types
+    except Exception as error:  # urllib and torch raise many types: no network, a full disk, a wrong hash
         raise PerceptualError(
             f"VGG19's weights for the perceptual loss could not be downloaded ({' '.join(str(error).split())[:200]})."
             f" Fetch {weights.url} on a machine with network and give the file with {VGG_WEIGHTS_OPTION}; a published"

@@ -1,4 +1,4 @@
-"""What was cleaned stays as it is on the next pass. Not in the paper."""
+"""Change of cleaned frames by another cleaning pass, which should be 0. Not in the paper."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,16 @@ from training.losses.kinds import ClipTensors, Loss, Reach
 def rest_loss(
     clean: Callable[[Tensor], Tensor], cleaned: Tensor, gt: Tensor, *, distance: Distance = "charbonnier"
 ) -> Tensor:
-    """Return the distance of one more cleaning pass to the averaged ground truth: of the cleaned clip, and of it.
+    """Return how far one more cleaning pass takes the cleaned clip and the averaged ground truth from that average.
 
-    Not in the paper. Training sees one cleaning pass, core.rbvsr.Upscale up to three; a module trained for hours also
-    sharpens, and sharpens again on the next pass. cleaned (N, T, 3, H, W) gets no gradient; `clean` is one pass on
-    (2N, T, 3, H, W); gt (N, T, 3, S*H, S*W).
+    Not in the paper. Training uses one cleaning pass, core.rbvsr.Upscale up to three; a cleaning module trained for
+    hours also sharpens, and sharpens again in the next pass.
+
+    Args:
+        clean: One cleaning pass, on (2N, T, 3, H, W).
+        cleaned: The cleaned clip (N, T, 3, H, W); it gets no gradient.
+        gt: The ground truth (N, T, 3, S*H, S*W).
+        distance: "charbonnier" or "l1".
     """
     target = averaged(gt)
     again = clean(torch.cat((cleaned.detach(), target)))

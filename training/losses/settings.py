@@ -33,40 +33,41 @@ WEIGHT = "_weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
-    """Weights of the losses, 0 switches a loss off, and what belongs to them. The defaults are the paper's stage 1.
+    """Weights of the losses (0 switches a loss off) and their options. The defaults are the paper's stage 1.
 
-    Raises SettingsError for values out of range, and for losses that exclude or lack each other.
+    Raises SettingsError for values out of range, and for losses that exclude or need each other.
     """
 
     distance: Distance = "charbonnier"
-    """Of the output, cleaning, rest and flicker losses: the paper's Charbonnier or the published code's L1."""
+    """Distance of the output, cleaning, rest and flicker losses: the paper's Charbonnier or the published code's L1."""
     output_weight: Annotated[NotNegative, output.LOSS] = 1.0
     """Distance of the output to the ground truth."""
     cleaning_weight: Annotated[NotNegative, cleaning.LOSS] = 1.0
     """Distance of the cleaned frames to the averaged ground truth."""
     squared_error_weight: Annotated[NotNegative, squared_error.LOSS] = 0.0
-    """Mean squared error of the output, for networks that are to be exact rather than crisp. Not in the paper."""
+    """Mean squared error of the output, for networks that should be exact rather than crisp. Not in the paper."""
     psnr_weight: Annotated[NotNegative, psnr.LOSS] = 0.0
     """Minus the PSNR of the luma in bels. Not in the paper."""
     colour_weight: Annotated[NotNegative, colour.LOSS] = 0.0
     """Block means of the output against the input's. Not in the paper."""
     flicker_weight: Annotated[NotNegative, flicker.LOSS] = 0.0
-    """Change of the output's error along the motion that the flow network sees in the ground truth, so that network
-    should have learned already. Not in the paper."""
+    """Change of the output's error along the motion of the ground truth, as the flow network sees it, which must be
+    trained already. Not in the paper."""
     texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
     """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
-    """Flow between a frame and itself, while the flow network learns. Not in the paper."""
+    """Flow between a frame and itself, while the flow network is trained. Not in the paper."""
     perceptual_weight: Annotated[NotNegative, perceptual.LOSS] = 0.0
     """Features of the output in VGG19 against those of the ground truth."""
     adversarial_weight: Annotated[NotNegative, adversarial.LOSS] = 0.0
-    """How far the discriminator is from taking the output for real."""
+    """How clearly the discriminator tells the output from real frames."""
     feature_matching_weight: Annotated[NotNegative, feature_matching.LOSS] = 0.0
     """Features of the output in the patch discriminator against those of the ground truth. Not in the paper."""
     colour_block_px: AtLeast1 = colour.COLOUR_BLOCK_PX
-    """Side of the colour loss's blocks in pixels. Codecs change the colour of blocks of 16: smaller ones keep that."""
+    """Side of the colour loss's blocks in pixels of the input. Codecs change the colour of blocks of 16: smaller blocks
+    keep that."""
     discriminator: Literal["unet", "patch"] = "unet"
     """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
     discriminator_num_frames: int = 3
@@ -76,7 +77,8 @@ class LossSettings:
     adversarial_warm_up_iterations: Count = 0
     """Steps in which the adversarial and feature matching losses rise from 0 to their weights."""
     cleaning_gets_perceptual: bool = False
-    """False, the paper: no gradient of the perceptual and adversarial losses to C. True, the published code."""
+    """Let the gradient of the perceptual and adversarial losses reach the cleaning module, as in the published code;
+    the paper does not."""
     target_sharpening: NotNegative = 0.0
     """Share of its fine detail that is added to the ground truth before the output is compared with it."""
 
@@ -116,7 +118,7 @@ class LossSettings:
             raise SettingsError(f"the discriminator needs an even crop_px, got {crop_px}")
 
     def at(self, iteration: int) -> "LossSettings":
-        """Return the settings of this step: the weights of the discriminator's losses rise while it is new."""
+        """Return the settings of a step: the weights of the discriminator's losses rise while it is new."""
         share = min((iteration + 1) / max(self.adversarial_warm_up_iterations, 1), 1.0)
         if share == 1:
             return self
