@@ -1,1 +1,1 @@
-"""Programs beside the package: hosts, measurements and tools, run from the root of the repository."""
+"""Programs beside the package: measurements, conversions and tools, run from the root of the repository."""

@@ -1,4 +1,4 @@
-"""A safetensors file of a published RealBasicVSR checkpoint; the same as `rbvsr models convert`.
+"""Convert a published RealBasicVSR checkpoint to safetensors, as `rbvsr models convert` does.
 
     python scripts/convert_weights.py RealBasicVSR_x4.pth realbasicvsr.safetensors [--half]
 
@@ -17,7 +17,7 @@ from vsrealbasicvsr.weights import convert_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status; what was done or what is wrong is printed."""
+    """Convert, and print what was done or what is wrong. Return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", type=Path, metavar="IN", help="a published .pth, or .safetensors")
     parser.add_argument("target", type=Path, metavar="OUT", help="the .safetensors file to make")

@@ -3,9 +3,9 @@
     python -m scripts.demo                                          a low-quality clip is made first
     python -m scripts.demo --input in.mp4 --frames 48 --out demo
 
-Leaves OUT/NAME_x4.mp4 (or .mkv) with the input's frames, times, colours, audio and the rest, and OUT/NAME_x4.png:
-a frame enlarged by bicubic interpolation beside the same frame upscaled. Nothing half-written stays behind. With
---frames the times begin at 0. What the pipe cannot carry is encode.py's affair.
+Writes OUT/NAME_x4.mp4 (or .mkv) with the input's frames, times, colours, audio and the rest, and OUT/NAME_x4.png: a
+frame enlarged by bicubic interpolation beside the same frame upscaled. No incomplete file is left behind. With --frames
+the times begin at 0. scripts/encoding restores what the pipe cannot carry.
 """
 
 import argparse
@@ -49,7 +49,7 @@ OPTIONS: Mapping[str, type] = {
     "detail": float,
     "cleaning": float,
 }
-"""Arguments of rbvsr.Upscale that are passed on, and of what kind they are."""
+"""Arguments of rbvsr.Upscale that are passed on, and their types."""
 MP4_AUDIO_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
 SIDE_MAX_WIDTH_PX, SIDE_MAX_HEIGHT_PX = 800, 640
 
@@ -57,7 +57,7 @@ SAMPLE_NUM_FRAMES = 32
 SAMPLE_WIDTH_PX, SAMPLE_HEIGHT_PX = 160, 112
 SAMPLE_RATE = Fraction(24000, 1001)
 SAMPLE_BLUR_SIGMA_PX = 1.6
-"""Of the high-resolution photograph, before it is made four times smaller."""
+"""Blur of the photograph before it is made four times smaller."""
 SAMPLE_NOISE_SIGMA = 5 / 255
 SAMPLE_CRF = 28
 
@@ -89,7 +89,7 @@ def make_sample(path: Path) -> None:
 
 
 def upscale(source: Path, timeline: Timeline, options: Mapping[str, str], folder: Path) -> Path:
-    """Pipe the frames through vspipe and ffmpeg; they come out encoded, in a file in `folder`. Raises EncodeError."""
+    """Pipe the frames through vspipe and ffmpeg into a file in `folder`. Raise EncodeError if that fails."""
     encoded = folder / "encoded.mkv"
     environment = configured_environment(folder) | {"XDG_CACHE_HOME": str(folder)}  # nothing is written outside of it
     pipe(
@@ -108,7 +108,7 @@ def upscale(source: Path, timeline: Timeline, options: Mapping[str, str], folder
 
 
 def result_suffix(source: Path) -> str:
-    """The container for the result: the source's own kind, if it is one of three; else .mp4 if the audio fits into it.
+    """Return the suffix of the result: of the source's own container if it is a known one; else .mp4 if the audio fits.
 
     .mp4 and .mov keep time stamps exactly, .mkv takes every audio codec.
     """
@@ -121,8 +121,15 @@ def result_suffix(source: Path) -> str:
 
 
 def check_result(made: Source, wanted: Timeline, *, shift: Fraction) -> None:
-    """Raise EncodeError unless the result has the wanted frames, `shift` seconds before the wanted times (Matroska
-    counts milliseconds).
+    """Check that the result has the wanted frames, at the wanted times.
+
+    Args:
+        made: The result.
+        wanted: The times.
+        shift: Seconds by which the result begins earlier.
+
+    Raises:
+        EncodeError: Frames or times differ, by more than a millisecond for Matroska, which counts in those.
     """
     found = made.timeline
     if len(found.pts) != len(wanted.pts):
@@ -135,7 +142,7 @@ def check_result(made: Source, wanted: Timeline, *, shift: Fraction) -> None:
 
 
 def side_by_side(source: vs.VideoNode, result: vs.VideoNode, n: int) -> Image.Image:
-    """The middle of frame n of the source, enlarged by bicubic interpolation, beside that of the result."""
+    """Return the middle of frame n of the source, enlarged by bicubic interpolation, beside that of the result."""
     enlarged = picture(source, n, size=(result.width, result.height))
     ours = picture(result, n, size=(result.width, result.height))
     width, height = min(ours.width, SIDE_MAX_WIDTH_PX), min(ours.height, SIDE_MAX_HEIGHT_PX)
@@ -150,7 +157,7 @@ def side_by_side(source: vs.VideoNode, result: vs.VideoNode, n: int) -> Image.Im
 
 
 def picture(clip: vs.VideoNode, n: int, *, size: tuple[int, int]) -> Image.Image:
-    """Frame n at this size, as 8 bit RGB."""
+    """Return frame n at this size, as 8-bit RGB."""
     one = clip[n]
     arguments = {}
     if clip.format.color_family != vs.RGB and one.get_frame(0).props.get("_Matrix", 2) in (0, 2):
@@ -163,8 +170,21 @@ def picture(clip: vs.VideoNode, n: int, *, size: tuple[int, int]) -> Image.Image
 
 
 def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping[str, str]) -> str:
-    """Run the whole of it; a line that says what came out. Raises UserError."""
-    with folder_in(out) as folder:  # everything is made in here, and moved to `out` when it is whole
+    """Make and check the results.
+
+    Args:
+        source: The video; None: a low-quality clip is made first.
+        out: Folder of the results.
+        frames: Number of frames; None: all.
+        options: Arguments of rbvsr.Upscale, as text.
+
+    Returns:
+        A line about the results.
+
+    Raises:
+        UserError: Something failed that the user can mend.
+    """
+    with folder_in(out) as folder:  # everything is made in here, and moved to `out` when it is complete
         if source is None:
             source = out / "sample.mp4"
             make_sample(folder / source.name)
@@ -199,7 +219,7 @@ def demo(source: Path | None, out: Path, *, frames: int | None, options: Mapping
 
 @contextmanager
 def folder_in(out: Path) -> Iterator[Path]:
-    """A folder in `out`, which is made, and gone when the block is left. Raises EncodeError if it cannot be made."""
+    """Create a folder in `out` (created too) that is removed when the block ends. Raise EncodeError if that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out)
@@ -224,7 +244,7 @@ def check_numbers(options: Mapping[str, str]) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """What was asked for. Exits with argparse's message if that makes no sense."""
+    """Parse the command line. Exit with argparse's message if it makes no sense."""
     parser = argparse.ArgumentParser(prog="demo", description="Upscale a video by four with vspipe, rbvsr and ffmpeg.")
     parser.add_argument("--input", type=Path, help="a video file; without it, a low-quality clip is made first")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default: %(default)s)")

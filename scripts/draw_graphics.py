@@ -1,9 +1,9 @@
-"""Draw pictures that photographs lack: titles, line art with flat colours, screens full of text, fine stripes.
+"""Draw images that photographs lack: titles, line art with flat colours, screens full of text, fine stripes.
 
     python scripts/draw_graphics.py OUT [--num 24] [--seed 0]
 
 They are training material for `python -m training prepare`: 1024x768, lossless WebP. The same arguments give the same
-pictures.
+images.
 """
 
 import argparse
@@ -27,13 +27,13 @@ type Draw = Callable[[ImageDraw.ImageDraw, np.random.Generator], None]
 
 
 def colour(generator: np.random.Generator, low: int = 0, high: int = 255) -> tuple[int, int, int]:
-    """A random RGB colour with all components in [low, high]."""
+    """Return a random RGB colour with all components in [low, high]."""
     red, green, blue = (int(value) for value in generator.integers(low, high + 1, size=3))
     return red, green, blue
 
 
 def background(generator: np.random.Generator) -> Image.Image:
-    """A plain colour, or a smooth gradient of four."""
+    """Return a plain colour, or a smooth gradient of four."""
     if generator.random() < 0.3:
         return Image.new("RGB", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), colour(generator))
     corners = generator.integers(0, 256, size=(2, 2, 3)).astype(np.uint8)
@@ -41,7 +41,7 @@ def background(generator: np.random.Generator) -> Image.Image:
 
 
 def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArray[np.float64]:
-    """A smooth closed curve (num_points, 2) somewhere in the picture, in pixels."""
+    """Return a random smooth closed curve (num_points, 2), in pixels."""
     turn = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
     radius = np.ones(num_points)
     for order in range(2, 7):
@@ -56,7 +56,7 @@ def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArra
 
 
 def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
-    """Flat shapes with dark outlines, and loose pen strokes, as in drawn animation."""
+    """Draw flat shapes with dark outlines, and loose pen strokes, as in drawn animation."""
     for _ in range(int(generator.integers(12, 40))):
         points = [(float(x), float(y)) for x, y in outline(generator)]
         width = int(generator.integers(1, 8)) * SUPERSAMPLING
@@ -70,7 +70,7 @@ def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> 
 
 
 def draw_titles(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
-    """A few lines of large text, half of them with an outline of another colour."""
+    """Draw a few lines of large text, half of them with an outline of another colour."""
     for _ in range(int(generator.integers(4, 12))):
         size = int(np.exp(generator.uniform(np.log(16), np.log(110)))) * SUPERSAMPLING
         text = " ".join(generator.choice(WORDS, size=int(generator.integers(1, 5))))
@@ -90,7 +90,7 @@ def draw_titles(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> 
 
 
 def draw_screen(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
-    """Windows with small text, lines and fine stripes, as in recordings of screens."""
+    """Draw windows with small text, lines and fine stripes, as in recordings of screens."""
     for _ in range(int(generator.integers(3, 7))):
         left, top = (
             generator.uniform(0, 0.7) * WIDTH * SUPERSAMPLING,
@@ -128,7 +128,7 @@ KINDS: tuple[tuple[Draw, ...], ...] = (
 
 
 def picture(number: int, seed: int) -> Image.Image:
-    """Picture `number` of a seed, RGB."""
+    """Return image `number` of a seed, RGB."""
     generator = np.random.default_rng((seed, number))
     image = background(generator)
     canvas = ImageDraw.Draw(image)
@@ -140,7 +140,7 @@ def picture(number: int, seed: int) -> Image.Image:
 
 
 def main() -> int:
-    """The command line."""
+    """Draw the images that the command line asks for. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--num", type=int, default=24)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of a Python that can run this project: 3.12 to 3.14, with venv, and with libpython as a shared library,
-# which VapourSynth's vspipe loads. PYTHON, where set, is the only candidate. Python 3.12 comes first: it is what is tested.
+# Print the path of a Python that can run this project: 3.12 to 3.14, with venv, and with libpython as a shared library,
+# which VapourSynth's vspipe loads. PYTHON, if set, is the only candidate. Python 3.12 comes first: most tests use it.
 
 check='
 import sys

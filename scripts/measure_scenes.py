@@ -1,9 +1,9 @@
-"""How many scene cuts are missed, and how many seen that are none, in pictures with borders, dim ones, and in motion.
+"""How many scene cuts are missed, and how many false ones found, in images with borders, dim ones, and in motion.
 
-python scripts/measure_scenes.py [--photographs FOLDER] [--videos FOLDER ...] [--pairs 300]
+    python scripts/measure_scenes.py [--photographs FOLDER] [--videos FOLDER ...] [--pairs 300]
 
 Cuts are pairs of different photographs; motion, flashes and fades are made from each photograph, and neighbouring
-frames of videos are real ones. Without --photographs those that scikit-image carries are taken.
+frames of videos are real ones. Without --photographs those in scikit-image are used.
 """
 
 import argparse
@@ -27,15 +27,21 @@ PHOTOGRAPHS = (
     *("astronaut", "coffee", "cat", "rocket", "camera", "coins", "immunohistochemistry"),
     *("hubble_deep_field", "grass", "gravel", "brick", "moon", "clock", "page"),
 )
-"""Of scikit-image: those that come with the package or look like a picture."""
+"""Images in scikit-image that look like photographs."""
 
 LINES = 360
-"""Of a photograph, more or less, as it is held."""
+"""Height of a photograph, more or less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """A frame (height, width), and of the picture in it the size and the place of its corner (None: in the middle)."""
+    """An image inside a frame.
+
+    Attributes:
+        frame: Height and width.
+        picture: Height and width of the image.
+        corner: Row and column of its upper left corner; None: in the middle.
+    """
 
     frame: tuple[int, int]
     picture: tuple[int, int]
@@ -60,8 +66,13 @@ FRAMINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """gain: of the picture. border: its grey. noise: of the border, as a codec leaves it. has_text: a logo and a line
-    of subtitles lie over the frame.
+    """How a frame looks.
+
+    Attributes:
+        gain: Brightness of the image.
+        border: Grey of the border.
+        noise: Of the border, as left by a codec.
+        has_text: A logo and a line of subtitles are drawn over the frame.
     """
 
     gain: float = 1.0
@@ -82,7 +93,7 @@ LOOKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """How the camera moves from one frame to the next: parts of the view to the right and down, a factor, degrees."""
+    """Motion of the camera from one frame to the next: shares of the view to the right and down, a factor, degrees."""
 
     right: float = 0.0
     down: float = 0.0
@@ -113,7 +124,7 @@ CHANGES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 
 
 def photograph(image: np.ndarray) -> Tensor:
-    """Its luma, (H, W) in [0, 1], of some 360 lines."""
+    """Return an image's luma, (H, W) in [0, 1], of some 360 lines."""
     grey = torch.from_numpy(np.asarray(Image.fromarray(image).convert("L"), np.float32) / 255)
     factor = LINES / min(grey.shape)
     size = tuple(max(round(length * factor), LINES) for length in grey.shape)
@@ -121,7 +132,7 @@ def photograph(image: np.ndarray) -> Tensor:
 
 
 def photographs(folder: Path | None) -> list[Tensor]:
-    """Those in a folder, or scikit-image's."""
+    """Return the photographs in a folder, or scikit-image's."""
     if folder is None:
         return [photograph(_eight_bits(getattr(skimage.data, name)())) for name in PHOTOGRAPHS]
     paths = sorted(path for path in folder.iterdir() if path.suffix in {".webp", ".png", ".jpg"})
@@ -133,8 +144,13 @@ def _eight_bits(image: np.ndarray) -> np.ndarray:
 
 
 def view(picture: Tensor, size: tuple[int, int], move: Move | None = None, *, share: float = 0.72) -> Tensor:
-    """The picture's middle as a camera sees it, filling a view of this size. share: of the picture that fits; less than
-    all of it leaves room to move.
+    """Return the image's middle as a camera sees it, filling a view.
+
+    Args:
+        picture: (H, W).
+        size: Height and width of the view.
+        move: Motion of the camera; None: none.
+        share: Part of the image that is seen without motion; below 1 leaves room to move.
     """
     move = move or Move()
     height, width = size
@@ -151,7 +167,7 @@ def view(picture: Tensor, size: tuple[int, int], move: Move | None = None, *, sh
 
 
 def framed(picture: Tensor, framing: Framing, look: Look, *, seed: int = 0) -> Tensor:
-    """The frame (3, H, W) that shows the picture so."""
+    """Return a frame (3, H, W) that shows the image."""
     (height, width), (picture_height, picture_width) = framing.frame, framing.picture
     y, x = framing.corner or ((height - picture_height) // 2, (width - picture_width) // 2)
     generator = torch.Generator().manual_seed(seed)
@@ -164,7 +180,7 @@ def framed(picture: Tensor, framing: Framing, look: Look, *, seed: int = 0) -> T
 
 
 def _text(height: int, width: int) -> Tensor:
-    """A logo in the upper right corner and a line of subtitles, (H, W)."""
+    """Draw a logo in the upper right corner and a line of subtitles, (H, W)."""
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
     draw.rectangle((int(width * 0.86), int(height * 0.04), int(width * 0.94), int(height * 0.12)), fill=200)
@@ -174,7 +190,7 @@ def _text(height: int, width: int) -> Tensor:
 
 
 def missed_cuts(views: Sequence[Tensor], framing: Framing, look: Look, *, num_pairs: int) -> tuple[int, int]:
-    """Of pairs of different views those that are taken for one scene, and how many pairs there were."""
+    """Count the pairs of different views that are taken for one scene. Return this number and that of all pairs."""
     thumbnails = [thumbnail(framed(one, framing, look, seed=seed)) for seed, one in enumerate(views)]
     pairs = list(itertools.permutations(range(len(views)), 2))
     chosen = np.random.default_rng(0).permutation(len(pairs))[:num_pairs]
@@ -182,7 +198,7 @@ def missed_cuts(views: Sequence[Tensor], framing: Framing, look: Look, *, num_pa
 
 
 def false_cuts(pictures: Sequence[Tensor], framing: Framing, look: Look) -> Iterator[tuple[str, bool]]:
-    """Pairs of frames of one scene, several of each picture: of what kind, and whether they are taken for two."""
+    """Yield pairs of frames of one scene, several of each image: their kind, and whether a cut is found."""
     rng = np.random.default_rng(0)
     noise = torch.Generator().manual_seed(0)
 
@@ -199,14 +215,14 @@ def false_cuts(pictures: Sequence[Tensor], framing: Framing, look: Look) -> Iter
 
 
 def read_frames(path: Path) -> list[Tensor]:
-    """The frames of a video as `photograph` has them, 240 at most."""
+    """Read the frames of a video as `photograph` returns them, 240 at most."""
     with av.open(str(path)) as container:
         frames = itertools.islice(container.decode(video=0), 240)
         return [photograph(frame.to_ndarray(format="rgb24")) for frame in frames]
 
 
 def measure_videos(paths: Sequence[Path]) -> None:
-    """Print how many neighbouring frames of videos are parted, if each shows one scene."""
+    """Print how many cuts are found between neighbouring frames of videos, each of which shows one scene."""
     print("\n| neighbouring frames of | frames apart | pairs | taken for cuts |\n|---|---|---|---|")
     for path in paths:
         frames = read_frames(path)
@@ -222,7 +238,7 @@ def measure_videos(paths: Sequence[Path]) -> None:
 
 
 def main() -> int:
-    """The exit status of the command line."""
+    """Measure, and print the tables. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--videos", type=Path, nargs="*", default=[])

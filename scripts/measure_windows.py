@@ -1,4 +1,4 @@
-"""How far windows of frames are from the whole clip processed as one sequence, for several lengths and overlaps.
+"""How much windows of frames differ from the whole clip as one sequence, for several lengths and overlaps.
 
 python scripts/measure_windows.py VIDEO [--frames 120] [--width 256] [--lengths 30] [--overlaps 0 2 4 8]
 """
@@ -19,7 +19,7 @@ from vsrealbasicvsr.engine import Grid, WindowUpscaler, choose_device
 
 
 def read_frames(path: Path, num_frames: int, width: int | None) -> list[Tensor]:
-    """The first frames of a video, (3, H, W) float32 in [0, 1], scaled to `width` if one is given."""
+    """Read the first frames of a video, (3, H, W) float32 in [0, 1], scaled to `width` if it is given."""
     with av.open(str(path)) as container:
         frames = []
         for frame in itertools.islice(container.decode(video=0), num_frames):
@@ -30,13 +30,13 @@ def read_frames(path: Path, num_frames: int, width: int | None) -> list[Tensor]:
 
 
 def upscaled(upscaler: WindowUpscaler, frames: list[Tensor]) -> Iterator[Tensor]:
-    """The frames of the clip, in order, as the filter makes them."""
+    """Yield the upscaled frames of the clip, in order."""
     for hr in upscaler.upscale_frames(frames):
         yield hr.clamp(0, 1)
 
 
 def main() -> int:
-    """The exit status of the command line."""
+    """Measure, and print the table. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
     parser.add_argument("--frames", type=int, default=120)

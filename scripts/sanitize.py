@@ -1,12 +1,12 @@
-"""Both C files under gcc's sanitizers: frames through a real VapourSynth core, with eight threads.
+"""Run both C files under gcc's sanitizers: frames through a real VapourSynth core, with eight threads.
 
 `python scripts/sanitize.py [address] [thread]`; without a name, both. The plugin and the kernels are compiled with
 -fsanitize=address,undefined, or with -fsanitize=thread, into a folder of their own beside a copy of VapourSynth, and
-`scripts/sanitized_frames.py` runs on those. Prints what a sanitizer says, and ends with 1 if it says anything.
+`scripts/sanitized_frames.py` runs on those. Prints the sanitizer's report; the exit status is 1 if there is one.
 
-VapourSynth, Python and torch are not compiled so. Of them the address sanitizer sees what its own functions are called
-with (memory that was freed, strings that do not end), and that is an error here too; leaks count only where the memory
-was asked for in one of the two files. The thread sanitizer looks at the two files alone.
+VapourSynth, Python and torch are not compiled so. The address sanitizer sees only the arguments of its own functions
+that they call (freed memory, strings without an end), which counts as an error here too; leaks count only if the memory
+was allocated in one of the two files. The thread sanitizer checks the two files alone.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LIBRARIES = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
     "address": {
         "ASAN_OPTIONS": "detect_leaks=1:exitcode=66:verify_asan_link_order=0",
-        "LSAN_OPTIONS": "exitcode=0:max_leaks=0:print_suppressions=0",  # they are read here
+        "LSAN_OPTIONS": "exitcode=0:max_leaks=0:print_suppressions=0",  # this script reads the leaks itself
         "UBSAN_OPTIONS": "print_stacktrace=1",
     },
     "thread": {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:exitcode=66:history_size=4:report_signal_unsafe=0"},
@@ -50,11 +50,11 @@ LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*?(?=^\s*$)", re.MULTILINE | r
 
 
 class CannotSanitizeError(Exception):
-    """What is lacking, and what to install."""
+    """Something is missing. The text says what to install."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sanitizers that were named, or both; 1 if one of them found something."""
+    """Run the sanitizers that were named, or both. Return 1 if one of them reports something."""
     parser = argparse.ArgumentParser(description="both C files under gcc's sanitizers")
     parser.add_argument("sanitizers", nargs="*", metavar="address|thread", help="default: both")
     chosen = parser.parse_args(arguments).sanitizers or list(SANITIZERS)
@@ -73,9 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def sanitized(name: str, *, plugin: Path = PLUGIN, kernels: Path = KERNELS) -> str:
-    """What this sanitizer says of frames through a core with these two files; nothing is an empty string.
+    """Return a sanitizer's report about frames through a core with these two files; "" if there is none.
 
-    Raises CannotSanitizeError without gcc or without its library.
+    Args:
+        name: "address" or "thread".
+        plugin: rbvsr.c.
+        kernels: kernels.c.
+
+    Raises:
+        CannotSanitizeError: gcc or the sanitizer's library is missing.
     """
     runtime = find_runtime(name)
     with tempfile.TemporaryDirectory(prefix="rbvsr-sanitize-") as folder:
@@ -84,7 +90,7 @@ def sanitized(name: str, *, plugin: Path = PLUGIN, kernels: Path = KERNELS) -> s
 
 
 def find_runtime(name: str) -> Path:
-    """The sanitizer's library, to be loaded before everything else."""
+    """Return the sanitizer's library, which must be loaded first. Raise CannotSanitizeError if it is missing."""
     gcc = shutil.which("gcc")
     lacking = f"apt install gcc {'libasan8' if name == 'address' else 'libtsan2'} (Debian, Ubuntu), or "
     lacking += f"dnf install gcc {'libasan libubsan' if name == 'address' else 'libtsan'} (Fedora)"
@@ -97,14 +103,14 @@ def find_runtime(name: str) -> Path:
 
 
 def find_library(name: str) -> Path | None:
-    """Where gcc has this library of its own; None: it was not installed with it."""
+    """Return where gcc has this library of its own; None if it is not installed."""
     found = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     path = Path(found.stdout.strip())
     return path.resolve() if path.is_absolute() else None
 
 
 def build(name: str, folder: Path, plugin: Path, kernels: Path) -> list[str]:
-    """Compile both files into a folder for PYTHONPATH, with a copy of VapourSynth; the kernels to run with."""
+    """Compile both files into a folder for PYTHONPATH, with a copy of VapourSynth. Return the kernels to run with."""
     hook = load_build_hook()
     package = Path(vapoursynth.__file__).parent
     shutil.copytree(package, folder / "vapoursynth", ignore=shutil.ignore_patterns("__pycache__", "plugins"))
@@ -120,7 +126,7 @@ def build(name: str, folder: Path, plugin: Path, kernels: Path) -> list[str]:
 
 
 def compile_with(command: list[str], flags: list[str]) -> None:
-    """Run a compiler's command with more flags, and without those that throw the names away."""
+    """Run a compiler's command with more flags, and without those that strip symbols."""
     done = subprocess.run(
         [*(part for part in command if part != "-s"), *flags], capture_output=True, text=True, check=False
     )
@@ -129,14 +135,14 @@ def compile_with(command: list[str], flags: list[str]) -> None:
 
 
 def run(name: str, runtime: Path, folder: Path, instruction_set: str) -> str:
-    """What the sanitizer says while frames go through a core with kernels of this instruction set."""
+    """Return the sanitizer's report about frames through a core with kernels of this instruction set."""
     command = [sys.executable, "-P", str(ROOT / "scripts/sanitized_frames.py"), str(NUM_THREADS), instruction_set]
-    if setarch := shutil.which("setarch"):  # the thread sanitizer wants its addresses where it expects them
+    if setarch := shutil.which("setarch"):  # the thread sanitizer needs a fixed address layout
         command = [setarch, platform.machine(), "-R", *command]
     environment = {
         **os.environ,
         **OPTIONS[name],
-        "LD_PRELOAD": f"{runtime} {find_library('libstdc++.so.6')}",  # whose exceptions are to be seen from the start
+        "LD_PRELOAD": f"{runtime} {find_library('libstdc++.so.6')}",  # the sanitizer must intercept C++ exceptions
         "PYTHONPATH": str(folder),
         "PYTHONMALLOC": "malloc",
         "OMP_NUM_THREADS": str(NUM_THREADS),
@@ -155,13 +161,13 @@ def run(name: str, runtime: Path, folder: Path, instruction_set: str) -> str:
 
 
 def is_ours(leak: str) -> bool:
-    """Whether the memory was asked for in one of the two files."""
+    """Return whether the memory was allocated in one of the two files."""
     frames = [line for line in leak.splitlines() if line.lstrip().startswith("#")]
     return any(re.search(r"(rbvsr|kernels)\w*\.c:\d+", frame) for frame in frames[1:3])
 
 
 def load_build_hook() -> ModuleType:
-    """The build hook, which is no part of the installed package."""
+    """Load the build hook, which is not a part of the installed package."""
     spec = importlib.util.spec_from_file_location("rbvsr_build_hook", ROOT / "vsrealbasicvsr/plugin/build_hook.py")
     assert spec is not None
     assert spec.loader is not None

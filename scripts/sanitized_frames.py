@@ -1,6 +1,6 @@
 """Frames through a real core, for `scripts/sanitize.py`: every way in which the two C files are used.
 
-`python scripts/sanitized_frames.py NUM_THREADS INSTRUCTION_SET`
+python scripts/sanitized_frames.py NUM_THREADS INSTRUCTION_SET
 """
 
 import ctypes
@@ -18,12 +18,12 @@ ARGUMENTS = {"device": "cpu", "length": 6, "overlap": 2}
 
 
 def main() -> None:
-    """Run it all; says so at the end."""
+    """Run everything, and print the number of frames at the end."""
     num_threads, instruction_set = int(sys.argv[1]), sys.argv[2]
-    torch.set_num_threads(num_threads)  # more than there are cores, too
+    torch.set_num_threads(num_threads)  # may be more than there are cores
     core = vs.core.core
     core.num_threads = num_threads
-    ctypes.CDLL(core.rbvsr.plugin_path)  # stays when the core goes: a leak's place is looked up at the very end
+    ctypes.CDLL(core.rbvsr.plugin_path)  # keeps it loaded after the core is freed, for the symbols of leak reports
     kernels = load_kernels()
     assert (kernels.name if kernels else "off") == instruction_set
     num_frames = sum(
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def moving(core: vs.Core, format_id: int, num_frames: int = 10, width: int = 20, height: int = 18) -> vs.VideoNode:
-    """A moving pattern with noise."""
+    """Return a clip of a moving pattern with noise."""
     blank = core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=num_frames)
     noise = np.random.default_rng(0).integers(0, 40, (height, 4 * width), np.uint8)
 
@@ -55,7 +55,7 @@ def moving(core: vs.Core, format_id: int, num_frames: int = 10, width: int = 20,
 
 
 def frames_of_many_formats(core: vs.Core, num_threads: int) -> int:
-    """Colours named, unnamed and wrong; one band and many."""
+    """Read frames with named, unnamed and wrong colours; in one tile and in many."""
     count = 0
     for format_id in (vs.YUV420P8, vs.GRAYH):
         clip = moving(core, format_id)
@@ -68,7 +68,7 @@ def frames_of_many_formats(core: vs.Core, num_threads: int) -> int:
 
 
 def frames_in_any_order(core: vs.Core, num_threads: int) -> int:
-    """As many callers as threads, a cache that is too small."""
+    """Read frames with as many callers as threads, and a cache that is too small."""
     before, core.max_cache_size = core.max_cache_size, 1
     out = moving(core, vs.YUV420P8, 12).rbvsr.Upscale(**ARGUMENTS)
     wanted = [n % 12 for n in range(24)]
@@ -80,7 +80,7 @@ def frames_in_any_order(core: vs.Core, num_threads: int) -> int:
 
 
 def frames_beside_a_source_that_fails(core: vs.Core) -> int:
-    """Some frames cannot be had."""
+    """Read frames while some source frames fail."""
     clip = moving(core, vs.YUV420P8)
 
     def fail(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -100,7 +100,7 @@ def frames_beside_a_source_that_fails(core: vs.Core) -> int:
 
 
 def frames_that_are_given_up(core: vs.Core) -> int:
-    """Requests under way when the filter goes."""
+    """Free the filter while requests are in progress."""
     for _ in range(2):
         out = moving(core, vs.YUV420P8).rbvsr.Upscale(**ARGUMENTS)
         frames = out.frames(prefetch=8, backlog=8, close=True)
@@ -111,7 +111,7 @@ def frames_that_are_given_up(core: vs.Core) -> int:
 
 
 def errors(core: vs.Core) -> int:
-    """What the plugin says no to."""
+    """Provoke the plugin's errors."""
     clip = moving(core, vs.RGB24, 2)
     for arguments in ({"theta": -1.0}, {"model": "no/such.pth"}, {"scene_cuts": "x" * 5000}):
         try:

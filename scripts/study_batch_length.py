@@ -46,7 +46,7 @@ class Pair:
 
 
 def parse_pairs(text: str) -> list[Pair]:
-    """The pairs of "48x10,24x20". Raises ValueError unless all have the same product."""
+    """Parse the pairs of "48x10,24x20". Raise UserError unless all have the same product."""
     try:
         pairs = [Pair(*(int(number) for number in part.split("x"))) for part in text.split(",")]
     except (ValueError, TypeError):
@@ -59,7 +59,7 @@ def parse_pairs(text: str) -> list[Pair]:
 
 
 def check_settings(settings: Sequence[str]) -> None:
-    """Raises ValueError for what would undo the study's own options."""
+    """Raise UserError for options that the study itself sets."""
     for word in settings:
         if word.split("=")[0] in OF_THE_STUDY:
             raise UserError(f"{word} cannot stand after --: the study's own options decide it")
@@ -121,7 +121,7 @@ def carry_out(command: Sequence[str]) -> None:
 
 
 def for_a_run_that_goes_on(settings: Sequence[str]) -> list[str]:
-    """The words for `train` without what it takes only at the beginning of a run."""
+    """Return the options for `train` without those that only a new run takes."""
     left = list(settings)
     for option in ONLY_NEW_RUNS:
         while option in left:
@@ -132,7 +132,7 @@ def for_a_run_that_goes_on(settings: Sequence[str]) -> list[str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The study as a Markdown table: each pair's gain over bicubic and scores, and bicubic's."""
+    """Return the study as a Markdown table: each pair's gain over bicubic and scores, and bicubic's."""
     headings = ["B x L", "s a step", "gain dB", *(heading for _, heading, _ in SHOWN)]
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     methods = [(row["pair"], f"{row['seconds_per_step']:.2f}", f"{row['gain_db']:+.2f}", row[OURS]) for row in rows]
@@ -143,7 +143,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status of the command line."""
+    """Run the study. Return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def interrupted() -> int:
-    """What is said after Ctrl-C; the exit status."""
+    """Print what to do after Ctrl-C. Return the exit status."""
     print("study_batch_length: interrupted; the same command goes on where it was", file=sys.stderr)
     return 130
 

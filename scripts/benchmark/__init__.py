@@ -1,1 +1,1 @@
-"""What the package costs on this machine, measured side by side: `python -m scripts.benchmark network`, or better."""
+"""Benchmarks of the package on this machine, measured side by side: `python -m scripts.benchmark PART`."""

@@ -6,11 +6,11 @@
     python -m scripts.benchmark memory --size 1920x1080 --frames 32 --length 30
 
 input: the CPU time of one training clip of the published recipe, ours against a plain pipeline.
-network: time and memory of a frame: the published structure as it stands, the engine alone, and vspipe with all.
-memory: the most memory that vspipe holds while it upscales a clip of YUV420P8.
+network: time and memory of a frame: the published structure in eager torch, the engine alone, and vspipe with all.
+memory: the peak memory of vspipe while it upscales a clip of YUV420P8.
 
-Each part's module says how it measures. Only that of the part in question is imported: `network` and `memory` need
-the packages that the filter needs, and no others.
+The docstring of each part's module says how it measures. Only that module is imported: `network` and `memory` need the
+packages that the filter needs, and no others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vsrealbasicvsr.errors import UserError
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `input`."""
+    """Add the options of `input`."""
     parser.add_argument("--data", type=Path, metavar="CLIPS", help="prepared clips; default: some are made")
     parser.add_argument("--num-clips", type=int, default=12, metavar="N")
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
@@ -36,7 +36,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `network`."""
+    """Add the options of `network`."""
     parser.add_argument(
         "--sizes", metavar="WxH,...", help="default: 64x64,128x96,320x180; on a GPU also 640x360,720x480,1280x720"
     )
@@ -51,39 +51,41 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="as Upscale takes it")
     parser.add_argument("--precision", default="auto", help="of the engine and vspipe, as Upscale takes it")
-    parser.add_argument("--no-vspipe", dest="vspipe", action="store_false", help="leave vspipe's rows out")
+    parser.add_argument("--no-vspipe", dest="vspipe", action="store_false", help="leave out vspipe's rows")
     parser.add_argument(
-        "--no-peaks", dest="peaks", action="store_false", help="leave the machine's peak rate and peak memory out"
+        "--no-peaks", dest="peaks", action="store_false", help="leave out the machine's peak rate and peak memory"
     )
     parser.add_argument(
-        "--no-stand-ins", dest="stand_ins", action="store_false", help="leave other upscalers and their networks out"
+        "--no-stand-ins", dest="stand_ins", action="store_false", help="leave out other upscalers and their networks"
     )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `memory`."""
+    """Add the options of `memory`."""
     parser.add_argument("--size", default="320x180", metavar="WxH", help="of the clip that goes in")
-    parser.add_argument("--frames", type=int, metavar="N", help="default: twice the length, so that two windows live")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="default: twice the length, so that two windows are cached"
+    )
     parser.add_argument("--length", type=int, default=30, metavar="N", help="as Upscale takes it")
     parser.add_argument("--model", choices=("default", "published"), default="default")
 
 
 def run_input(arguments: argparse.Namespace) -> None:
-    """Carry out `input`."""
+    """Run `input`."""
     from . import input
 
     input.run_input(arguments)
 
 
 def run_network(arguments: argparse.Namespace) -> None:
-    """Carry out `network`."""
+    """Run `network`."""
     from . import network
 
     network.run_network(arguments)
 
 
 def run_memory(arguments: argparse.Namespace) -> None:
-    """Carry out `memory`."""
+    """Run `memory`."""
     from . import memory
 
     memory.run_memory(arguments)
@@ -92,12 +94,12 @@ def run_memory(arguments: argparse.Namespace) -> None:
 PARTS = (
     ("input", "the CPU time of training's input, against a plain pipeline", add_input_arguments, run_input),
     ("network", "time and memory of a frame: plain, engine, vspipe", add_network_arguments, run_network),
-    ("memory", "the most memory that vspipe holds", add_memory_arguments, run_memory),
+    ("memory", "the peak memory of vspipe", add_memory_arguments, run_memory),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 2 with one line on standard error for what the user can mend."""
+    """Run one part. Return the exit status: 2, with one line on standard error, for an error that the user can mend."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

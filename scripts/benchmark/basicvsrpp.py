@@ -1,8 +1,9 @@
 """The network of vs-basicvsrpp in plain torch, so that it can be timed where the plugin itself cannot run.
 
 Source: Chan et al., "BasicVSR++: Improving Video Super-Resolution with Enhanced Propagation and Alignment", CVPR 2022:
-second-order grid propagation, flow-guided deformable alignment. Sizes of the paper's x4 network. Weights are random:
-they decide no time. In half precision its flow network stays in float32, as ours does; the plugin's does not.
+second-order grid propagation, flow-guided deformable alignment. Sizes of the paper's x4 network. Weights are random,
+which does not affect the time. In half precision its flow network stays in float32, as ours does; the plugin's does
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
 
 
 class DeformableAlignment(nn.Module):
-    """Two states (N, 2 C, H, W), sampled along their flows and a learnt offset from them, to (N, C, H, W)."""
+    """Samples two states (N, 2 C, H, W) along their flows plus a learnt offset: to (N, C, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class DeformableAlignment(nn.Module):
         self.conv_offset = nn.Sequential(*layers, nn.Conv2d(c, 27 * NUM_DEFORMABLE_GROUPS, 3, padding=1))
 
     def forward(self, states: Tensor, condition: Tensor, flows: tuple[Tensor, Tensor]) -> Tensor:
-        from torchvision.ops import deform_conv2d  # not above: it is no part of a plain installation
+        from torchvision.ops import deform_conv2d  # imported here: torchvision is optional
 
         rows_first, columns_first, mask = self.conv_offset(torch.cat((condition, *flows), dim=1)).chunk(3, dim=1)
         learnt = MAX_RESIDUE_PX * torch.tanh(torch.cat((rows_first, columns_first), dim=1))
@@ -46,7 +47,7 @@ class DeformableAlignment(nn.Module):
 
 
 class BasicVSRPlusPlus(nn.Module):
-    """A clip (1, T, 3, H, W), T >= 2, to (1, T, 3, S*H, S*W)."""
+    """Super-resolves a clip: (1, T, 3, H, W), T >= 2, to (1, T, 3, S*H, S*W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class BasicVSRPlusPlus(nn.Module):
         return torch.stack([self._upsample(*pair) for pair in zip(frames, maps, strict=True)], dim=1)
 
     def _propagate(self, name: str, order: list[int], maps: list[list[Tensor]], flows: dict[int, Tensor]) -> None:
-        """Add the branch's state to the maps of each frame. flows[i] aligns the state before frame i, in the order."""
+        """Add the branch's state to the maps of each frame. flows[i] aligns the state before frame i, in this order."""
         last, second_last, flow_before = None, None, None
         for i in order:
             current, state = maps[i][0], torch.zeros_like(maps[i][0])

@@ -1,4 +1,4 @@
-"""CPU time by what it was spent on. Knows the standard library only."""
+"""CPU time by what it was spent on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, all of its threads, and of its children that have ended."""
+    """Return the CPU time of this process, all of its threads, and its children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @dataclass(slots=True)
 class Watch:
-    """CPU seconds by what they were spent on, one sum for each repeat."""
+    """CPU seconds by what they were spent on, one sum for each repeat.
+
+    Attributes:
+        num_repeats: Number of repeats.
+        repeat: Index of the current one.
+        spent: Sums by name.
+    """
 
     num_repeats: int
     repeat: int = 0
@@ -25,17 +31,17 @@ class Watch:
 
     @contextlib.contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """What happens inside counts as `name`, in the repeat that `repeat` says."""
+        """Count the CPU time of the block as `name`, in the current repeat."""
         before = cpu_seconds()
         yield
         self.add(name, cpu_seconds() - before)
 
     def add(self, name: str, seconds: float) -> None:
-        """So much more was spent on `name`."""
+        """Add seconds to the sum of `name`, in the current repeat."""
         self.spent.setdefault(name, [0.0] * self.num_repeats)[self.repeat] += seconds
 
     def per_clip(self, names: Sequence[str], num_clips: int) -> list[float]:
-        """What all of these cost together for one clip, repeat by repeat."""
+        """Return the sum of these names divided by the number of clips, for each repeat."""
         nothing = [0.0] * self.num_repeats
         sums = zip(*(self.spent.get(name, nothing) for name in names), strict=True)
         return [sum(parts) / num_clips for parts in sums]

@@ -1,6 +1,6 @@
-"""Runs of a clip through the plain network and through the engine, and clocks inside of the engine.
+"""Runs of a clip through the plain network and through the engine, and clocks inside the engine.
 
-The engine is asked as VapourSynth asks it: several requests in flight, each for one frame, and the frames are dropped.
+The engine is used as VapourSynth uses it: several concurrent requests, each for one frame; the frames are dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEPS = {
     "reconstruct": "reconstruction",
 }
 TOGETHER = {"propagate_both": "both directions"}
-"""Steps that are computed together, of small frames on a GPU: they have a share only where they are."""
+"""Steps that are computed together for small frames on a GPU; they have a share only there."""
 REST = "rest"
 IDLE, COPIES = "compute thread idle", "requests waiting for copies"
 
@@ -45,13 +45,13 @@ class Arguments:
 
 
 USUAL = Arguments()
-"""What a user gets who names none of them."""
+"""The defaults of Upscale."""
 AS_PLAIN = Arguments(theta=255.0, scene_cuts="off")
-"""What the plain network does: one cleaning pass, no scene cuts."""
+"""Arguments with which the engine computes what the plain network does: one cleaning pass, no scene cuts."""
 
 
 def plain_clip(network: RealBasicVSR, frames: Tensor, device: torch.device) -> Tensor:
-    """The clip (T, 3, S*H, S*W), float32 on the CPU, by the network as it is. Call it on the compute thread."""
+    """Return the clip (T, 3, S*H, S*W), float32 on the CPU, by the network alone. Call it on the device's thread."""
     hr: Tensor = network(frames[None].to(device))
     return hr[0].float().cpu()
 
@@ -59,13 +59,13 @@ def plain_clip(network: RealBasicVSR, frames: Tensor, device: torch.device) -> T
 def make_upscaler(
     network: RealBasicVSR, compute: DeviceConfig, num_frames: int, arguments: Arguments = USUAL
 ) -> WindowUpscaler:
-    """The engine for a clip of so many frames."""
+    """Build the engine for a clip of `num_frames` frames."""
     grid = Grid(num_frames=num_frames, length=arguments.length, overlap=arguments.overlap)
     return WindowUpscaler(network, compute, grid, theta=arguments.theta, scene_cuts=arguments.scene_cuts)
 
 
 def upscaled_frame(upscaler: WindowUpscaler, frames: Tensor, n: int) -> Tensor:
-    """Frame n of the clip, (3, S*H, S*W) float32 on the CPU, as a host asks for it. From any thread."""
+    """Return frame n, (3, S*H, S*W) float32 on the CPU, requested as VapourSynth does. Thread-safe."""
     index = upscaler.cache.acquire(n)
     try:
         while missing := upscaler.cache.missing(index):
@@ -78,7 +78,14 @@ def upscaled_frame(upscaler: WindowUpscaler, frames: Tensor, n: int) -> Tensor:
 def run_engine(
     upscaler: WindowUpscaler, frames: Tensor, num_requests: int, keep: Callable[[int, Tensor], None] | None = None
 ) -> EngineRun:
-    """Upscale the whole clip with `num_requests` frames in flight; keep(n, frame) gets each, in any order."""
+    """Upscale the whole clip with concurrent requests.
+
+    Args:
+        upscaler: The engine.
+        frames: (T, 3, H, W).
+        num_requests: Number of concurrent requests.
+        keep: Called with each frame's number and the frame, in any order.
+    """
     ends: list[float] = []
     before = time.perf_counter()
 
@@ -96,14 +103,14 @@ def run_engine(
 
 
 def engine_clip(upscaler: WindowUpscaler, frames: Tensor, num_requests: int) -> Tensor:
-    """The clip (T, 3, S*H, S*W), float32 on the CPU, by the engine."""
+    """Return the clip (T, 3, S*H, S*W), float32 on the CPU, by the engine."""
     made: dict[int, Tensor] = {}
     run_engine(upscaler, frames, num_requests, made.__setitem__)
     return torch.stack([made[n] for n in range(len(frames))])
 
 
 def plain_flops_per_frame(network: RealBasicVSR, num_frames: int, width: int, height: int) -> float:
-    """Multiplications and additions of the plain network's convolutions, a frame of the clip."""
+    """Return the multiplications and additions of the plain network's convolutions, per frame."""
     shapes = RealBasicVSR(network.sizes).to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes(torch.empty(1, num_frames, 3, height, width, device="meta"))
@@ -115,15 +122,15 @@ def plain_flops_per_frame(network: RealBasicVSR, num_frames: int, width: int, he
 
 @dataclass(frozen=True, slots=True)
 class StepClock(DeviceConfig):
-    """A compute whose networks add what each of their steps takes to `spent`, seconds by the step's name.
+    """A device whose backends add the time of each of their steps to `spent`, in seconds by the step's name.
 
-    On a GPU each step waits until it is done. Of a step that calls another, the outer one is charged.
+    On a GPU each step is synchronised. The time of a step that calls another counts for the outer one.
     """
 
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS.values(), 0.0), compare=False)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Any:
-        """As DeviceConfig's, with a clock at each step."""
+        """Prepare a backend as DeviceConfig does, with a clock at each step."""
         network = DeviceConfig.prepare(self, *args, **kwargs)
         running: list[str] = []
 
@@ -136,7 +143,7 @@ class StepClock(DeviceConfig):
                 before = time.perf_counter()
                 try:
                     made = step(*args, **kwargs)
-                    return list(made) if isinstance(made, Iterator) else made  # rows are made as they are read
+                    return list(made) if isinstance(made, Iterator) else made  # tiles are computed as they are read
                 finally:
                     synchronise(self.device)
                     self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - before
@@ -152,16 +159,16 @@ class StepClock(DeviceConfig):
 
 @dataclass(frozen=True, slots=True)
 class WaitClock(DeviceConfig):
-    """A compute that adds to `spent` the seconds that its thread is busy, and those that requests wait for copies.
+    """A device that adds to `spent` the seconds that its thread is busy, and those that requests wait for copies.
 
-    Nothing else changes: on a GPU, where steps go on after they were started, this is what the host does beside them.
+    Nothing else changes: on a GPU, where steps are asynchronous, this is what the CPU does beside them.
     """
 
     spent: dict[str, float] = field(default_factory=lambda: {"busy": 0.0, "copies": 0.0}, compare=False)
     lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def run[T](self, job: Callable[[], T]) -> T:
-        """As DeviceConfig's, with a clock on its thread."""
+        """Run a job as DeviceConfig does, with a clock on its thread."""
 
         def clocked() -> T:
             before = time.perf_counter()
@@ -173,7 +180,7 @@ class WaitClock(DeviceConfig):
         return DeviceConfig.run(self, clocked)
 
     def on_host(self, made: Sequence[Tensor]) -> list[Tensor]:
-        """As DeviceConfig's, with a clock on the thread that waits."""
+        """Copy results as DeviceConfig does, with a clock on the thread that waits."""
         before = time.perf_counter()
         try:
             return DeviceConfig.on_host(self, made)
@@ -186,7 +193,7 @@ class WaitClock(DeviceConfig):
 
 
 def engine_shares(network: RealBasicVSR, compute: DeviceConfig, frames: Tensor, num_requests: int) -> dict[str, float]:
-    """Which share of a whole clip each step of the network takes, and the rest. A run of its own: the clocks cost."""
+    """Return the share of a whole clip's time that each step takes, and the rest, in a separate run with clocks."""
     clocked = StepClock(compute.device, compute.dtype)
     run = run_engine(make_upscaler(network, clocked, len(frames)), frames, num_requests)
     shares = {name: spent / run.seconds for name, spent in clocked.spent.items()}
@@ -194,7 +201,7 @@ def engine_shares(network: RealBasicVSR, compute: DeviceConfig, frames: Tensor, 
 
 
 def engine_waits(network: RealBasicVSR, compute: DeviceConfig, frames: Tensor, num_requests: int) -> dict[str, float]:
-    """Seconds a frame that the host waits: its compute thread for work, and the requests (summed) for copies."""
+    """Return seconds per frame of waiting: the device's thread for work, and the requests (summed) for copies."""
     clocked = WaitClock(compute.device, compute.dtype)
     run = run_engine(make_upscaler(network, clocked, len(frames)), frames, num_requests)
     idle = max(run.seconds - clocked.spent["busy"], 0.0)

@@ -1,7 +1,7 @@
 """The CPU time of one training clip of the published recipe, ours against a plain pipeline.
 
 Plain: every degradation frame by frame with OpenCV and NumPy, in the published order, codecs through PyAV with their
-own threads. Ours: what training does without a GPU. Both carry out the same recipes on the same frames.
+own threads. Ours: what training does without a GPU. Both apply the same recipes to the same frames.
 """
 
 from __future__ import annotations
@@ -64,27 +64,27 @@ STEPS: dict[type[Step], str] = {
 PARTS = (READ, SHARPEN, *STEPS.values(), OTHER)
 ENCODER, AS_ONE = "  of it, encoder and decoder", "make_sample"
 LEFT_TO_CPU = (READ, STEPS[Jpeg], ENCODER)
-"""What training with a GPU leaves to the CPU."""
+"""Parts that training with a GPU leaves to the CPU."""
 _DETAILS = {"Poisson noise": (LEVELS,), "video codec": (ENCODER,)}
 ROWS = (READ, SHARPEN, *(row for name in STEPS.values() for row in (name, *_DETAILS.get(name, ()))), OTHER)
-"""Of the table; a detail is a part of the row above it."""
+"""Rows of the table; a detail is a part of the row above it."""
 PREPARED, PNG, VIDEO = "prepared clips, as training does", "PNG frames", "H.264 video"
 MOST_READING, MOST_INPUT = 0.55, 1 / 3
-"""What is aimed at: of reading every frame, and of the plain pipeline."""
+"""Targets: relative to reading every frame, and relative to the plain pipeline."""
 SIDE_PX = 480
-"""Of the frames in the files, where the clips are as large: the published ones."""
+"""Side of the frames in the files, where the clips are large enough: the published one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The frames of one clip as other programs keep them: PNG files, and a video."""
+    """The frames of one clip as other programs store them: PNG files, and a video."""
 
     pngs: tuple[Path, ...]
     video: Path
 
     @staticmethod
     def write(folder: Path, frames: Bytes) -> Files:
-        """The files of a clip (T, H, W, 3) of even size."""
+        """Write the files of a clip (T, H, W, 3) of even size."""
         folder.mkdir()
         pngs = tuple(folder / f"{number:04d}.png" for number in range(len(frames)))
         for path, frame in zip(pngs, frames, strict=True):
@@ -98,18 +98,28 @@ class Files:
         return Files(pngs, folder / "clip.mp4")
 
     def read_pngs(self, num_frames: int) -> list[Bytes]:
-        """The first frames, decoded one by one, as the published pipeline does."""
+        """Read the first frames, decoded one by one, as in the published pipeline."""
         return [np.asarray(cv2.imread(str(path)), dtype=np.uint8)[:, :, ::-1] for path in self.pngs[:num_frames]]
 
     def read_video(self, num_frames: int) -> list[object]:
-        """The first frames of the video."""
+        """Read the first frames of the video."""
         return list(itertools.islice(read_video(self.video), num_frames))
 
 
 def plain_clip(files: Files, drawn: Drawn, num_frames: int, watch: Watch) -> Bytes:
-    """The degraded clip (T, h, w, 3) in the published order: read half, mirror in time, sharpen, degrade each frame.
+    """Degrade a clip in the published order: read half, mirror in time, sharpen, degrade each frame.
 
-    The files are read for what it costs; the frames are those that ours gets, so that both do the same work.
+    The files are read only for the time that it takes; the frames are those of `our_clip`, so that both do the same
+    work.
+
+    Args:
+        files: Of the clip.
+        drawn: Frames and recipe.
+        num_frames: Of the clip.
+        watch: Receives the CPU time.
+
+    Returns:
+        (T, h, w, 3).
     """
     with watch.on(READ):
         files.read_pngs(len(drawn.gt))
@@ -127,10 +137,10 @@ def plain_clip(files: Files, drawn: Drawn, num_frames: int, watch: Watch) -> Byt
 
 
 def our_clip(clips: store.ClipDataset, options: DataSettings, index: int, watch: Watch) -> Bytes:
-    """The same as training.data.pool.make_sample does it, part by part."""
+    """Degrade a clip as training.data.pool.make_sample does, part by part."""
 
     def run_codec(step: VideoCodec | Jpeg, planes: codecs.Planes) -> codecs.Planes:
-        if isinstance(step, Jpeg):  # has a row of its own
+        if isinstance(step, Jpeg):  # JPEG is a row of its own
             return codecs.run(step, planes)
         with watch.on(ENCODER):
             return codecs.run(step, planes)
@@ -153,10 +163,22 @@ def our_clip(clips: store.ClipDataset, options: DataSettings, index: int, watch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputReport:
-    """What the input costs, CPU seconds a clip. Ratios are to the plain pipeline, medians over repeats.
+    """CPU seconds per clip. Ratios are to the plain pipeline, medians over repeats.
 
-    parts: row -> how often in a clip, plain, ours. reading: name -> L frames, U frames, the ratio of the two.
-    left_to_cpu: of ours where a GPU does all but reading, JPEG, encoding and decoding.
+    Attributes:
+        num_clips: Number of clips.
+        num_repeats: Number of repeats.
+        num_frames: L, frames of a clip.
+        num_read: U, frames that are read for it.
+        crop_px: Side of the low-resolution crop.
+        parts: By row: how often it occurs in a clip, plain, ours.
+        plain: All parts of the plain pipeline.
+        ours: All parts of ours.
+        ratio: Ours to plain.
+        left_to_cpu: Part of ours that is left where a GPU does all but reading, JPEG, encoding and decoding.
+        left_to_cpu_ratio: The same, to plain.
+        as_one: `make_sample` as one call.
+        reading: By kind of file: L frames, U frames, the ratio of the two.
     """
 
     num_clips: int
@@ -174,7 +196,7 @@ class InputReport:
     reading: dict[str, tuple[Spread, Spread, float]]
 
     def describe(self, *, batch: int, step_seconds: float) -> str:
-        """The tables."""
+        """Return the tables."""
         rows = [["", "times a clip", "plain, ms", "ours, ms", "ours / plain"]]
         for name, (times, plain, ours) in self.parts.items():
             share = f"{ours.median / plain.median:.2f}" if plain.median else "-"
@@ -208,9 +230,17 @@ class InputReport:
 def measure_input(
     clips: store.ClipDataset, options: DataSettings, folder: Path, *, num_clips: int, num_repeats: int
 ) -> InputReport:
-    """Plain and ours, clip by clip in turns; `folder` gets files to read.
+    """Measure plain and ours, clip by clip in turns.
 
-    Raises ValueError if no clip is long and large enough.
+    Args:
+        clips: Prepared clips.
+        options: Settings of the samples.
+        folder: For files to read.
+        num_clips: Number of clips.
+        num_repeats: Number of repeats.
+
+    Raises:
+        UserError: No clip is long and large enough.
     """
     num_read, side_px = options.num_unique, SCALE * options.crop_px
     suited = clips.suited(num_frames=options.num_frames, side_px=side_px)
@@ -244,7 +274,7 @@ def measure_input(
                 with reading[name].on(str(num_frames)):
                     read(index, num_frames)
 
-    one(0)  # what is set up on first use is not counted
+    one(0)  # warms up; not counted
     for watch in (plain, ours, *reading.values()):
         watch.spent.clear()
     for repeat in range(num_repeats):
@@ -268,7 +298,16 @@ def report_of(
     *,
     num_clips: int,
 ) -> InputReport:
-    """The report of what the watches measured; times: how often each row happens in a clip."""
+    """Return the report of what was measured.
+
+    Args:
+        plain: CPU time of the plain pipeline.
+        ours: CPU time of ours.
+        reading: CPU time of reading, by kind of file.
+        times: How often each row occurs in a clip.
+        options: Settings of the samples.
+        num_clips: Number of clips.
+    """
 
     def of(watch: Watch, *names: str) -> list[float]:
         return watch.per_clip(names, num_clips)
@@ -298,8 +337,8 @@ def report_of(
 
 
 def make_clips(folder: Path, *, num_frames: int, side_px: int) -> store.ClipDataset:
-    """A prepared folder of moved photographs, as videos: those that scikit-image carries."""
-    from skimage import data  # only who has no clips needs it
+    """Write a prepared folder of videos: photographs from scikit-image with a moving camera."""
+    from skimage import data  # needed without prepared clips only
 
     entries = []
     folder.mkdir()
@@ -331,7 +370,7 @@ def make_clips(folder: Path, *, num_frames: int, side_px: int) -> store.ClipData
 
 
 def run_input(arguments: argparse.Namespace) -> None:
-    """Measure, print the tables, write the JSON. Raises ValueError with one line for what the user can mend."""
+    """Measure, print the tables, write the JSON. Raise UserError if an argument cannot be used."""
     for name in ("num_clips", "repeats", "num_frames", "crop", "batch", "step_seconds"):
         if getattr(arguments, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")

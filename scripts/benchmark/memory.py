@@ -1,8 +1,8 @@
-"""The most memory that vspipe holds while it upscales a clip, and how long a frame takes on the way.
+"""The peak memory of vspipe while it upscales a clip, and the time of a frame.
 
-Real vspipe, in a process of its own: YUV420P8 in and out, a picture that moves back and forth along its diagonal, every
-argument of Upscale at its default but `model` and `length`. The frames are made and dropped, as they are in a pipe. The
-source is one picture that is cropped, so hardly any of the memory is its own. Memory grows until two windows live.
+Real vspipe, in a process of its own: YUV420P8 in and out, an image that moves back and forth along its diagonal, every
+argument of Upscale at its default but `model` and `length`. The frames are dropped, as by a pipe. The source is one
+image that is cropped, so it takes hardly any memory itself. Memory grows until two windows are cached.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .subjects import size_of, smooth_picture, weights_for_upscale
 from .vspipe import Vspipe
 
 TRAVEL_PX = 30
-"""Of the picture, out and back, two pixels a frame."""
+"""Distance that the image moves, out and back, two pixels a frame."""
 
 _SCRIPT = """
     import numpy as np
@@ -49,7 +49,7 @@ _SCRIPT = """
 
 
 def run_memory(arguments: argparse.Namespace) -> None:
-    """Measure, print, write the JSON. Raises ValueError or OSError with one line for what the user can mend."""
+    """Measure, print, write the JSON. Raise UserError or OSError for an error that the user can mend."""
     width, height = size_of(arguments.size)
     if width % 2 or height % 2:
         raise UserError(f"--size must be even, for YUV420P8 has half as much chroma, got {arguments.size}")

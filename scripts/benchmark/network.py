@@ -1,16 +1,16 @@
 """Time and memory of a frame, three ways side by side: the plain network, the engine alone, and vspipe with all.
 
 plain: the published structure as it is written: torch, eager, float32, contiguous, the clip as one sequence.
-engine: WindowUpscaler, asked as the host asks it, with several requests in flight.
-vspipe: the same frames through core.rbvsr.Upscale in a real vspipe, which drops what comes out. Its source is RGBS
-    frames that are made beforehand. The script upscales the whole clip once before vspipe starts its own clock.
-The stand-ins and the other upscalers are described in peers.
+engine: WindowUpscaler, used as VapourSynth uses it, with several concurrent requests.
+vspipe: the same frames through core.rbvsr.Upscale in a real vspipe, which drops the output. Its source is RGBS frames
+    in memory. The script upscales the whole clip once before vspipe starts its own clock.
+peers describes the stand-ins and the other upscalers.
 
-Times of engine and vspipe are those of a user who names no argument: theta=5, scene_cuts="auto". They may clean a frame
-more than once, which plain does not, and say how often. A time is always that of the whole clip, from pixels in memory
-to pixels in memory, by the number of its frames. Building networks and filters does not count. FLOP/s are effective:
-multiplications and additions of the plain network, by the time of whatever was measured; a faster algorithm shows as a
-higher rate. PSNR is of a run with the arguments that do what plain does.
+Times of engine and vspipe are those with default arguments: theta=5, scene_cuts="auto". They may clean a frame more
+than once, which plain does not, and report how often. A time is always that of the whole clip, from pixels in memory to
+pixels in memory, divided by the number of its frames. Building networks and filters does not count. FLOP/s are
+effective: multiplications and additions of the plain network, divided by the time of whatever was measured; a faster
+algorithm shows as a higher rate. PSNR is of a run with the arguments that compute what plain does.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from .ways import VSPIPE, Setting, all_ways
 CPU_SIZES = "64x64,128x96,320x180"
 GPU_SIZES = f"{CPU_SIZES},640x360,720x480,1280x720"
 CPU_FRAMES, GPU_FRAMES = 10, 90
-"""Of the clip: on a GPU three windows, so that it is busy with one while the host fills the next."""
+"""Default length of the clip: on a GPU three windows, so that it is busy with one while the CPU fills the next."""
 
 
 def run_network(arguments: argparse.Namespace) -> None:
-    """Measure, print the tables, write the JSON. Raises UserError for what the user can mend."""
+    """Measure, print the tables, write the JSON. Raise UserError if an argument cannot be used."""
     for name in ("repeats", "frames", "requests"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
@@ -86,7 +86,7 @@ def run_network(arguments: argparse.Namespace) -> None:
             rows += new_rows
             not_measured |= reasons
             file.unlink()
-    # Before and after: another program may have been at work for a while.
+    # Measured before and after: another program may have used the machine for a while.
     peaks = [before.larger_of(measure_peak(each)) for before, each in zip(peaks, computes, strict=False)]
     about = {**machine(), "kernels": cpu_kernels(), "num_torch_threads": torch.get_num_threads()}
     about["device"] = torch.cuda.get_device_name(compute.device) if on_gpu else str(compute.device)
@@ -104,7 +104,7 @@ def run_network(arguments: argparse.Namespace) -> None:
 
 
 def measure_size(setting: Setting, models: list[str], num_repeats: int) -> tuple[list[Row], dict[str, str]]:
-    """The rows of one clip, and why other ways have none."""
+    """Return the rows of one clip, and why other ways have none."""
     ways, not_measured = all_ways(setting, models)
     turns = measure_in_turns(ways, num_repeats)
     size = f"{setting.size[0]}x{setting.size[1]}"

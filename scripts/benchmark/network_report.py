@@ -1,4 +1,4 @@
-"""The table of the network's benchmark: a row for each way, and where its time goes."""
+"""The table of the network's benchmark: a row for each way, and the shares of its time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,34 @@ from .ways import ENGINE, MAX_COMPARED_FRAMES, PLAIN, VSPIPE, Setting
 
 ENGINE_ALONE, AROUND = "engine alone", "conversion and the rest"
 MOST_OVER_ENGINE = 0.05
-"""What is aimed at: how much longer vspipe may take than the engine alone."""
+"""Target: how much longer vspipe may take than the engine alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one way took on one clip, by its frames.
+    """Time and memory of one way on one clip, per frame. Rates and ratios are medians over repeats.
 
-    Rates and ratios are medians over repeats. num_frames: of a timed run. steady_frames_per_second: of the second half
-    of the frames. passes_per_frame: cleaning passes. times_plain: how many times as fast as the plain network of the
-    same model in float32; of the first model's where the way has none. over_engine: how much longer than the engine
-    alone, as a share of it. shares: of the time, by what it was spent on; they make 1. waits: seconds a frame that the
-    host waits, by what for; several requests wait at once.
+    Attributes:
+        width: Of the clip, in pixels.
+        height: Of the clip, in pixels.
+        model: Name of the network; "" if it is not ours.
+        name: Name of the way.
+        dtype: Type of the convolutions.
+        num_frames: Frames of a timed run.
+        seconds_per_frame: Time of the whole clip, per frame.
+        frames_per_second: Rate of the whole clip.
+        steady_frames_per_second: Rate of the second half of the frames.
+        passes_per_frame: Cleaning passes.
+        flops_per_second: Effective rate.
+        times_plain: Speed relative to the plain network of the same model in float32 (of the first model for other
+            networks).
+        over_engine: Additional time relative to the engine alone, as a share of it.
+        psnr_db: Against the plain network.
+        rss_bytes: Peak resident set of the process.
+        cuda_bytes: Peak of torch's allocations on the GPU.
+        shares: Shares of the time, by what it was spent on; their sum is 1.
+        waits: Seconds per frame that the CPU waits, by what for; several requests wait concurrently.
+        share_of_peak: Effective rate relative to the machine's peak.
     """
 
     width: int
@@ -51,7 +67,7 @@ class Row:
     share_of_peak: float | None = None
 
     def with_share_of(self, peaks: Sequence[PeakRate]) -> Row:
-        """The same row with the share that its rate has of the peak of its type."""
+        """Return the row with the share that its rate has of the peak of its dtype."""
         largest = next((peak.largest for peak in peaks if peak.dtype == self.dtype), None)
         rate = self.flops_per_second
         return dataclasses.replace(self, share_of_peak=rate / largest if rate and largest else None)
@@ -64,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkReport:
-    """All rows, and why others are missing."""
+    """All rows, and the reasons why others are missing."""
 
     num_frames: int
     num_repeats: int
@@ -74,7 +90,7 @@ class NetworkReport:
     not_measured: Mapping[str, str]
 
     def describe(self) -> str:
-        """The tables."""
+        """Return the tables."""
         parts = [f"{row.title}: {_parts(row)}" for row in self.rows if row.shares]
         lines = [
             f"{self.num_frames} frames, whole clip by its frames (plain: at most {MAX_COMPARED_FRAMES}); median of"
@@ -138,12 +154,12 @@ def _beside(row: Row) -> str:
 
 
 def rows_of(setting: Setting, ways: Sequence[Way], turns: Turns) -> list[Row]:
-    """A row for each way that was measured, as yet without a share of the peak."""
+    """Return a row for each way that was measured, without a share of the peak."""
     return [_row(setting, ways, turns, index) for index in range(len(ways)) if index in turns.seconds]
 
 
 def _row(setting: Setting, ways: Sequence[Way], turns: Turns, index: int) -> Row:
-    """The row of one way. Ratios are medians over the turns."""
+    """Return the row of one way. Ratios are medians over the turns."""
     way, first = ways[index], turns.first[index]
     seconds = _per_frame(ways, turns, index)
     plain = _per_frame(ways, turns, _find(ways, way.model or ways[0].model, PLAIN))
@@ -184,12 +200,12 @@ def _row(setting: Setting, ways: Sequence[Way], turns: Turns, index: int) -> Row
 
 
 def _find(ways: Sequence[Way], model: str, name: str) -> int:
-    """The place of the first way of this name, -1 where there is none."""
+    """Return the index of the first way of this name; -1 if there is none."""
     return next((i for i, way in enumerate(ways) if (way.model, way.name.split()[0]) == (model, name)), -1)
 
 
 def _per_frame(ways: Sequence[Way], turns: Turns, index: int) -> list[float]:
-    """Seconds a frame, in turns; empty where the way was not measured."""
+    """Return seconds per frame, by turn; empty if the way was not measured."""
     return [seconds / ways[index].num_frames for seconds in turns.seconds.get(index, ())]
 
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most: FLOP/s of what libraries do best."""
+"""The machine's peak FLOP/s, by the two operations that libraries compute best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .turns import dtype_name, timed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakRate:
-    """FLOP/s of the two things that libraries do best; `largest` of the two is taken as the machine's peak."""
+    """FLOP/s of a matrix product and of a convolution."""
 
     dtype: str
     product: float
@@ -26,11 +26,11 @@ class PeakRate:
 
     @property
     def largest(self) -> float:
-        """The better of the two."""
+        """The larger of the two, taken as the machine's peak."""
         return max(self.product, self.convolution)
 
     def larger_of(self, other: PeakRate) -> PeakRate:
-        """Both measured again: the better rate of each."""
+        """Return the larger rate of each operation from two measurements."""
         return dataclasses.replace(
             self, product=max(self.product, other.product), convolution=max(self.convolution, other.convolution)
         )
@@ -44,7 +44,12 @@ class PeakRate:
 
 
 def measure_peak(compute: DeviceConfig, *, tiny: bool = False) -> PeakRate:
-    """The best of several runs each. A GPU gets larger ones, to be busy; tiny: to see that it runs."""
+    """Measure the best of several runs of each operation.
+
+    Args:
+        compute: Device and dtype. On a GPU operations are larger, to keep it busy.
+        tiny: Use tiny operations, to test that it runs.
+    """
     side, (width, height) = (2048, (320, 180)) if compute.device.type == "cpu" else (8192, (1280, 720))
     if tiny:
         side, width, height = 64, 32, 24

@@ -1,8 +1,8 @@
 """Other upscalers for VapourSynth, and their networks in plain torch.
 
-vs-realesrgan and vs-basicvsrpp compute on CUDA only. Where there is a GPU and they are installed, they run here, in
-this process, through the core. Their networks, `realesr-animevideov3` and BasicVSR++, are also stand-ins that run
-everywhere. Weights are random: they decide no time.
+vs-realesrgan and vs-basicvsrpp need CUDA. If there is a GPU and they are installed, they run here, in this process,
+through the core. Their networks, `realesr-animevideov3` and BasicVSR++, are also stand-ins that run everywhere. Weights
+are random, which does not affect the time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PEERS = ("vsrealesrgan", "vsbasicvsrpp")
 
 
 class CompactNetwork(nn.Module):
-    """realesr-animevideov3: 18 convolutions at low resolution and a pixel shuffle, on the repeated pixels.
+    """realesr-animevideov3: 18 convolutions at low resolution and a pixel shuffle, added to the repeated pixels.
 
     (N, 3, H, W) to (N, 3, S*H, S*W). Source: Wang et al., "Real-ESRGAN", 2021, its SRVGGNetCompact; the same key names.
     """
@@ -53,22 +53,23 @@ class CompactNetwork(nn.Module):
 
 
 def compact_network() -> CompactNetwork:
-    """The same random weights every time, on the CPU, in evaluation mode."""
+    """Return the network with the same random weights every time, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return CompactNetwork().eval().requires_grad_(False)
 
 
 def compact_flops(width: int, height: int) -> float:
-    """Multiplications and additions of a frame."""
+    """Return the multiplications and additions of a frame."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         CompactNetwork().to("meta")(torch.empty(1, 3, height, width, device="meta"))
     return float(counter.get_total_flops())
 
 
 def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -> list[Way]:
-    """The peers' networks in plain torch in each of the types: that of vs-realesrgan frame by frame, in both memory
-    layouts, and that of vs-basicvsrpp on the whole clip.
+    """Return the ways that run the peers' networks in plain torch, in each of the dtypes.
+
+    The network of vs-realesrgan runs frame by frame, in both memory layouts; that of vs-basicvsrpp on the whole clip.
     """
     num_frames, _, height, width = frames.shape
     flops = compact_flops(width, height)
@@ -103,7 +104,7 @@ def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -
 
 
 def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtype, dtypes: list[torch.dtype]) -> Way:
-    """BasicVSR++ on the whole clip. Its work is not counted: torch's counter does not know deformable convolutions."""
+    """Return BasicVSR++ on the whole clip, without FLOPs: torch's counter does not support deformable convolutions."""
     compute = DeviceConfig(device, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -123,21 +124,21 @@ def _basicvsrpp_stand_in(frames: Tensor, device: torch.device, dtype: torch.dtyp
 
 
 def _type_name(dtype: torch.dtype, dtypes: list[torch.dtype]) -> str:
-    """For a name: nothing where there is one type only."""
+    """Return the dtype for a name; "" if there is only one."""
     return f", {str(dtype).removeprefix('torch.')}" if len(dtypes) > 1 else ""
 
 
 def why_not(peer: str, device: torch.device) -> str | None:
-    """Why a peer cannot be measured here, or None."""
+    """Return why a peer cannot be measured here; None if it can."""
     if importlib.util.find_spec(peer) is None:
         return "not installed"
     return None if device.type == "cuda" else "needs CUDA"
 
 
 def peer_way(peer: str, frames: Tensor, device: torch.device, dtype: torch.dtype, folder: Path) -> Way:
-    """One of PEERS through the core, in float16 or float32. Call it only where `why_not` knows no reason.
+    """Return one of PEERS through the core, in float16 or float32. Call it only if `why_not` returns None.
 
-    vsrealesrgan gets the stand-in's random weights, in a file in `folder`; vsbasicvsrpp wants its own, downloaded.
+    vsrealesrgan gets the stand-in's random weights, from a file in `folder`; vsbasicvsrpp downloads its own.
     """
     _, _, height, width = frames.shape
 
@@ -152,10 +153,10 @@ def peer_way(peer: str, frames: Tensor, device: torch.device, dtype: torch.dtype
         except (vs.Error, ImportError, TypeError, AttributeError) as error:
             raise RuntimeError(str(error)) from None
         finally:
-            torch.set_float32_matmul_precision(switch)  # they change it for the whole process
+            torch.set_float32_matmul_precision(switch)  # the peers change it for the whole process
 
     def once() -> float:
-        built = node()  # a new one each time: nothing is cached
+        built = node()  # a new one each time, without cached frames
         torch.cuda.synchronize(device)
         before = time.perf_counter()
         for _ in built.frames(close=True):
@@ -187,7 +188,7 @@ def _build_basicvsrpp(clip: Any, device_index: int, folder: Path) -> Any:
 
 
 def _clip_of(frames: Tensor, vs_format: int) -> Any:
-    """A clip of the core whose frames are made beforehand."""
+    """Return a clip of the core whose frames are created beforehand."""
     import vapoursynth as vs
 
     num_frames, _, height, width = frames.shape

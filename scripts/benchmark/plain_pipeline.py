@@ -33,11 +33,11 @@ type Bytes = npt.NDArray[np.uint8]
 type Floats = npt.NDArray[np.float32]
 
 LEVELS = "  of it, counting levels"
-"""Name of what counting the levels of Poisson noise costs."""
+"""Row of the time that counting the levels of Poisson noise takes."""
 
 
 def plain_unsharp(frame: Floats) -> Floats:
-    """The published mask: two convolutions with 51 x 51 taps."""
+    """Sharpen with the published mask: two convolutions with 51 x 51 taps."""
     line = cv2.getGaussianKernel(51, 8.0)
     kernel = line @ line.T
     difference = frame - cv2.filter2D(frame, -1, kernel)
@@ -47,7 +47,7 @@ def plain_unsharp(frame: Floats) -> Floats:
 
 
 def plain_step(step: Step, frames: list[Floats], output_size: tuple[int, int], watch: Watch) -> list[Floats]:
-    """The frames after a step of the recipe, made one by one; output_size is (height, width)."""
+    """Return the frames after a step of the recipe, computed one by one; output_size is (height, width)."""
     match step:
         case Blur() | SincBlur():
             return [
@@ -72,7 +72,7 @@ def plain_step(step: Step, frames: list[Floats], output_size: tuple[int, int], w
 
 
 def plain_chroma_noise(step: ChromaNoise, frames: list[Floats]) -> list[Floats]:
-    """Blotches of colour, new in every frame."""
+    """Add blotches of colour, independent in every frame."""
     generator = np.random.RandomState(step.seed)
     out = []
     for frame, sigma in zip(frames, step.sigma_255, strict=True):
@@ -84,7 +84,7 @@ def plain_chroma_noise(step: ChromaNoise, frames: list[Floats]) -> list[Floats]:
 
 
 def plain_kernel(step: Blur | SincBlur, t: int) -> npt.NDArray[np.float64]:
-    """The kernel of frame t, (size, size)."""
+    """Return the kernel of frame t, (size, size)."""
     offsets = np.arange(step.size_px) - step.size_px // 2
     x, y = np.meshgrid(offsets, offsets)
     if isinstance(step, SincBlur):
@@ -100,7 +100,7 @@ def plain_kernel(step: Blur | SincBlur, t: int) -> npt.NDArray[np.float64]:
 
 
 def plain_resize(step: Resize, frames: list[Floats], output_size: tuple[int, int]) -> list[Floats]:
-    """Every frame in its own size: OpenCV's, without antialiasing."""
+    """Resize every frame to its own size, by OpenCV, without antialiasing."""
     names = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC}
     height, width = frames[0].shape[:2]
     sizes = [output_size] * len(frames)
@@ -113,7 +113,7 @@ def plain_resize(step: Resize, frames: list[Floats], output_size: tuple[int, int
 
 
 def plain_poisson(step: PoissonNoise, frames: list[Floats], watch: Watch) -> list[Floats]:
-    """Photons counted one by one. The published code takes as many at white as the frame has different levels."""
+    """Add photon noise. The published code counts as many photons at white as the frame has different levels."""
     generator = np.random.RandomState(step.seed)
     out: list[Floats] = []
     for frame, scale in zip(frames, step.scale, strict=True):
@@ -128,7 +128,7 @@ def plain_poisson(step: PoissonNoise, frames: list[Floats], watch: Watch) -> lis
 
 
 def plain_jpeg(frame: Floats, quality: int) -> Floats:
-    """To JPEG and back."""
+    """Encode a frame as JPEG and decode it."""
     fine, encoded = cv2.imencode(".jpg", plain_bytes(frame)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not fine:
         raise RuntimeError(f"plain_jpeg: OpenCV failed to encode a frame of {frame.shape}.")
@@ -136,7 +136,7 @@ def plain_jpeg(frame: Floats, quality: int) -> Floats:
 
 
 def plain_codec(step: VideoCodec, frames: list[Floats]) -> list[Floats]:
-    """Into an MP4 in memory and back, with FFmpeg's own choice of threads."""
+    """Encode the clip into an MP4 in memory and decode it, with FFmpeg's default number of threads."""
     buffer, options = BytesIO(), {"preset": step.preset or ""} if step.codec != "mpeg4" else {}
     if step.crf is not None:
         options["crf"] = str(step.crf)
@@ -157,10 +157,10 @@ def plain_codec(step: VideoCodec, frames: list[Floats]) -> list[Floats]:
 
 
 def plain_bytes(frame: Floats) -> Bytes:
-    """Rounded to 8 bits, overshoot cut off: the published fault of wrapping around costs no less."""
+    """Round to 8 bits, overshoot clipped. The published code lets it wrap around, which takes as long."""
     return np.asarray(np.clip(frame * 255, 0, 255).round(), dtype=np.uint8)
 
 
 def plain_floats(frame: npt.NDArray[Any]) -> Floats:
-    """In [0, 1]."""
+    """Return the frame in [0, 1]."""
     return frame.astype(np.float32) / np.float32(255)

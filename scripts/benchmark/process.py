@@ -1,8 +1,8 @@
-"""A command in a process of its own, and the most memory that this process held.
+"""A command in a process of its own, and its peak memory.
 
-Linux begins the account of a process with what its parent held when it was started, so a child of a benchmark with
-torch in it would be charged with torch. This file, run as a program, is the small process in between: it starts the
-command and notes down the peak. Knows the standard library only.
+Linux starts a process's peak at what its parent used when it was started, so a child of a benchmark with torch in it
+would be charged with torch. This file, run as a program, is the small process in between: it starts the command and
+writes down the peak. It imports the standard library only.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIGNAL = 128
-"""An exit status above this one tells of a signal, as in a shell."""
+"""An exit status above this is a signal, as in a shell."""
 _REASONS = ("Python exception: ", "Error: ")
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a command ended, what it said, and its largest resident set; None where the system does not tell."""
+    """Result of a command.
+
+    Attributes:
+        returncode: Exit status.
+        stdout: Its output.
+        stderr: Its messages.
+        peak_bytes: Peak resident set; None if the system does not tell.
+    """
 
     returncode: int
     stdout: str
@@ -30,7 +37,7 @@ class Finished:
     peak_bytes: int | None
 
     def last_words(self) -> str:
-        """The reason that a script in vspipe gives, or the signal that ended the command, or else its last line."""
+        """Return the reason that a script in vspipe gives, or the signal that ended the command, or its last line."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         for line in lines:
             if line.startswith(_REASONS) and not line.endswith("with error:"):  # a traceback follows
@@ -43,7 +50,13 @@ class Finished:
 def run(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Finished:
-    """Run a command to its end; environment: all of its variables, folder: where it runs, by default ours."""
+    """Run a command to its end.
+
+    Args:
+        command: The command.
+        environment: All of its variables; None: those of this process.
+        folder: Where it runs; None: where this process does.
+    """
     with tempfile.TemporaryDirectory() as notes:
         note = Path(notes) / "peak_bytes"
         between = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(note), *command]
@@ -61,7 +74,7 @@ def run(
 
 
 def peak_bytes_of_children() -> int | None:
-    """The largest resident set of any child that has ended."""
+    """Return the largest peak resident set of all children that have ended; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource  # Windows has none
@@ -71,7 +84,7 @@ def peak_bytes_of_children() -> int | None:
 
 
 def main(note: str, command: Sequence[str]) -> int:
-    """The exit status of the command; its peak is written to the file `note`."""
+    """Run a command and write its peak to the file `note`. Return the command's exit status."""
     code = subprocess.run(command, check=False).returncode
     peak = peak_bytes_of_children()
     if peak is not None:

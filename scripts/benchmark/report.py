@@ -1,4 +1,4 @@
-"""What every part of the benchmark tells: medians with their spread, tables, and the machine that they belong to."""
+"""Medians with their spread, tables, and the machine that they belong to, for every part of the benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "av", "va
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds: the median over repeats, and the lowest and highest of them."""
+    """Seconds: median over repeats, lowest and highest."""
 
     median: float
     low: float
@@ -28,36 +28,36 @@ class Spread:
 
     @staticmethod
     def of(seconds: Sequence[float]) -> Spread:
-        """What these repeats show."""
+        """Return the spread of these repeats."""
         return Spread(statistics.median(seconds), min(seconds), max(seconds))
 
     def __str__(self) -> str:
-        """In milliseconds."""
+        """Return the spread in milliseconds."""
         if not self.high:
             return "-"
         return f"{1000 * self.median:.1f} ({1000 * self.low:.1f}-{1000 * self.high:.1f})"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first to the left, the others to the right."""
+    """Return lines of columns, the first left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return ["  ".join([row[0].ljust(widths[0]), *line[1:]]).rstrip() for row, line in zip(rows, lines, strict=True)]
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write a report to the file that the user wants, if one is wanted."""
+    """Write a report to a file, if one is given."""
     if path is not None:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def print_machine(about: Mapping[str, Any]) -> None:
-    """Print what `machine` found, in one line."""
+    """Print the result of `machine` in one line."""
     print(", ".join(f"{name} {value}" for name, value in about.items() if isinstance(value, str | int)))
 
 
 def machine() -> dict[str, Any]:
-    """The machine, the versions and the commit that the numbers belong to."""
+    """Return the machine, the versions and the commit that the numbers belong to."""
     return {
         "processor": _processor(),
         "num_cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""What is measured: networks and clips, the same ones for the same arguments."""
+"""Networks and clips to measure, the same ones for the same arguments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import write_weights
 
 MODELS = ("published", "default")
-"""The published sizes with random weights, and the weights that the package carries."""
+"""The published sizes with random weights, and the weights in the package."""
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """(width, height) in pixels, from "320x180". Raises ValueError."""
+    """Parse a size such as "320x180" into (width, height), in pixels. Raise UserError for anything else."""
     width, _, height = text.strip().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise UserError(f'a size is written like 320x180, got "{text}"')
@@ -26,7 +26,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def build_network(model: str) -> RealBasicVSR:
-    """The network of one of MODELS, float32, in evaluation mode, on the CPU. Random weights are the same every time.
+    """Build the network of one of MODELS: float32, in evaluation mode, on the CPU. Random weights are always the same.
 
     Random cleaning is scaled down until it changes little, as trained cleaning does: a frame is cleaned once.
     """
@@ -43,7 +43,7 @@ def build_network(model: str) -> RealBasicVSR:
 
 
 def weights_for_upscale(model: str, folder: Path) -> str:
-    """What Upscale's argument `model` takes for one of MODELS; random weights are written to a file in `folder`."""
+    """Return the argument `model` of Upscale for one of MODELS; random weights are written to a file in `folder`."""
     if model == "default":
         return "default"
     path = folder / f"{model}.safetensors"
@@ -53,7 +53,7 @@ def weights_for_upscale(model: str, folder: Path) -> str:
 
 
 def moving_clip(num_frames: int, width: int, height: int) -> Tensor:
-    """A smooth picture that drifts a pixel a frame, under some noise: (T, 3, H, W) float32 in [0, 1]."""
+    """Return a smooth image that drifts a pixel a frame, with some noise: (T, 3, H, W) float32 in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     picture = smooth_picture(width + num_frames - 1, height, generator)
     views = torch.stack([picture[:, :, n : n + width] for n in range(num_frames)])
@@ -61,6 +61,6 @@ def moving_clip(num_frames: int, width: int, height: int) -> Tensor:
 
 
 def smooth_picture(width: int, height: int, generator: torch.Generator) -> Tensor:
-    """A picture (3, H, W) in [0, 1] with detail of some eight pixels."""
+    """Return a random image (3, H, W) in [0, 1] with detail of some eight pixels."""
     coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator)
     return F.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 1)

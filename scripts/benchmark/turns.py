@@ -1,6 +1,6 @@
 """Several ways to upscale one clip, measured in turns: all of them once, then all again.
 
-So a machine that gets slower or faster meanwhile does so for all. Each has one run before that is not timed.
+A machine that gets slower or faster meanwhile does so for all of them. Each has one untimed run first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from torch import Tensor
 from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
 
 MAX_PSNR_DB = 200.0
-"""What two equal pictures have here, instead of infinity."""
+"""PSNR of two equal clips, instead of infinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What the untimed run shows: the clip (T, 3, S*H, S*W) if it can be told, and peaks where they are known.
+    """Result of the untimed run.
 
-    rss_bytes: of a process that does nothing else. cuda_bytes: of what torch allocated on the GPU in it.
+    Attributes:
+        hr: The clip (T, 3, S*H, S*W), if it is available.
+        rss_bytes: Peak resident set of a process that does nothing else.
+        cuda_bytes: Peak of torch's allocations on the GPU in it.
     """
 
     hr: Tensor | None = None
@@ -33,7 +36,13 @@ class First:
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """What a run of the engine took. ends: seconds from the start to the end of each frame, ascending."""
+    """Times of a run of the engine.
+
+    Attributes:
+        seconds: Of the whole run.
+        ends: Seconds from the start to the end of each frame, ascending.
+        passes_per_frame: Cleaning passes.
+    """
 
     seconds: float
     ends: Sequence[float]
@@ -41,7 +50,7 @@ class EngineRun:
 
     @property
     def steady_frames_per_second(self) -> float | None:
-        """The rate of the second half of the frames, or None of a single frame."""
+        """Rate of the second half of the frames; None for a single frame."""
         half = len(self.ends) // 2
         if not half or self.ends[-1] <= self.ends[-half - 1]:
             return None
@@ -52,9 +61,15 @@ class EngineRun:
 class Way:
     """One way to upscale the clip.
 
-    model: the network, "" where it is none of ours. num_frames: of a timed run. flops_per_frame: multiplications and
-    additions of the network as it is written, however it is computed. first: the untimed run. seconds: a timed one.
-    runs: what the timed runs of the engine tell besides.
+    Attributes:
+        name: Of the way.
+        model: The network; "" if it is not ours.
+        dtype: Of the convolutions.
+        num_frames: Frames of a timed run.
+        flops_per_frame: Multiplications and additions of the network as it is written, however it is computed.
+        first: The untimed run.
+        seconds: A timed run.
+        runs: Further results of the timed runs of the engine.
     """
 
     name: str
@@ -69,7 +84,13 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """first and seconds by the ways' place in the sequence; failed: the reason of those that could not be measured."""
+    """Results by the ways' index in the sequence.
+
+    Attributes:
+        first: Of the untimed runs.
+        seconds: Of the timed runs.
+        failed: Reasons of the ways that could not be measured.
+    """
 
     first: Mapping[int, First]
     seconds: Mapping[int, Sequence[float]]
@@ -77,7 +98,7 @@ class Turns:
 
 
 def measure_in_turns(ways: Sequence[Way], num_repeats: int) -> Turns:
-    """Every way's untimed run, then the timed ones in turns. A way that fails is left out from there on."""
+    """Measure every way: the untimed runs, then the timed ones in turns. A way that fails is left out from then on."""
     first: dict[int, First] = {}
     seconds: dict[int, list[float]] = {}
     failed: dict[int, str] = {}
@@ -96,9 +117,9 @@ def measure_in_turns(ways: Sequence[Way], num_repeats: int) -> Turns:
 
 
 def timed(compute: DeviceConfig, job: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """The seconds that a job takes on the thread that computes for this device, and its result.
+    """Run a job on the device's thread. Return the seconds that it takes, and its result.
 
-    The engine's thread: each thread that calls torch gets a pool of workers of its own.
+    It is the engine's thread: every thread that calls torch gets its own pool of workers.
     """
 
     def work() -> tuple[float, Tensor]:
@@ -112,18 +133,18 @@ def timed(compute: DeviceConfig, job: Callable[[], Tensor]) -> tuple[float, Tens
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name without "torch."."""
+    """Return the name of a dtype without "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has completed all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def psnr_db(ours: Tensor, reference: Tensor) -> float:
-    """Of a whole clip, for a largest value of 1; MAX_PSNR_DB at most. Raises ValueError if the shapes differ."""
+    """Return the PSNR of a whole clip in [0, 1], at most MAX_PSNR_DB. Raise ValueError if the shapes differ."""
     if ours.shape != reference.shape:
         raise ValueError(f"psnr_db: the clips differ in shape, {tuple(ours.shape)} and {tuple(reference.shape)}")
     errors = [(a.double() - b.double()).square().mean().item() for a, b in zip(ours, reference, strict=True)]

@@ -1,8 +1,8 @@
-"""A script through real vspipe, in a process of its own: vspipe's own clock, and the most memory that it held.
+"""A script run by real vspipe, in a process of its own: vspipe's own clock, and its peak memory.
 
 vspipe starts its clock when the script has been evaluated and stops it after the last frame, so that imports, weights
-and the building of filters do not count (seen: a script that sleeps does not slow its frames down). It is the time
-that every user is told. Nothing of ours stands between the filter and vspipe to take other times.
+and the building of filters do not count (tested: a script that sleeps does not slow its frames down). Every user sees
+this time. Nothing of ours runs between the filter and vspipe.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ _REPORT = re.compile(r"Output (\d+) frames in (\d+\.\d+) seconds \((\d+\.\d+) fp
 
 
 class VspipeError(OSError):
-    """vspipe is not there or failed; the text says why."""
+    """vspipe is missing or failed. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piped:
-    """What a run of vspipe took: seconds by its own clock, and the peak of its resident set."""
+    """Result of a run of vspipe.
+
+    Attributes:
+        num_frames: Frames that it output.
+        seconds: By its own clock.
+        peak_bytes: Peak resident set.
+    """
 
     num_frames: int
     seconds: float
@@ -38,7 +44,7 @@ class Piped:
 
 @dataclass(frozen=True, slots=True)
 class Vspipe:
-    """vspipe of this Python, configured in a folder of its own: the user's configuration is left alone."""
+    """vspipe of this Python, configured in a folder of its own; the user's configuration is not changed."""
 
     executable: Path
     environment: Mapping[str, str]
@@ -46,7 +52,7 @@ class Vspipe:
 
     @staticmethod
     def configured_in(folder: Path) -> Vspipe:
-        """The program, with its configuration and its scripts in `folder`. Raises VspipeError."""
+        """Find the program, and put its configuration and scripts into `folder`. Raise VspipeError if that fails."""
         spec = importlib.util.find_spec("vapoursynth")
         place = Path(spec.origin).parent if spec and spec.origin else Path()
         found = shutil.which("vspipe", path=str(place))  # the program itself, not the launcher in bin/
@@ -62,10 +68,15 @@ class Vspipe:
         return Vspipe(Path(found), environment, folder)
 
     def run(self, script: str, given: Mapping[str, str | int], *, output: Path | None = None) -> Piped:
-        """Run the text of a script to its last frame.
+        """Run a script to its last frame.
 
-        given: variables of the script, which get there as text. output: a file for the frames, by default none: they
-        are made and dropped. Raises VspipeError.
+        Args:
+            script: Its text.
+            given: Variables of the script, which receives them as text.
+            output: File for the frames; None: they are dropped.
+
+        Raises:
+            VspipeError: vspipe failed.
         """
         path = self.folder / "script.vpy"
         path.write_text(textwrap.dedent(script), encoding="utf-8")
@@ -80,5 +91,5 @@ class Vspipe:
 
 
 def _exactly(num_frames: int, seconds: float, frames_per_second: float) -> float:
-    """The seconds, from two numbers with two decimals each: the larger is the better known one."""
+    """Return the seconds from two numbers with two decimals each: the larger one is the more precise."""
     return seconds if seconds >= frames_per_second else num_frames / frames_per_second

@@ -1,9 +1,9 @@
 """The ways to upscale a clip that are compared: the plain network, the engine, vspipe, and other upscalers.
 
-Each way's untimed run tells its picture, of the first frames and with the arguments that do what the plain network
-does, so that pictures can be compared; and the peaks of a run with the arguments that are timed.
+Each way's untimed run gives its output for the first frames, with the arguments that compute what the plain network
+does, so that outputs can be compared; and the peaks of a run with the arguments that are timed.
 
-Run as a program, this module is one plain or engine run in a process of its own: its peak memory is what is read.
+Run as a program, this module is one plain or engine run in a process of its own, whose peak memory is measured.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .vspipe import Vspipe
 
 PLAIN, ENGINE, VSPIPE = "plain", "engine", "vspipe"
 MAX_COMPARED_FRAMES = 10
-"""Frames of the clip that pictures are compared of, and that the plain network is timed with: it takes a clip at once,
-and 90 frames of 1280x720 would need some 60 GB."""
+"""Frames whose output is compared, and with which the plain network is timed: it processes a clip at once, and 90
+frames of 1280x720 would need some 60 GB."""
 
 _SCRIPT = """
     import numpy as np
@@ -83,7 +83,19 @@ _SCRIPT = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One clip and where it is computed. frames (T, 3, H, W) float32, on the CPU and in `file`."""
+    """One clip and where it is computed.
+
+    Attributes:
+        frames: (T, 3, H, W) float32, on the CPU.
+        file: The same frames in a file.
+        compute: Device and dtype.
+        precision: As Upscale takes it.
+        folder: For temporary files.
+        vspipe: None to leave it out.
+        num_requests: Concurrent requests.
+        with_stand_ins: Whether to measure other upscalers and their networks.
+        with_peaks: Whether to measure peak memory.
+    """
 
     frames: Tensor
     file: Path
@@ -97,12 +109,12 @@ class Setting:
 
     @property
     def num_frames(self) -> int:
-        """Of the clip."""
+        """Number of frames of the clip."""
         return len(self.frames)
 
     @property
     def compared(self) -> Tensor:
-        """The frames that pictures are compared of."""
+        """The frames whose output is compared."""
         return self.frames[:MAX_COMPARED_FRAMES]
 
     @property
@@ -112,7 +124,7 @@ class Setting:
 
 
 def plain_way(setting: Setting, model: str, dtype: torch.dtype, flops: float) -> Way:
-    """The plain network in this type, contiguous, on the frames that are compared."""
+    """Return the plain network in this dtype, contiguous, on the frames that are compared."""
     compute = DeviceConfig(setting.compute.device, dtype)
     network = build_network(model).to(compute.device, dtype)
 
@@ -134,7 +146,7 @@ def plain_way(setting: Setting, model: str, dtype: torch.dtype, flops: float) ->
 
 
 def engine_way(setting: Setting, model: str, flops: float) -> Way:
-    """The engine, made anew for each run, as a user of Upscale gets it."""
+    """Return the engine, built for each run, as by Upscale."""
     network, dtype = build_network(model), setting.compute.dtype
 
     def first() -> First:
@@ -160,9 +172,9 @@ def engine_way(setting: Setting, model: str, flops: float) -> Way:
 
 
 def vspipe_way(setting: Setting, vspipe: Vspipe, model: str, flops: float) -> Way:
-    """A real vspipe, started anew for each run, with as many requests in flight as it chooses itself.
+    """Return a real vspipe, started for each run, with as many concurrent requests as it chooses itself.
 
-    Two untimed runs: one of the compared frames into a file, for their picture, and one of the whole clip for the peak.
+    Two untimed runs: one of the compared frames into a file, for their output, and one of the whole clip for the peak.
     """
 
     def given(arguments: Arguments, num_frames: int, *, warm_up: bool) -> dict[str, str | int]:
@@ -202,7 +214,7 @@ def vspipe_way(setting: Setting, vspipe: Vspipe, model: str, flops: float) -> Wa
 
 
 def all_ways(setting: Setting, models: Sequence[str]) -> tuple[list[Way], dict[str, str]]:
-    """What is measured on this clip, and why others are not."""
+    """Return the ways that are measured on this clip, and why others are not."""
     device, dtype = setting.compute.device, setting.compute.dtype
     dtypes = [torch.float32] if device.type == "cpu" else list(dict.fromkeys([torch.float32, dtype]))
     ways: list[Way] = []
@@ -227,9 +239,10 @@ def all_ways(setting: Setting, models: Sequence[str]) -> tuple[list[Way], dict[s
 
 
 def peaks_of_child(setting: Setting, kind: str, model: str, dtype: torch.dtype) -> First:
-    """The peaks of one plain or engine run in a process of its own, if they are wanted.
+    """Return the peaks of one plain or engine run in a process of its own, if they are wanted.
 
-    Raises RuntimeError if it failed.
+    Raises:
+        RuntimeError: The run failed.
     """
     if not setting.with_peaks:
         return First()
@@ -242,7 +255,7 @@ def peaks_of_child(setting: Setting, kind: str, model: str, dtype: torch.dtype) 
 
 
 def main(kind: str, weights: str, clip: str, device: str, dtype: str, num_requests: str) -> int:
-    """Run one way once, the exit status; what torch took of the GPU is printed as JSON."""
+    """Run one way once and print torch's peak on the GPU as JSON. Return the exit status."""
     compute = DeviceConfig(torch.device(device), getattr(torch, dtype))
     network = load_model(weights if weights == "default" else Path(weights))
     frames = torch.from_numpy(np.load(clip))

@@ -19,7 +19,7 @@ SUFFIXES = frozenset({".mkv", ".mp4", ".m4v", ".mov"})
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What was asked for. Exits with argparse's message if that makes no sense."""
+    """Parse the command line. Exit with argparse's message if it makes no sense."""
     parser = argparse.ArgumentParser(
         prog="encode",
         description="Encode what a .vpy script makes of a video; colours, aspect, times and audio stay right.",
@@ -37,7 +37,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def checked(given: argparse.Namespace) -> dict[str, str]:
-    """The script's variables. Raises EncodeError for what cannot work, before anything is started."""
+    """Return the script's variables. Raise EncodeError for what cannot work, before anything is started."""
     for path in (given.script, given.source):
         if not path.is_file():
             raise EncodeError(f"{shown_path(path)} is not a file")

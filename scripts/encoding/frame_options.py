@@ -18,7 +18,15 @@ _CHROMA_LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What a script's first output is, and the properties of its first frame, those that are numbers."""
+    """A script's first output.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        num_frames: Its length.
+        rate: Frames per second; 0 if it is variable.
+        props: Properties of the first frame that are numbers.
+    """
 
     width: int
     height: int
@@ -28,10 +36,10 @@ class Output:
 
 
 def frame_filter(props: Mapping[str, Any]) -> str:
-    """An ffmpeg filter that names range, matrix, primaries, transfer and aspect of frames, and changes no sample.
+    """Return an ffmpeg filter that sets range, matrix, primaries, transfer and aspect, and changes no sample.
 
-    What the frame leaves open stays open, but that an unnamed range is limited, as ffmpeg takes it too. All frames are
-    progressive: fields do not survive being enlarged.
+    What the frame does not name is not set, except that an unnamed range is limited, as ffmpeg assumes too. All frames
+    are marked as progressive: fields do not survive upscaling.
     """
     tags = {"field_mode": "prog", "range": "pc" if props.get("_Range") == 1 else "tv"}
     for name, prop in (("colorspace", "_Matrix"), ("color_primaries", "_Primaries"), ("color_trc", "_Transfer")):
@@ -46,7 +54,7 @@ def frame_filter(props: Mapping[str, Any]) -> str:
 
 
 def frame_options(props: Mapping[str, Any], encoder_options: Sequence[str]) -> list[str]:
-    """The options of ffmpeg's output: those of the encoder, and what tells it what the frames are."""
+    """Return the options of ffmpeg's output: the encoder's, and those that describe the frames."""
     options = ["-vf", frame_filter(props)]
     location = props.get("_ChromaLocation")
     if isinstance(location, int) and 0 <= location < len(_CHROMA_LOCATIONS):
@@ -55,9 +63,11 @@ def frame_options(props: Mapping[str, Any], encoder_options: Sequence[str]) -> l
 
 
 def with_hdr_metadata(encoder_options: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """The options with mastering display and light level among the encoder's own parameters, unless named there.
+    """Add mastering display and light level to the encoder's own parameters, unless they are there.
 
-    words: as x265 has them, see `hdr_words`.
+    Args:
+        encoder_options: Options of ffmpeg.
+        words: Parameters by x265's names, see `hdr_words`.
     """
     options = list(encoder_options)
     for encoder, (option, names) in HDR_PARAMETERS.items():

@@ -1,4 +1,4 @@
-"""One video: the script's frames encoded, then joined with the source's times, audio and the rest."""
+"""Encoding of one video: the script's frames, joined with the source's times, audio and the rest."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,21 @@ def encode(
     encoder_options: Sequence[str] = ENCODER,
     warn: Callable[[str], None],
 ) -> str:
-    """Encode what the script makes of the source into `path`, which is whole or not there. Returns a line about it.
+    """Encode what the script makes of the source, atomically.
 
-    Raises UserError.
+    Args:
+        script: The .vpy script.
+        source: The video.
+        path: The file to write.
+        arguments: Variables of the script.
+        encoder_options: Options of ffmpeg.
+        warn: Called with each warning.
+
+    Returns:
+        A line about the result.
+
+    Raises:
+        UserError: Something failed that the user can mend.
     """
     times = source_times(source)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as name:

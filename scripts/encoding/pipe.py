@@ -1,4 +1,4 @@
-"""`vspipe | ffmpeg`: both processes, what they say, and what the frames report of themselves."""
+"""`vspipe | ffmpeg`: both processes, their messages, and the report about the frames."""
 
 import json
 import os
@@ -42,11 +42,22 @@ def pipe(
     environment: Mapping[str, str],
     warn: Callable[[str], None],
 ) -> tuple[Output, list[Fraction | None]]:
-    """Run `vspipe | ffmpeg`: the script's first output, encoded into the file `encoded`.
+    """Run `vspipe | ffmpeg`: encode the script's first output.
 
-    arguments: variables of the script. rate: frames per second, for the encoder. warn: is told what is lost on the way,
-    and the warnings of vspipe and the script. Returns the output, and how many seconds each frame is shown, where it
-    says so. Raises EncodeError.
+    Args:
+        script: The .vpy script.
+        arguments: Variables of the script.
+        encoded: The file to write.
+        rate: Returns the frames per second for the encoder.
+        encoder_options: Options of ffmpeg.
+        environment: Variables for vspipe.
+        warn: Called with what is lost on the way, and with the warnings of vspipe and the script.
+
+    Returns:
+        The output, and each frame's duration in seconds; None for a frame without one.
+
+    Raises:
+        EncodeError: One of the programs failed.
     """
     report, log = encoded.with_suffix(".jsonl"), encoded.with_suffix(".log")
     report.touch()
@@ -78,7 +89,7 @@ def pipe(
 
 
 def first_frame(report: Path, producer: "subprocess.Popen[bytes]") -> Output | None:
-    """The output and its first frame, once that is made; None if vspipe ended before."""
+    """Wait for the first frame. Return the output with its properties; None if vspipe ended before."""
     while True:
         has_ended = producer.poll() is not None
         *lines, _ = report.read_text(encoding="utf-8").split("\n")
@@ -100,7 +111,7 @@ def first_frame(report: Path, producer: "subprocess.Popen[bytes]") -> Output | N
 
 
 def durations_of(report: Path, num_frames: int) -> list[Fraction | None]:
-    """How many seconds each frame is shown, where it says so."""
+    """Return each frame's duration in seconds; None for a frame without one."""
     durations: list[Fraction | None] = [None] * num_frames
     for line in report.read_text(encoding="utf-8").splitlines()[1:]:
         frame = json.loads(line)
@@ -112,7 +123,7 @@ def durations_of(report: Path, num_frames: int) -> list[Fraction | None]:
 
 @contextmanager
 def running(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[bytes]]":
-    """A process that does not outlive this block."""
+    """Start a process that is killed when the block ends."""
     process = subprocess.Popen(command, **options)
     try:
         yield process
@@ -122,7 +133,7 @@ def running(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[by
 
 
 class Follower:
-    """Reads what vspipe says, on a thread of its own: its progress is shown, its warnings are passed on."""
+    """Reads vspipe's messages on a thread: shows its progress and passes its warnings on."""
 
     def __init__(self, stderr: IO[bytes] | None, warn: Callable[[str], None]) -> None:
         assert stderr is not None
@@ -137,11 +148,11 @@ class Follower:
         self._bar = progress_bar(num_frames)
 
     def join(self) -> str:
-        """Everything that vspipe said but its progress, once it has ended."""
+        """Wait for the end of vspipe. Return all of its messages but the progress."""
         self._thread.join()
         text = b"\n".join(self._said).decode(errors="replace")
         if self._bar is not None and not REASON.search(text):
-            self._bar.update(self._bar.total - self._bar.n)  # vspipe does not tell of its last frame
+            self._bar.update(self._bar.total - self._bar.n)  # vspipe does not report its last frame
         return text
 
     def __enter__(self) -> Self:
@@ -167,10 +178,10 @@ class Follower:
 
 
 def check(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str) -> None:
-    """Raise EncodeError, in one line, if vspipe or ffmpeg failed; the first to fail pulls the other along.
+    """Raise EncodeError, in one line, if vspipe or ffmpeg failed; the first failure causes the other.
 
-    A broken pipe is never the fault of vspipe: ffmpeg failed, or an option ended it early, which the number of
-    packets tells.
+    A broken pipe is never caused by vspipe: ffmpeg failed, or an option ended it early, which the number of packets
+    shows.
     """
     vspipe_code, ffmpeg_code = codes
     broken_pipe = vspipe_code == -getattr(signal, "SIGPIPE", 0) or "fwrite" in vspipe_said
@@ -181,14 +192,14 @@ def check(codes: tuple[int, int], vspipe_said: str, ffmpeg_said: str) -> None:
 
 
 def ending(code: int) -> str:
-    """How a process ended: a negative code is a signal's."""
+    """Describe how a process ended; a negative code is a signal."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
 def reason(said: str) -> str:
-    """What a program gives as its reason, else its last words."""
+    """Return the reason in a program's messages, else their last lines."""
     found = REASON.findall(said)
-    # VapourSynth puts a Python traceback after this; its last line has the words of the exception.
+    # VapourSynth adds a Python traceback; its last line is the exception.
     if found and not found[-1].rstrip().endswith("with error:"):
         return str(found[-1])
     lines = [line.strip() for line in said.splitlines() if line.strip() and not SUMMARY.match(line)]

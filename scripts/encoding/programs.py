@@ -1,4 +1,4 @@
-"""Where vspipe and ffmpeg are, and the environment that vspipe runs in."""
+"""The programs vspipe and ffmpeg, and the environment that vspipe runs in."""
 
 import importlib.util
 import os
@@ -11,7 +11,10 @@ from .errors import EncodeError
 
 
 def find_vspipe() -> Path:
-    """The program itself, not the launcher in bin/, which would not pass a signal on. Raises EncodeError."""
+    """Find vspipe itself, not the launcher in bin/, which does not pass signals on.
+
+    Raises EncodeError if it is missing.
+    """
     spec = importlib.util.find_spec("vapoursynth")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     found = shutil.which("vspipe", path=str(folder))
@@ -21,7 +24,7 @@ def find_vspipe() -> Path:
 
 
 def find_ffmpeg() -> Path:
-    """The ffmpeg on PATH if it can encode H.264, else the one that imageio-ffmpeg carries. Raises EncodeError."""
+    """Find the ffmpeg on PATH if it encodes H.264, else that of imageio-ffmpeg. Raise EncodeError if there is none."""
     on_path = shutil.which("ffmpeg")
     if on_path:
         encoders = subprocess.run([on_path, "-v", "quiet", "-encoders"], capture_output=True, text=True, check=False)
@@ -37,7 +40,7 @@ def find_ffmpeg() -> Path:
 
 
 def configured_environment(folder: Path) -> dict[str, str]:
-    """Variables under which vspipe finds this Python, for which it is configured in `folder`."""
+    """Configure vspipe for this Python in a folder. Return the environment variables with which it is used."""
     environment = {**os.environ, "XDG_CONFIG_HOME": str(folder)}
     python = Path(sys.executable)
     python = python.parent.resolve() / python.name  # vspipe looks itself up by its real path
@@ -46,6 +49,6 @@ def configured_environment(folder: Path) -> dict[str, str]:
 
 
 def vspipe_environment(folder: Path) -> dict[str, str]:
-    """The user's own variables if he has configured vspipe, else those of a configuration in `folder`."""
+    """Return the environment for vspipe: the user's own if it is configured there, else one configured in `folder`."""
     works = subprocess.run([str(find_vspipe()), "--version"], capture_output=True, check=False).returncode == 0
     return dict(os.environ) if works else configured_environment(folder)

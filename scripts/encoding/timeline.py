@@ -1,4 +1,4 @@
-"""When frames are shown: the times of a source, and those of frames of given durations."""
+"""Times of frames: those of a source, and those of frames with given durations."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +22,14 @@ def timeline_of(
     start_seconds: Fraction,
     last_seconds: Fraction | None = None,
 ) -> Timeline:
-    """The times of frames that are shown one after another for so many seconds each.
+    """Return the times of frames that are shown one after another.
 
-    None: a frame does not say. The last one is then shown for `last_seconds`, or as long as the one before it, others
-    for 1 / rate.
+    Args:
+        durations: In seconds. None: the frame has none; the last one then gets `last_seconds` or the duration of the
+            one before it, others 1 / rate.
+        rate: Frames per second.
+        start_seconds: When the first frame begins.
+        last_seconds: Duration of the last frame, if it has none itself.
     """
     known = [1 / rate if duration is None else duration for duration in durations]
     if durations[-1] is None and (last_seconds or len(known) > 1):
@@ -41,7 +45,13 @@ def timeline_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTimes:
-    """When a file's first and last video frame begin, and how long the last one is shown where it says so: seconds."""
+    """Times of a file's video, in seconds.
+
+    Attributes:
+        first: When its first frame begins.
+        last: When its last frame begins.
+        last_duration: Of the last frame; None if the file does not tell.
+    """
 
     first: Fraction
     last: Fraction
@@ -49,7 +59,7 @@ class SourceTimes:
 
 
 def source_times(path: Path) -> SourceTimes:
-    """The times of a file's video. Raises UserError if it has none that can be read."""
+    """Read the times of a file's video. Raise UserError if it has no video that can be read."""
     check_readable(path)
     with av.open(str(path)) as file:
         cover = av.stream.Disposition.attached_pic
@@ -59,13 +69,13 @@ def source_times(path: Path) -> SourceTimes:
             for packet in file.demux(stream)
             if packet.pts is not None and packet.time_base is not None
         ]
-    if not times:  # as in .avi files: the frames' durations must do
+    if not times:  # as in .avi files: the frames' durations are used instead
         return SourceTimes(first=Fraction(0), last=Fraction(0), last_duration=None)
     last, duration = max(times)
     return SourceTimes(first=min(times)[0], last=last, last_duration=duration or None)
 
 
 def nominal_rate(rate: Fraction, mean: Fraction) -> Fraction:
-    """The rate to tell the encoder: the clip's own; the mean where that is not what it has (a variable rate)."""
+    """Return the rate to give to the encoder: the clip's own, or the mean rate if they differ (variable rate)."""
     mean = mean.limit_denominator(1001)
     return rate if mean and rate and abs(rate / mean - 1) < MAX_RATE_DEVIATION else mean or rate or Fraction(25)
