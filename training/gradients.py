@@ -22,7 +22,7 @@ from training.losses.kinds import ClipTensors, Flows, Loss, Needs, Reach, ViewTe
 from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES, LossSettings
 from training.views import Discriminator, frames_at_once_on, judged, motion_of, parts_of, sees_neighbours, views_of
-from vsrealbasicvsr.model import SCALE, RealBasicVSR, run_directly
+from vsrealbasicvsr.model import RealBasicVSR, run_directly
 
 
 def generator_step(
@@ -76,7 +76,7 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    _check_pair("generator_step", lr, gt, SCALE)
+    _check_pair("generator_step", lr, gt, model.sizes.scale)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     with autocast():
         run = _run_again_in_backward if checkpointing else run_directly

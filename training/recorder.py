@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training.run_folder import Log
-from vsrealbasicvsr.model import SCALE
 
 
 class Recorder:
@@ -77,5 +76,6 @@ class Recorder:
 def side_by_side(lr: Tensor, hr: Tensor, gt: Tensor) -> Tensor:
     """Return the middle frame of the first clip, (3, S*H, 3*S*W) in [0, 1]: bicubic | output | ground truth."""
     middle = lr.shape[1] // 2
-    bicubic = F.interpolate(lr[0, middle][None], scale_factor=SCALE, mode="bicubic", align_corners=False)[0]
+    scale = gt.shape[-1] // lr.shape[-1]
+    bicubic = F.interpolate(lr[0, middle][None], scale_factor=scale, mode="bicubic", align_corners=False)[0]
     return torch.cat((bicubic, hr[0, middle], gt[0, middle]), dim=2).clamp(0, 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.settings import DataSettings
+from training.degradations import SCALE
 from training.fields import AtLeast1, Count, NotNegative, Range, SettingsError, Share, check_fields, from_plain, written
 from training.losses.settings import LossSettings
 from vsrealbasicvsr.model import MAX_BLOCKS, MAX_FLOW_LEVELS, MAX_START_PASSES, STRIDES, Architecture
@@ -77,6 +78,10 @@ class Settings:
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise SettingsError(f"adam_betas must be from 0 to below 1, got {written(self.adam_betas)}")
         _check_architecture(self.architecture)
+        if self.architecture.scale != SCALE:
+            raise SettingsError(
+                f"architecture.scale must be {SCALE}, to which the degradations shrink, got {self.architecture.scale}"
+            )
         self.losses.check_sample(num_frames=self.data.num_frames, crop_px=self.data.crop_px)
 
     def to_json(self) -> str:

@@ -30,7 +30,7 @@ def motion_of(model: RealBasicVSR, gt: Tensor) -> Flows:
     Returns:
         Flows at the size of the input, see `Flows`.
     """
-    small = averaged(gt)
+    small = averaged(gt, model.sizes.scale)
     onto_next, onto_previous = model.flows(small[:, :-1].flatten(0, 1), small[:, 1:].flatten(0, 1))
     shape = (small.shape[0], -1, 2, *small.shape[-2:])
     return onto_next.view(shape), onto_previous.view(shape)

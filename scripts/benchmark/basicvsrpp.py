@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.model.flow import SPyNet, flow_warp
 from vsrealbasicvsr.model.network import PixelShuffleUpsample, ResidualTrunk
 
+SCALE = 4
 MID_CHANNELS = 64
 NUM_BLOCKS = 7
 NUM_DEFORMABLE_GROUPS = 16

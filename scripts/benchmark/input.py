@@ -31,6 +31,7 @@ from training.data.sampler import Drawn
 from training.data.settings import DataSettings
 from training.data.sources import read_video
 from training.degradations import (
+    SCALE,
     Blur,
     ChromaNoise,
     GaussianNoise,
@@ -44,7 +45,6 @@ from training.degradations import (
 )
 from training.degradations.colour import as_bytes
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 from .cpu_clock import Watch
 from .plain_pipeline import LEVELS, Bytes, plain_bytes, plain_floats, plain_step, plain_unsharp

@@ -16,10 +16,9 @@ import torch
 
 from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 from .report import machine, print_machine, write_json
-from .subjects import size_of, smooth_picture, weights_for_upscale
+from .subjects import build_network, size_of, smooth_picture, weights_for_upscale
 from .vspipe import Vspipe
 
 TRAVEL_PX = 30
@@ -77,8 +76,9 @@ def run_memory(arguments: argparse.Namespace) -> None:
     print_machine(about)
     peak = "unknown on this system" if piped.peak_bytes is None else f"{piped.peak_bytes / 2**30:.2f} GiB"
     seconds_per_frame = piped.seconds / piped.num_frames
+    scale = build_network(arguments.model).sizes.scale
     print(
-        f"{width}x{height} to {SCALE * width}x{SCALE * height}, {arguments.model}, {num_frames} frames,"
+        f"{width}x{height} to {scale * width}x{scale * height}, {arguments.model}, {num_frames} frames,"
         f" length {arguments.length}: peak of the vspipe process {peak}, {seconds_per_frame:.3f} s a frame"
     )
     report = {

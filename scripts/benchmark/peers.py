@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vsrealbasicvsr.engine import DeviceConfig as DeviceConfig
-from vsrealbasicvsr.model import SCALE
 
-from .basicvsrpp import BasicVSRPlusPlus
+from .basicvsrpp import SCALE, BasicVSRPlusPlus
 from .turns import First, Way, timed
 
 STAND_IN = "stand-in for vs-realesrgan (needs CUDA): realesr-animevideov3 in torch"

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.engine import DeviceConfig
-from vsrealbasicvsr.model import SCALE
 
 from . import peers, process
 from .engine_runs import (
@@ -188,12 +187,14 @@ def vspipe_way(setting: Setting, vspipe: Vspipe, model: str, flops: float) -> Wa
             **{name: str(value) for name, value in dataclasses.asdict(arguments).items()},
         }
 
+    scale = build_network(model).sizes.scale
+
     def first() -> First:
         path = setting.folder / "frames.raw"
         try:
             vspipe.run(_SCRIPT, given(AS_PLAIN, len(setting.compared), warm_up=False), output=path)
             width, height = setting.size
-            planes = np.fromfile(path, np.float32).reshape(-1, 3, SCALE * height, SCALE * width)
+            planes = np.fromfile(path, np.float32).reshape(-1, 3, scale * height, scale * width)
         finally:
             path.unlink(missing_ok=True)
         hr = torch.from_numpy(planes[:, [2, 0, 1]])  # vspipe writes G, B, R

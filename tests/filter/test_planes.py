@@ -145,9 +145,7 @@ def test_each_frame_is_converted_by_its_own_properties_and_those_that_torch_cann
         {},
     ]
     wanted = clip.format
-    told = [
-        plane_format(wanted, 4 * clip.height, {"_rbvsr" + key: value for key, value in kind.items()}) for kind in kinds
-    ]
+    told = [plane_format(wanted, clip.height, {"_rbvsr" + key: value for key, value in kind.items()}) for kind in kinds]
     assert [form is not None for form in told] == [True, True, False, True, True]
     mixed = core.std.Splice([clip.std.RemoveFrameProps().std.SetFrameProps(**kind) if kind else clip for kind in kinds])
     on_host, on_device = both_ways(mixed, scene_cuts="off")

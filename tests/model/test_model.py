@@ -108,6 +108,11 @@ def test_keys_shapes_and_number_of_parameters_are_the_published_ones():
     assert count(parts.backward_resblocks) == count(parts.forward_resblocks) == 1_515_776
 
 
+def test_a_network_of_another_scale_is_refused_where_pixels_are_shuffled():
+    with pytest.raises(ValueError, match="enlarge by 4, got a scale of 2"):
+        RealBasicVSR(Architecture(scale=2))
+
+
 # ---- a second implementation, in float64 ----------------------------------------------------------------------------
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from training.benchmarking.measured import Way, super_resolve_measured
 from training.benchmarking.naturalness import INSTALL
+from training.benchmarking.published import SCALE
 from training.benchmarking.sequences import Clip, stamp
 from training.data.sources import read_photograph
 from training.evaluation.metrics import to_bytes
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE, RealBasicVSR
+from vsrealbasicvsr.model import RealBasicVSR
 
 
 class Method(Protocol):

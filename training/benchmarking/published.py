@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 NUM_SEQUENCES, FRAMES_EACH = 50, 3
+SCALE = 4
+"""Enlargement of all methods in the paper."""
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "Real-ESRGAN": {"niqe": 4.2091, "brisque": 32.103, "nrqm": 5.7108, "pi": 4.2492},

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training.degradations import SCALE
 from training.devices import choose_device
 from training.evaluation import metrics
 from training.evaluation.enlarging import enlargements
@@ -30,7 +31,6 @@ from training.evaluation.scoring import AGAINST, OURS, Record, Scorer, load_meas
 from training.evaluation.sheets import write_frames, write_sheet
 from training.run_folder import find_weights
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import load_model
 
 MIN_CROP_PX = 16

@@ -34,7 +34,7 @@ from training.data.sampler import (
 )
 from training.data.settings import DataSettings
 from training.data.workers import PREFETCH_BATCHES, Order, computed
-from vsrealbasicvsr.model import SCALE
+from training.degradations import SCALE
 
 NUM_MEASURED = 4
 """Samples that are computed to find out how to divide workers between drawing and codecs."""

@@ -32,9 +32,8 @@ from training.data.sampler import (
     random_numbers,
 )
 from training.data.settings import DataSettings
-from training.degradations import codecs
+from training.degradations import SCALE, codecs
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 POOL_VERSION = 2
 """Number of this format; raised whenever the same options give other clips, so that older pools are computed again."""

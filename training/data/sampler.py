@@ -22,6 +22,7 @@ from training.data.camera import moved_photograph
 from training.data.dataset import ClipDataset, ClipError
 from training.data.settings import DataSettings
 from training.degradations import (
+    SCALE,
     Recipe,
     apply,
     codecs,
@@ -30,7 +31,6 @@ from training.degradations import (
     unsharp,
 )
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 MAX_DRAWS = 20
 """Maximum number of unreadable clips in a row; then the sample is given up."""

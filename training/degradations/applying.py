@@ -32,6 +32,7 @@ from training.degradations.resizing import resized
 type Pieces = list[Tensor]
 
 SCALE = 4
+"""Ratio of the clip's size to the degraded clip's."""
 
 _CPU_VALUES = 1 << 18
 """Values in a piece that stay in a CPU's cache while noise and colours are processed. A GPU processes everything at

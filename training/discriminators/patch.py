@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from training.discriminators.unet import SpectralConv
 from vsrealbasicvsr.luma import luma
-from vsrealbasicvsr.model import SCALE, flow_warp
+from vsrealbasicvsr.model import flow_warp
 
 
 class PatchDiscriminator(nn.Module):
@@ -61,8 +61,9 @@ class PatchDiscriminator(nn.Module):
         Returns:
             (N T, num_frames + 1, S*H, S*W). At the ends of a sequence the frame itself stands for its neighbour.
         """
+        scale = hr.shape[-1] // lr.shape[-1]
         hr, lr = luma(hr)[:, :, None], luma(lr)[:, :, None]
-        base = F.interpolate(lr.flatten(0, 1), scale_factor=SCALE, mode="bicubic", align_corners=False)
+        base = F.interpolate(lr.flatten(0, 1), scale_factor=scale, mode="bicubic", align_corners=False)
         if self.num_frames == 1:
             return torch.cat((hr.flatten(0, 1), base), dim=1)
         before, after = hr, hr
@@ -83,5 +84,6 @@ _PARTS = (slice(None, -1), slice(1, None))
 
 def _warped(hr: Tensor, flow_px: Tensor) -> Tensor:
     """Return frames (N, T, C, S*H, S*W) sampled along flows (N, T, 2, H, W) of the input's size."""
-    large = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)
+    scale = hr.shape[-1] // flow_px.shape[-1]
+    large = scale * F.interpolate(flow_px.flatten(0, 1), scale_factor=scale, mode="bilinear", align_corners=False)
     return flow_warp(hr.flatten(0, 1), large, padding="border").view_as(hr)

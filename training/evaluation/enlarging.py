@@ -12,7 +12,7 @@ from training.evaluation.metrics import to_bytes
 from training.evaluation.pairs import Pair
 from training.evaluation.peers import Peer
 from training.evaluation.scoring import BICUBIC
-from vsrealbasicvsr.model import SCALE, RealBasicVSR, refine
+from vsrealbasicvsr.model import RealBasicVSR, refine
 
 
 def super_resolve(model: RealBasicVSR, lr: Tensor, theta: float, cleaning: float = 1.0) -> Tensor:
@@ -28,9 +28,9 @@ def super_resolve(model: RealBasicVSR, lr: Tensor, theta: float, cleaning: float
         return model.super_resolve(refine(model, lr[None], theta=theta, cleaning=cleaning)[0])[0]
 
 
-def bicubic(lr: Tensor) -> Tensor:
+def bicubic(lr: Tensor, scale: int) -> Tensor:
     """Return the clip (T, 3, H, W) enlarged without a network: (T, 3, S*H, S*W)."""
-    return F.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
+    return F.interpolate(lr, scale_factor=scale, mode="bicubic", align_corners=False)
 
 
 def enlargements(
@@ -53,7 +53,7 @@ def enlargements(
     Returns:
         Clips by name, rounded to 8 bits, on the CPU.
     """
-    enlarged = {BICUBIC: to_bytes(bicubic(pair.lr))}
+    enlarged = {BICUBIC: to_bytes(bicubic(pair.lr, pair.scale))}
     enlarged |= {name: to_bytes(peer(pair)) for name, peer in (peers or {}).items()}
     for name, model in models.items():
         device = next(model.parameters()).device

@@ -15,8 +15,8 @@ from torch import Tensor
 from training import degradations
 from training.data.camera import moved_photograph
 from training.data.dataset import ClipDataset
+from training.degradations import SCALE
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 CHAINS = ("mild", "usual", "harsh", "clean", "evaluation", "moderate", "published")
 """Names of the chains. moderate and published are drawn for each clip, as in training; the others are equal for
@@ -60,6 +60,11 @@ class Pair:
     chain: str
     recipe: degradations.Recipe
     lr: Tensor
+
+    @property
+    def scale(self) -> int:
+        """Ratio of the ground truth's size to the input's."""
+        return self.truth.shape[-1] // self.lr.shape[-1]
 
     @property
     def truth(self) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 from training.evaluation.pairs import Pair
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, TRUTH
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import SCALE
 
 type Peer = Callable[[Pair], Tensor]
 """A function from a pair to its enlarged clip, (T, 3, S*H, S*W) in [0, 1] with overshoot."""
@@ -129,7 +128,7 @@ class FolderPeer:
                 " Make them from what --write-inputs writes"
             )
         frames = []
-        height, width = (SCALE * side for side in pair.lr.shape[-2:])
+        height, width = pair.truth.shape[-2:]
         for path in paths:
             picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if picture is None or picture.shape[:2] != (height, width):

@@ -8,7 +8,7 @@ from training.losses.kinds import ClipTensors, Loss, Reach
 
 def cleaning_loss(cleaned: Tensor, gt: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
     """Return the distance of the cleaned clip (N, T, 3, H, W) to `averaged` ground truth (N, T, 3, S*H, S*W)."""
-    return distance_of(distance)(cleaned, averaged(gt))
+    return distance_of(distance)(cleaned, averaged(gt, gt.shape[-1] // cleaned.shape[-1]))
 
 
 LOSS: Loss[ClipTensors] = Loss(

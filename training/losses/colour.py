@@ -5,7 +5,6 @@ from torch import Tensor
 
 from training.losses.distances import charbonnier
 from training.losses.kinds import ClipTensors, Loss, Reach
-from vsrealbasicvsr.model import SCALE
 
 COLOUR_BLOCK_PX = 16
 """Side of the blocks in pixels of the input; codecs change the colour of blocks of this size."""
@@ -23,7 +22,7 @@ def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> T
         lr: The input (N, T, 3, H, W).
         block_px: Side of a block in pixels of the input.
     """
-    means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * SCALE)
+    means_hr = F.avg_pool2d(hr.flatten(0, 1), block_px * (hr.shape[-1] // lr.shape[-1]))
     return charbonnier(means_hr, F.avg_pool2d(lr.flatten(0, 1), block_px))
 
 

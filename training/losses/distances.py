@@ -6,8 +6,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsrealbasicvsr.model import SCALE
-
 Distance = Literal["charbonnier", "l1"]
 
 
@@ -31,7 +29,7 @@ def distance_of(name: Distance) -> Callable[[Tensor, Tensor], Tensor]:
     return DISTANCES[name]
 
 
-def averaged(gt: Tensor) -> Tensor:
+def averaged(gt: Tensor, scale: int) -> Tensor:
     """Return the ground truth (N, T, 3, S*H, S*W) at the input's size, (N, T, 3, H, W): means of S x S pixels."""
-    small = F.avg_pool2d(gt.flatten(0, 1), SCALE)
+    small = F.avg_pool2d(gt.flatten(0, 1), scale)
     return small.view(*gt.shape[:2], *small.shape[1:])

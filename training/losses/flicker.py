@@ -5,7 +5,7 @@ from torch import Tensor
 
 from training.losses.distances import Distance, distance_of
 from training.losses.kinds import ClipTensors, Loss, Needs, Reach
-from vsrealbasicvsr.model import SCALE, flow_warp
+from vsrealbasicvsr.model import flow_warp
 
 
 def flicker_loss(hr: Tensor, gt: Tensor, flow_px: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
@@ -25,7 +25,8 @@ def flicker_loss(hr: Tensor, gt: Tensor, flow_px: Tensor, *, distance: Distance 
         A scalar; NaN if the flow is not finite.
     """
     error = hr - gt
-    flow_hr_px = SCALE * F.interpolate(flow_px.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False)
+    scale = hr.shape[-1] // flow_px.shape[-1]
+    flow_hr_px = scale * F.interpolate(flow_px.flatten(0, 1), scale_factor=scale, mode="bilinear", align_corners=False)
     carried = flow_warp(error[:, :-1].flatten(0, 1), flow_hr_px, padding="border")
     return distance_of(distance)(carried, error[:, 1:].flatten(0, 1)) + 0 * flow_px.sum()  # padding hides a NaN
 

@@ -48,7 +48,7 @@ class Needs(Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipTensors:
-    """Inputs of losses of whole clips. S is the scale, 4.
+    """Inputs of losses of whole clips. S is the network's scale.
 
     Attributes:
         lr: Input (N, T, 3, H, W), in [0, 1] like all clips here.

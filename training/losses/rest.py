@@ -23,7 +23,7 @@ def rest_loss(
         gt: The ground truth (N, T, 3, S*H, S*W).
         distance: "charbonnier" or "l1".
     """
-    target = averaged(gt)
+    target = averaged(gt, gt.shape[-1] // cleaned.shape[-1])
     again = clean(torch.cat((cleaned.detach(), target)))
     return distance_of(distance)(again, torch.cat((target, target)))
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from vsrealbasicvsr.model import SCALE
-
 from .cleaning import Cleaner
 from .frame_cache import CachedWindow, FrameCache
 from .messages import Messages
@@ -75,7 +73,7 @@ class Pipeline:
         backward, forward = propagator.states(n)
         cleaned = propagator.cleaned(n)
         parts = self.worker.backend.reconstruct(cleaned, backward, forward)
-        hr = cleaned.new_empty(3, *(SCALE * size for size in cleaned.shape[-2:])) if into is None else None
+        hr = cleaned.new_empty(3, *(self.worker.scale * size for size in cleaned.shape[-2:])) if into is None else None
         planes = list(hr) if hr is not None else into()  # type: ignore[misc]
         for first, rows in parts:
             for plane, part in zip(planes, rows, strict=True):

@@ -30,6 +30,7 @@ class WindowUpscaler:
 
     Attributes:
         grid: The windows of the clip.
+        scale: Output pixels per input pixel, on each axis.
         cache: The requests for frames, and the source frames.
         messages: Warnings and notes for the user.
     """
@@ -58,14 +59,15 @@ class WindowUpscaler:
                 decides.
         """
         configs = [devices] if isinstance(devices, DeviceConfig) else devices
-        self.grid = grid
+        self.grid, self.scale = grid, model.sizes.scale
         self.messages = Messages()
         self.cache = FrameCache(grid, self.messages, num_workers=len(configs))
         self._pipelines = []
         num_frames = min(grid.length + 2 * grid.overlap, grid.num_frames)
         for index, config in enumerate(configs):
             backend = config.prepare(model, max_tile_rows=max_tile_rows)
-            worker = Worker(config, backend, model.sizes.mid_channels, model.sizes.start_passes, num_frames)
+            sizes = model.sizes
+            worker = Worker(config, backend, sizes.mid_channels, sizes.start_passes, sizes.scale, num_frames)
             cleaner = Cleaner(worker, self.messages, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts)
             self._pipelines.append(Pipeline(worker, cleaner, self.cache, self.messages, worker_index=index))
 

@@ -40,6 +40,7 @@ class Worker:
         backend: The steps of the network on it.
         state_channels: Channels of a hidden state.
         start_passes: How often the first frame of a sequence is processed before the pass that counts.
+        scale: Output pixels per input pixel, on each axis.
         num_frames: Frames that a window reads, at most.
         budget: What may be cached; known once a frame was cleaned.
         height: Rows of the clip's frames; known once a frame was cleaned, or cleaning it failed.
@@ -50,6 +51,7 @@ class Worker:
     backend: Backend
     state_channels: int
     start_passes: int
+    scale: int
     num_frames: int
     budget: Budget | None = None
     height: int | None = None

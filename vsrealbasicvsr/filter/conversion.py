@@ -13,7 +13,6 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.engine import MATRICES, PlaneFormat
 from vsrealbasicvsr.errors import printable
-from vsrealbasicvsr.model import SCALE
 
 REWRITTEN_PROPS = (
     *("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation"),
@@ -132,9 +131,9 @@ def from_rgbs(
     wanted = form.format
 
     def make(colours: _Colours) -> vs.VideoNode:
-        if converted is not None and _plane_format(wanted, clip.height, colours):
-            return _with_original_props(converted, wanted, colours)
-        return _from_rgbs(clip, wanted, colours)
+        if converted is not None and _plane_format(wanted, form.height, colours):
+            return _with_original_props(converted, form, colours)
+        return _from_rgbs(clip, form, colours)
 
     made = {_UNNAMED: make(_UNNAMED)}
     alphas = _Alphas(clip)
@@ -155,7 +154,7 @@ def plane_format(wanted: vs.VideoFormat, height: int, props: Mapping[str, object
 
     Args:
         wanted: Format of the clip.
-        height: Height of the upscaled frame, in rows.
+        height: Height of the source frame, in rows.
         props: Properties of the source frame, as `to_rgbs` leaves them.
 
     Returns:
@@ -223,19 +222,20 @@ def _to_rgbs(clip: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     )
 
 
-def _from_rgbs(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
+def _from_rgbs(clip: vs.VideoNode, form: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
+    wanted = form.format
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     arguments = {"range": _range(wanted, known)}
     if wanted.color_family != vs.RGB:
-        arguments["matrix"] = _matrix(clip.height // SCALE, known)
+        arguments["matrix"] = _matrix(form.height, known)
     if wanted.color_family == vs.YUV and (location := _chroma_location(known)) is not None:
         arguments["chromaloc"] = location
-    return _with_original_props(_uncached(clip.resize.Bicubic(format=wanted.id, **arguments)), wanted, colours)
+    return _with_original_props(_uncached(clip.resize.Bicubic(format=wanted.id, **arguments)), form, colours)
 
 
 def _plane_format(wanted: vs.VideoFormat, height: int, colours: _Colours) -> PlaneFormat | None:
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
-    matrix = _matrix(height // SCALE, known)
+    matrix = _matrix(height, known)
     is_rgb = wanted.color_family == vs.RGB
     if matrix not in MATRICES and not is_rgb:
         return None
@@ -250,11 +250,11 @@ def _plane_format(wanted: vs.VideoFormat, height: int, colours: _Colours) -> Pla
     )
 
 
-def _with_original_props(clip: vs.VideoNode, wanted: vs.VideoFormat, colours: _Colours) -> vs.VideoNode:
+def _with_original_props(clip: vs.VideoNode, form: vs.VideoNode, colours: _Colours) -> vs.VideoNode:
     """Return the clip with the original properties of its frames restored, and with the assumed colours."""
     known = dict(zip(REWRITTEN_PROPS, colours, strict=True))
     travelled = {name: value for name, value in known.items() if value is not None}
-    present = travelled | _assumed(wanted, clip.height // SCALE, colours)
+    present = travelled | _assumed(form.format, form.height, colours)
     clip = _without(clip, [name for name in REWRITTEN_PROPS[:5] if name not in present])
     return _uncached(clip.std.SetFrameProps(**present)) if present else clip
 

@@ -22,7 +22,6 @@ from vsrealbasicvsr.engine import (
 )
 from vsrealbasicvsr.engine.device import available_devices, cpu_kernels
 from vsrealbasicvsr.errors import UserError, printable
-from vsrealbasicvsr.model import SCALE
 from vsrealbasicvsr.weights import load_model
 
 from .conversion import cached, from_rgbs, to_rgbs
@@ -101,7 +100,7 @@ def upscale(
         raise _error(str(error)) from None
     except (RuntimeError, MemoryError, OSError) as error:
         raise _error(_why_not_made(error)) from None
-    _log(clip, computes, grid)
+    _log(clip, computes, grid, network.sizes.scale)
     # Frames that a window requests at once, and those that other threads may request meanwhile. The window keeps the
     # same frames as RGBS, so this cache adds little.
     num_frames = min(length + 2 * overlap + 2 * vs.core.num_threads, clip.num_frames)
@@ -125,7 +124,7 @@ def version() -> dict[str, Any]:
     }
 
 
-def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid) -> None:
+def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid, scale: int) -> None:
     """Log one line: size, devices, precision and windows."""
     where = ", ".join(str(one.device) for one in computes)
     length, overlap = min(grid.length, grid.num_frames), grid.overlap
@@ -134,7 +133,7 @@ def _log(clip: vs.VideoNode, computes: Sequence[DeviceConfig], grid: Grid) -> No
     more = f" + {overlap} on each side" if grid.num_windows > 1 else ""
     vs.core.log_message(
         vs.MESSAGE_TYPE_INFORMATION,
-        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * SCALE}x{clip.height * SCALE} on {where} "
+        f"rbvsr.Upscale: {clip.width}x{clip.height} to {clip.width * scale}x{clip.height * scale} on {where} "
         f"in {str(computes[0].dtype).removeprefix('torch.')}, {windows} of {frames}{more}",
     )
 

@@ -27,7 +27,6 @@ from vsrealbasicvsr.engine import (
     to_planes,
 )
 from vsrealbasicvsr.errors import UserError, printable
-from vsrealbasicvsr.model import SCALE
 
 from .conversion import STASH, plane_format
 
@@ -65,7 +64,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
     windows = core.rbvsr.Serve(
         clips=[rgbs], format=tokens, step=window_step(upscaler.cache, rgbs), name="rbvsr.Upscale (windows)", cache=0
     )
-    form = core.std.BlankClip(rgbs, width=rgbs.width * SCALE, height=rgbs.height * SCALE, keep=True)
+    form = core.std.BlankClip(rgbs, width=rgbs.width * upscaler.scale, height=rgbs.height * upscaler.scale, keep=True)
 
     real_core = core.core  # the proxy vs.core can be used on VapourSynth's own threads only
 
@@ -93,7 +92,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         props = upscaler.cache.source(n).user_data
         assert convert_to is not None
         assert isinstance(props, dict)
-        planes = plane_format(convert_to, form.height, props)
+        planes = plane_format(convert_to, rgbs.height, props)
         assert planes is not None  # `from_rgbs` reads no other frames here
         return frame(n, convert_to, planes)
 

@@ -14,7 +14,7 @@ from .architecture import (
     Architecture,
 )
 from .flow import SPyNet, flow_warp
-from .network import SCALE, RealBasicVSR, RunStep, run_directly
+from .network import RealBasicVSR, RunStep, run_directly
 from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
 from .state_dict import StateDictError, check_state_dict, first_names
 
@@ -23,7 +23,6 @@ __all__ = [
     "MAX_CLEANING_PASSES",
     "MAX_FLOW_LEVELS",
     "MAX_START_PASSES",
-    "SCALE",
     "START_PASSES_KEY",
     "STRIDES",
     "Architecture",

@@ -42,6 +42,7 @@ class Architecture:
             each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested
             on that frame. 0 is published: the first frame starts from a hidden state of zeros. It is a tensor too,
             `basicvsr.start_passes`.
+        scale: Output pixels per input pixel, on each axis. Only 4 is implemented: two pixel shuffles by 2.
     """
 
     cleaning_channels: int = 64
@@ -57,6 +58,7 @@ class Architecture:
     flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
     flow_stride: int = 1
     start_passes: int = 0
+    scale: int = 4
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "Architecture":

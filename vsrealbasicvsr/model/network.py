@@ -15,8 +15,6 @@ from .architecture import Architecture
 from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
 from .state_dict import check_state_dict
 
-SCALE = 4
-
 _HALO_ROWS = 2
 """Halo of the reconstruction: low-resolution rows on each side that a reconstructed row depends on."""
 
@@ -90,6 +88,9 @@ class BasicVSR(nn.Module):
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
+        if sizes.scale != 4:
+            raise ValueError(f"BasicVSR: two pixel shuffles by 2 enlarge by 4, got a scale of {sizes.scale}")
+        self.scale = sizes.scale
         self.spynet = SPyNet(sizes.num_flow_levels, sizes.flow_channels, sizes.flow_stride)
         self.backward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_backward_blocks)
         self.forward_resblocks = ResidualTrunk(3 + sizes.mid_channels, sizes.mid_channels, sizes.num_forward_blocks)
@@ -107,7 +108,7 @@ class BasicVSR(nn.Module):
         x = self.activation(self.upsample1(x))
         x = self.activation(self.upsample2(x))
         x = self.activation(self.conv_hr(x))
-        base = resize(cleaned, *(SCALE * size for size in cleaned.shape[-2:]))
+        base = resize(cleaned, *(self.scale * size for size in cleaned.shape[-2:]))
         return self.conv_last(x).to(base.dtype) + base  # type: ignore[no-any-return]
 
 
@@ -221,14 +222,14 @@ class RealBasicVSR(nn.Module):
         """
         if rows < 1:
             raise ValueError(f"RealBasicVSR.reconstruct_in_tiles: rows must be at least 1, got {rows}")
-        height = cleaned.shape[2]
+        height, scale = cleaned.shape[2], self.sizes.scale
         for first in range(0, height, rows):
             stop = min(first + rows, height)
             seen_first, seen_stop = max(first - _HALO_ROWS, 0), min(stop + _HALO_ROWS, height)
             tile = self.reconstruct(
                 *(maps[:, :, seen_first:seen_stop] for maps in (cleaned, backward_features, forward_features))
             )
-            yield first * SCALE, tile[:, :, (first - seen_first) * SCALE : (stop - seen_first) * SCALE]
+            yield first * scale, tile[:, :, (first - seen_first) * scale : (stop - seen_first) * scale]
 
     def super_resolve(self, cleaned: Tensor, *, run: RunStep = run_directly) -> Tensor:
         """Run BasicVSR on cleaned frames, the whole sequence at once: (N, T, 3, H, W) to (N, T, 3, S*H, S*W).

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model import Architecture, RealBasicVSR
 from vsrealbasicvsr.whole_file import whole_file
 
 from .mixing import DEFAULT_DETAIL, SHARP, differences
@@ -44,7 +44,7 @@ def write_weights(
         raise ValueError("write_weights: sharp and default_detail go together. Give both, or neither.")
     description = {
         **{key: text for key, text in metadata.items() if key != DEFAULT_DETAIL},  # it belongs to the source's two sets
-        "architecture": json.dumps(dataclasses.asdict(model.sizes)),
+        "architecture": json.dumps(_stored_sizes(model)),
         "format": "vsrealbasicvsr-1",
     }
     tensors = _stored_tensors(model, dtype)
@@ -56,6 +56,14 @@ def write_weights(
     description[TENSORS_SHA256] = tensors_sha256(tensors, description)
     with whole_file(path) as file:
         file.write(save(tensors, metadata=description))  # save_file would create a file that only its owner can read
+
+
+def _stored_sizes(model: RealBasicVSR) -> dict[str, object]:
+    """Return the sizes for the metadata; without the default scale, which older files do not name either."""
+    sizes = dataclasses.asdict(model.sizes)
+    if sizes["scale"] == Architecture().scale:
+        del sizes["scale"]
+    return sizes
 
 
 def _partners(

@@ -11,9 +11,10 @@ from tests.training.benchmarking.videolq import HEIGHT, LENGTHS, WIDTH, read_fir
 from training.__main__ import main
 from training.benchmarking import measured
 from training.benchmarking.measured import Way, super_resolve_measured
+from training.benchmarking.published import SCALE
 from training.benchmarking.sequences import find_sequences, measured_frames, pieces, read_clip
 from training.evaluation import metrics
-from vsrealbasicvsr.model import SCALE, refine
+from vsrealbasicvsr.model import refine
 from vsrealbasicvsr.weights import load_model
 
 ROUNDED = 1.01 / 255

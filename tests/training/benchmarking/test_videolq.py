@@ -24,9 +24,9 @@ from training.__main__ import main
 from training.benchmarking.measured import Way, super_resolve_measured
 from training.benchmarking.methods import Bicubic, SingleImage, named
 from training.benchmarking.naturalness import niqe_of
+from training.benchmarking.published import SCALE
 from training.benchmarking.sequences import measured_frames
 from training.commands import benchmark
-from vsrealbasicvsr.model import SCALE
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import skimage.data
 
+from training.benchmarking.published import SCALE
 from training.benchmarking.sequences import find_sequences, read_clip
-from vsrealbasicvsr.model import SCALE
 
 WIDTH, HEIGHT = 52, 26  # enlarged and shaved it holds two patches of NIQE's
 LENGTHS = {"000": 7, "001": 4}

@@ -12,11 +12,11 @@ import torch
 
 from training.commands import evaluate
 from training.data import dataset as store
+from training.degradations import SCALE
 from training.evaluation import enlarging, metrics, scoring, sheets
 from training.evaluation.pairs import CHAINS, degrade, read_footage
 from training.evaluation.scoring import AGAINST, BICUBIC, OURS, TRUTH, Scorer
 from training.run_folder import find_weights
-from vsrealbasicvsr.model import SCALE
 
 CROP_PX, NUM_FRAMES = 24, 3
 TOP, LEFT, HEIGHT, WIDTH = 50, 60, 200, 216  # of the view that pans by 2 pixels a frame
@@ -129,8 +129,8 @@ def test_every_chain_degrades_to_a_quarter_of_the_size_the_same_way_each_time(cl
 def test_the_chains_do_what_their_names_say(clips):
     """From harsh to clean each leaves more of the truth; clean is a bicubic of torch and nothing else."""
     found = {chain: next(p for p in pairs(clips, chain=chain) if p.name == "coffee") for chain in FIXED}
-    left = [metrics.psnr_db(enlarging.bicubic(found[chain].lr), found[chain].truth) for chain in FIXED[2::-1]]
-    left.append(metrics.psnr_db(enlarging.bicubic(found["clean"].lr), found["clean"].truth))
+    left = [metrics.psnr_db(enlarging.bicubic(found[chain].lr, SCALE), found[chain].truth) for chain in FIXED[2::-1]]
+    left.append(metrics.psnr_db(enlarging.bicubic(found["clean"].lr, SCALE), found["clean"].truth))
     assert min(np.diff(left)) > 0.3
     truth = found["clean"].truth
     expected = torch.nn.functional.interpolate(truth, scale_factor=1 / SCALE, mode="bicubic", antialias=True)
@@ -169,7 +169,7 @@ def test_fewer_clips_are_spread_over_all(clips):
 
 def test_a_perfect_enlargement_has_perfect_scores(clips):
     pair = pairs(clips)[0]
-    enlarged = {BICUBIC: metrics.to_bytes(enlarging.bicubic(pair.lr)), OURS: pair.truth}
+    enlarged = {BICUBIC: metrics.to_bytes(enlarging.bicubic(pair.lr, SCALE)), OURS: pair.truth}
     measures = scoring.load_measures(lpips_weights=None, device=torch.device("cpu"), jod=True)
     record = Scorer(pair.footage, measures).measure(pair, enlarged)
     ours, truth, bicubic = (record.scores[name] for name in (OURS, TRUTH, BICUBIC))

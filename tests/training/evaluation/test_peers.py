@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 
 from training.commands import evaluate
+from training.degradations import SCALE
 from training.evaluation import enlarging, peers
 from training.evaluation.pairs import Footage, Pair, degrade
 from training.evaluation.peers import FolderPeer, NcnnPeer, find_peers
 from training.evaluation.sheets import write_frames
-from vsrealbasicvsr.model import SCALE
 
 FLOAT32 = 1e-6
 """One product and one sum: half precision would be off by 2e-4, bf16 by 2e-3."""

@@ -67,7 +67,7 @@ def test_l1_is_the_setting_of_the_published_code():
 
 def test_the_truth_of_the_cleaning_loss_is_the_mean_of_4_by_4_pixels():
     _, truth = clips(2, 3, 4, 5)
-    small = averaged(truth)
+    small = averaged(truth, 4)
     expected = truth.numpy().reshape(2, 3, 3, 4, 4, 5, 4).mean(axis=(4, 6))
     np.testing.assert_allclose(small.numpy(), expected, atol=1e-6)
     assert cleaning_loss(small, truth).item() == pytest.approx(1e-3, rel=1e-5)  # epsilon: nothing is left to learn
@@ -155,7 +155,7 @@ def test_the_texture_loss_has_a_slope_in_a_flat_picture():
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
     lr, truth = clips(2, 2, 4, 4)
-    cleaned = averaged(truth).requires_grad_()
+    cleaned = averaged(truth, 4).requires_grad_()
     assert rest_loss(lambda frames: frames, cleaned, truth).item() == pytest.approx(1e-3, rel=1e-3)
     assert rest_loss(lambda frames: frames + 0.1, cleaned, truth).item() == pytest.approx(0.1, rel=1e-3)
     seen = []

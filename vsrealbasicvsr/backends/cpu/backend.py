@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsrealbasicvsr.model import SCALE, RealBasicVSR, SPyNet
+from vsrealbasicvsr.model import RealBasicVSR, SPyNet
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 from ..base import PropagationInputs, Tile, even_rows, is_large, split_into_tiles
@@ -32,6 +32,8 @@ from .operations import Operations, set_convolution, set_planes
 from .packing import PackedConvolution, Packer
 from .pages import drop_spare_pages, empty_pages
 
+_SCALE = 4
+"""Scale of the kernels: bilinear enlargement by 4 and two pixel shuffles by 2."""
 MAX_RECONSTRUCTION_PX = 8_192
 """Maximum low-resolution pixels of a tile while frames are reconstructed: feature maps of S * S pixels for each of them
 stay in the processor's caches."""
@@ -76,6 +78,8 @@ class CpuBackend:
             max_tile_rows: Maximum height of a tile for cleaning, flow and propagation. None: MAX_SCRATCH_BYTES decides.
         """
         sizes = model.sizes
+        if sizes.scale != _SCALE:
+            raise ValueError(f"CpuBackend: the kernels enlarge by {_SCALE}, got a network with scale {sizes.scale}")
         self._kernels = kernels
         self.max_tile_rows = max_tile_rows
         packer = Packer(kernels.lanes)
@@ -161,9 +165,9 @@ class CpuBackend:
         planes = cleaned[0].contiguous()
         for first in range(0, height, rows):
             stop = min(first + rows, height)
-            hr = torch.empty(3, (stop - first) * SCALE, width * SCALE)
+            hr = torch.empty(3, (stop - first) * _SCALE, width * _SCALE)
             self._reconstruct_tile(hr, planes, backward_state, forward_state, first, stop)
-            yield first * SCALE, hr
+            yield first * _SCALE, hr
 
     def release(self) -> None:
         """Free the scratch memory; it is allocated again when it is needed."""
@@ -331,8 +335,8 @@ class CpuBackend:
         everything = np.zeros(6, OPERATION)
         enlarge, operations = everything[:1], everything[1:]
         enlarge["kind"], enlarge["height"], enlarge["width"] = ENLARGE, height, width
-        enlarge["first"] = enlarge["target_first"] = first * SCALE
-        enlarge["stop"], enlarge["target_stride"] = stop * SCALE, hr[0].numel()
+        enlarge["first"] = enlarge["target_first"] = first * _SCALE
+        enlarge["stop"], enlarge["target_stride"] = stop * _SCALE, hr[0].numel()
         enlarge["source"], enlarge["target"] = cleaned.data_ptr(), hr.data_ptr()
         self._set_reconstruction_maps(operations, height, width, first, stop)
         fusion, up, last = operations[:1], operations[1:3], operations[-1:]
