@@ -1,9 +1,11 @@
 """Detection of scene cuts from two neighbouring frames."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,9 +51,17 @@ class Thumbnail:
     borders: tuple[int, int, int, int]
 
 
-def thumbnail(rgb: Tensor) -> Thumbnail:
-    """Return the thumbnail of a frame (3, H, W) in [0, 1], on the CPU."""
-    return thumbnail_of_luma(luma(F.adaptive_avg_pool2d(rgb.float(), (_ROWS, _COLUMNS))).numpy())
+def thumbnail(rgb: Tensor | Sequence[npt.NDArray[np.float32]]) -> Thumbnail:
+    """Return the thumbnail of a frame in [0, 1], (3, H, W) on the CPU or its three planes (H, W).
+
+    It takes one thread, whatever torch may take: see `SceneCutFinder`.
+    """
+    planes = rgb.float().numpy() if isinstance(rgb, Tensor) else rgb
+    # One plane after the other: torch pools as many channels at once as it has threads. Dense by numpy: torch copies
+    # large planes with all its threads. Writable, because torch warns of memory that is not.
+    dense = [torch.from_numpy(np.require(plane, requirements=["C", "W"])) for plane in planes]
+    cells = torch.cat([F.adaptive_avg_pool2d(plane[None], (_ROWS, _COLUMNS)) for plane in dense])
+    return thumbnail_of_luma(luma(cells).numpy())
 
 
 def thumbnail_of_luma(cells: npt.NDArray[np.float32]) -> Thumbnail:

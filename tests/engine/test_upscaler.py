@@ -632,7 +632,7 @@ def test_a_source_frame_is_copied_once_and_looked_at_only_where_it_does_not_say_
 
         return SourceFrame(copy_of_frame, *told)
 
-    monkeypatch.setattr("vsrealbasicvsr.engine.cleaning.thumbnail", look)
+    monkeypatch.setattr("vsrealbasicvsr.engine.scene_cuts.thumbnail", look)
     engine = upscaler(25, scene_cuts=scene_cuts)
     for n in range(25):
         number = engine.cache.acquire(n)
@@ -641,6 +641,16 @@ def test_a_source_frame_is_copied_once_and_looked_at_only_where_it_does_not_say_
         engine.cache.release(n)
     assert sorted(copied) == list(range(25))
     assert len(looked_at) == num_looked_at
+
+
+def test_where_memory_is_short_while_frames_are_supplied_the_device_looks_for_cuts_itself(monkeypatch):
+    joined, engine = torch.cat((clip(3), 1 - clip(3, seed=7))), upscaler(6, length=20, scene_cuts="auto")
+    frames = {i: SourceFrame(lambda i=i: joined[i].clone()) for i in range(6)}
+    monkeypatch.setattr("vsrealbasicvsr.engine.scene_cuts.thumbnail", lambda _: torch.empty(2**60))
+    engine.cache.supply(engine.cache.acquire(0), frames)
+    monkeypatch.setattr("vsrealbasicvsr.engine.scene_cuts.thumbnail", thumbnail)
+    engine.upscale(0)
+    assert [scene.frames for scene in engine.cache._windows[0].scenes] == [range(3), range(3, 6)]
 
 
 def test_props_rule_over_the_detector_only_where_there_are_any():
@@ -713,7 +723,7 @@ def test_a_clip_of_bad_frames_does_not_fill_the_log():
 def test_super_white_and_saturated_colours_are_left_alone():
     frames = clip(3) * 3.5 - 1.25  # from -1.25 to 2.25
     unlimited, engine = upscaler(3), upscaler(3)
-    unlimited._pipelines[0].cleaner._image = lambda source: source.rgb
+    unlimited._pipelines[0].cleaner._scene_cuts.image = lambda source: source.rgb
     for n in range(3):
         assert torch.equal(get(engine, frames, n), get(unlimited, frames, n))
     assert engine.messages.take_warnings() == []

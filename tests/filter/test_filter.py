@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import vapoursynth as vs
 
 from tests.filter.clips import FORMATS, as_format, digest, digests, photograph
 from tests.tolerances import WINOGRAD
-from vsrealbasicvsr.engine import FrameCache, WindowUpscaler
+from vsrealbasicvsr.engine import FrameCache, WindowUpscaler, scene_cuts
 from vsrealbasicvsr.filter import conversion, entry
 from vsrealbasicvsr.weights import load_model, write_weights
 
@@ -407,6 +408,30 @@ def test_two_scenes_in_one_window_are_what_each_is_alone(core, tiny_model):
     assert digests((a + b).rbvsr.Upscale(**arguments, scene_cuts="props")) != alone
     told = a.std.SetFrameProps(_SceneChangeNext=0)[:-1] + a[-1].std.SetFrameProps(_SceneChangeNext=1) + b
     assert digests(told.rbvsr.Upscale(**arguments, scene_cuts="props")) == alone
+
+
+@pytest.mark.parametrize("order", [range(9), (8, 0, 5, 4, 3, 7, 1, 2, 6)], ids=["forwards", "jumbled"])
+def test_scenes_are_found_on_the_hosts_threads_and_no_device_waits_for_it(core, tiny_model, monkeypatch, order):
+    joined = as_format(core, vs.YUV420P8, num_frames=5) + as_format(core, vs.YUV420P8, num_frames=4, name="astronaut")
+    found, looking = [], []
+
+    def watched(function):
+        def watching(*arguments):
+            looking.append(threading.current_thread().name)
+            found.append(function(*arguments))
+            return found[-1]
+
+        return watching
+
+    for name in ("thumbnail", "is_scene_cut"):
+        monkeypatch.setattr(scene_cuts, name, watched(getattr(scene_cuts, name)))
+    out = joined.rbvsr.Upscale(model=tiny_model, length=3, overlap=1)
+    for n in order:
+        out.get_frame(n).close()
+    cuts = [one for one in found if isinstance(one, bool)]
+    assert (len(cuts), sum(cuts)) == (8, 1)
+    assert len(found) == 8 + 9
+    assert not [name for name in looking if name.startswith("rbvsr-")]
 
 
 @pytest.mark.parametrize(("width", "height", "format_id"), [

@@ -7,11 +7,11 @@ of the requests, on the number of threads or on what is still cached.
 from vsrealbasicvsr.backends import is_out_of_memory
 from vsrealbasicvsr.scenes import Thumbnail, is_scene_cut, thumbnail
 
-from .cleaning import SceneCuts
 from .device import DeviceConfig, DeviceError, Precision, choose_device, choose_devices
 from .frame_cache import FrameCache
 from .limits import memory_cure
 from .planes import MATRICES, PlaneFormat, to_planes
+from .scene_cuts import SceneCuts
 from .source_frame import SourceFrame
 from .upscaler import WindowUpscaler
 from .windows import Grid, Window

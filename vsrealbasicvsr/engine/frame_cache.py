@@ -2,13 +2,14 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vsrealbasicvsr.backends import return_freed_memory
 
 from .messages import Messages
 from .propagation import SceneStates
+from .scene_cuts import SceneCutFinder
 from .source_frame import SourceFrame
 from .windows import Grid, Window
 
@@ -58,11 +59,12 @@ class FrameCache:
         is_tight: Whether memory is tight: then windows all of whose frames were returned are evicted at once.
     """
 
-    def __init__(self, grid: Grid, messages: Messages, *, num_workers: int = 1) -> None:
+    def __init__(self, grid: Grid, messages: Messages, scene_cuts: SceneCutFinder, *, num_workers: int = 1) -> None:
         """Create an empty cache; `num_workers` devices compute its windows in turn."""
         self.num_supplied = 0
         self.is_tight = False
         self._messages = messages
+        self._scene_cuts = scene_cuts
         self.grid = grid
         self._num_workers = num_workers
         self._windows: OrderedDict[int, CachedWindow] = OrderedDict()
@@ -94,13 +96,22 @@ class FrameCache:
             return self._missing(cached)
 
     def supply(self, index: int, frames: Mapping[int, SourceFrame]) -> None:
-        """Add source frames to a window, and to all windows that overlap it. A frame that is there already stays."""
+        """Add source frames to a window, and to all windows that overlap it. A frame that is there already stays.
+
+        The calling thread looks for scene cuts, before any device sees the frames.
+        """
+        with self._lock:
+            there = self._use(index).sources
+            new = {i: frame for i, frame in frames.items() if i not in there}
+            around = self._sources_around(new)
+        for i, frame in new.items():
+            frame.index = i
+        self._scene_cuts.look(around | new, new)
         with self._lock:
             cached = self._use(index)
-            for i, frame in frames.items():
-                if i in cached.sources:
+            for i, frame in new.items():
+                if i in cached.sources:  # another thread supplied it meanwhile
                     continue
-                frame.index = i
                 self.num_supplied += 1
                 for other in self._windows.values():
                     if i in other.frames:
@@ -177,6 +188,11 @@ class FrameCache:
 
     def _missing(self, cached: CachedWindow) -> list[int]:
         return [i for i in cached.frames if i not in cached.sources and i not in self._lost]
+
+    def _sources_around(self, numbers: Iterable[int]) -> dict[int, SourceFrame]:
+        """Return the frames before and after these, as far as any window has them."""
+        around = {j for i in numbers for j in (i - 1, i + 1)}
+        return {j: cached.sources[j] for cached in self._windows.values() for j in around if j in cached.sources}
 
     def _use(self, index: int) -> CachedWindow:
         """Return the window, which becomes the most recently used one."""

@@ -9,6 +9,7 @@ from .frame_cache import CachedWindow, FrameCache
 from .messages import Messages
 from .propagation import ScenePropagator, SceneStates
 from .recovery import Recovery
+from .scene_cuts import SceneCutFinder
 from .worker import Worker
 
 type Planes = Sequence[Tensor]
@@ -24,10 +25,18 @@ class Pipeline:
     """Upscales frames on one device. Its methods are for the device's compute thread, one call at a time."""
 
     def __init__(
-        self, worker: Worker, cleaner: Cleaner, cache: FrameCache, messages: Messages, *, worker_index: int
+        self,
+        worker: Worker,
+        cleaner: Cleaner,
+        scene_cuts: SceneCutFinder,
+        cache: FrameCache,
+        messages: Messages,
+        *,
+        worker_index: int,
     ) -> None:
         self.worker = worker
         self.cleaner = cleaner
+        self._scene_cuts = scene_cuts
         self._cache = cache
         self._messages = messages
         self._worker_index = worker_index
@@ -87,7 +96,7 @@ class Pipeline:
         window, sources = cached.window, cached.sources
         return [
             SceneStates.over(frames, window)
-            for frames in window.segments(lambda i: self.cleaner.is_cut(sources.get(i - 1), sources.get(i)))
+            for frames in window.segments(lambda i: self._scene_cuts.is_cut(sources.get(i - 1), sources.get(i)))
             if frames.start in sources
         ]
 

@@ -1,9 +1,11 @@
 """Source frames: what the caller supplies of a frame, and what is computed from that frame alone."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,12 +22,15 @@ class SourceFrame:
         begins_scene: Whether a scene begins at this frame; None: unknown.
         ends_scene: Whether a scene ends at this frame; None: unknown.
         user_data: Opaque value of the caller, returned with the upscaled frame.
+        planes: Returns the frame's planes (H, W) where they lie, so that it can be looked at before it is copied. None:
+            `rgb` is looked at.
         cleaned: The cleaned frame as it is cached, see `memory.packed`.
         thumbnail: What the scene detector sees of the frame.
+        is_cut_before: Whether the detector finds a cut between the frame before this one and this one; None: not asked.
         flow_to_next: Flow that aligns this frame's state to the next frame.
         flow_from_next: Flow that aligns the next frame's state to this frame.
         index: Position in the clip, known once the frame is supplied.
-        is_limited: Whether `rgb` is a tensor whose samples are known to be within the limits of `cleaning`.
+        is_limited: Whether the samples of `rgb` are known to be within the limits of `scene_cuts`.
         lock: Held while the frame is cleaned or looked at: two devices may share it.
     """
 
@@ -33,8 +38,10 @@ class SourceFrame:
     begins_scene: bool | None = None
     ends_scene: bool | None = None
     user_data: object = None
+    planes: Callable[[], Sequence[npt.NDArray[np.float32]]] | None = None
     cleaned: Tensor | None = None
     thumbnail: Thumbnail | None = None
+    is_cut_before: bool | None = None
     flow_to_next: Tensor | None = None
     flow_from_next: Tensor | None = None
     index: int = -1

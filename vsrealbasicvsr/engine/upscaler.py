@@ -6,11 +6,12 @@ from torch import Tensor
 
 from vsrealbasicvsr.model import RealBasicVSR
 
-from .cleaning import Cleaner, SceneCuts
+from .cleaning import Cleaner
 from .device import DeviceConfig
 from .frame_cache import FrameCache
 from .messages import Messages
 from .pipeline import Convert, MakePlanes, Pipeline
+from .scene_cuts import SceneCutFinder, SceneCuts
 from .source_frame import SourceFrame, source_frames
 from .windows import Grid
 from .worker import Statistics, Worker
@@ -61,15 +62,16 @@ class WindowUpscaler:
         configs = [devices] if isinstance(devices, DeviceConfig) else devices
         self.grid, self.scale = grid, model.sizes.scale
         self.messages = Messages()
-        self.cache = FrameCache(grid, self.messages, num_workers=len(configs))
+        finder = SceneCutFinder(self.messages, scene_cuts)
+        self.cache = FrameCache(grid, self.messages, finder, num_workers=len(configs))
         self._pipelines = []
         num_frames = min(grid.length + 2 * grid.overlap, grid.num_frames)
         for index, config in enumerate(configs):
             backend = config.prepare(model, max_tile_rows=max_tile_rows)
             sizes = model.sizes
             worker = Worker(config, backend, sizes.mid_channels, sizes.start_passes, sizes.scale, num_frames)
-            cleaner = Cleaner(worker, self.messages, theta=theta, cleaning=cleaning, scene_cuts=scene_cuts)
-            self._pipelines.append(Pipeline(worker, cleaner, self.cache, self.messages, worker_index=index))
+            cleaner = Cleaner(worker, finder, theta=theta, cleaning=cleaning)
+            self._pipelines.append(Pipeline(worker, cleaner, finder, self.cache, self.messages, worker_index=index))
 
     @property
     def statistics(self) -> Statistics:

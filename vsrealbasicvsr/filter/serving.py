@@ -229,9 +229,14 @@ def _as_list(values: Any) -> list[Any]:
 
 def _source_frame(frame: vs.VideoFrame) -> SourceFrame:
     props = dict(frame.props)
+
+    def planes() -> list[np.ndarray[Any, Any]]:
+        return [np.asarray(frame[plane]) for plane in range(3)]
+
     begins, ends = props.get("_SceneChangePrev"), props.get("_SceneChangeNext")
     return SourceFrame(
-        rgb=lambda: torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)])),
+        rgb=lambda: torch.from_numpy(np.stack(planes())),
+        planes=planes,
         begins_scene=bool(begins) if isinstance(begins, int) else None,
         ends_scene=bool(ends) if isinstance(ends, int) else None,
         user_data=props,
