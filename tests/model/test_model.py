@@ -5,12 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tests.reference_network as reference
 from tests.reference_network import formula_network, reference_sizes
 from tests.tolerances import FLOAT64, REFERENCE, REGROUPED, SAMPLING
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet, StateDictError, flow_warp, refine
+from vsrealbasicvsr.model.flow import sampling_gradients
 
 SMALL = replace(reference_sizes(8, 2), hr_channels=10, hr_out_channels=12, flow_channels=(8, 12, 8, 6))
 ALL_DIFFERENT = Architecture(
@@ -307,6 +311,68 @@ def test_half_precision_features_are_sampled_at_float32_places():
     assert warped.dtype == torch.float16
     assert torch.equal(warped, flow_warp(x.float(), flow).half())
     assert_near(warped[0, 0, 0, 2920:3000].float(), x[0, 0, 0, 2920:3000].float() + 0.5, 0.01)
+
+
+class Called(TorchFunctionMode):
+    """Notes the functions of torch that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_states_are_sampled_by_torch_itself_whatever_the_switches_of_cudnn_say(padding):
+    x, flow = random_clip(1, 4, 12, 15), 6 * random_clip(1, 2, 12, 15) - 3
+    with Called() as called:
+        warped = flow_warp(x, flow, padding=padding)
+    assert not {F.grid_sample, torch.grid_sampler, torch.cudnn_grid_sampler} & set(called.seen)
+    grid = torch.stack(((torch.arange(15) + flow[:, 0]) / 7 - 1, (torch.arange(12)[:, None] + flow[:, 1]) / 5.5 - 1), 3)
+    assert_near(warped, F.grid_sample(x, grid, padding_mode=padding, align_corners=True), SAMPLING)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (1, 1)])
+@torch.inference_mode(False)
+def test_the_gradients_of_sampling_on_a_gpu_are_torchs_in_a_fixed_order(padding, size):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).requires_grad_()
+    flow = (3 * torch.randn(2, *size, 2, generator=generator, dtype=torch.float64)).requires_grad_()
+    sampled = F.grid_sample(x, flow, padding_mode=padding, align_corners=True)
+    gradient = torch.randn(sampled.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad(sampled, (x, flow), gradient)
+    is_border = padding == "border"
+    for ours, theirs in zip(sampling_gradients(gradient, x, flow, is_border=is_border), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@torch.inference_mode(False)
+def test_no_gradient_of_sampling_on_a_gpu_is_added_in_the_order_of_its_threads():
+    """On the meta device, which goes the way of every device but the CPU."""
+    x = torch.empty(1, 4, 12, 15, device="meta", requires_grad=True)
+    flow = torch.empty(1, 2, 12, 15, device="meta", requires_grad=True)
+    with Dispatched() as dispatched:
+        flow_warp(x, flow).sum().backward()
+    assert x.grad.shape == x.shape
+    assert flow.grad.shape == flow.shape
+    assert "_index_put_impl_" in dispatched.names
+    assert not {"grid_sampler_2d_backward", "index_add", "index_add_", "scatter_add", "scatter_add_"} & dispatched.names
+
+
+class Dispatched(TorchDispatchMode):
+    """Notes the names of the operations that run, those of the backward pass included."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 6, 9), (1, 3, 6, 8), (2, 2, 6, 8), (2, 6, 8)])

@@ -44,8 +44,87 @@ def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"]
     grid_y = (rows[:, None] + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0
     grid = torch.stack((grid_x, grid_y), dim=3)
     with _without_autocast(x.device):
-        sampled = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode=padding, align_corners=True)
+        sampled: Tensor = _Sample.apply(x.float(), grid, padding == "border")  # type: ignore[no-untyped-call]
     return sampled.to(x.dtype)
+
+
+_BILINEAR, _ZEROS, _BORDER = 0, 0, 1  # as grid_sampler_2d numbers them
+
+
+class _Sample(torch.autograd.Function):
+    """`F.grid_sample`, bilinear with aligned corners, without cuDNN and with a gradient that is the same every time.
+
+    cuDNN's sampler, which F.grid_sample takes on CUDA unless `torch.backends.cudnn.enabled` is off, rounds differently
+    from torch's own. Both add the gradient of the input in whatever order threads come; here it is added in the order
+    of the pixels. On a CPU values and gradients are F.grid_sample's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Tensor, is_border: bool) -> Tensor:
+        ctx.save_for_backward(x, grid)
+        ctx.is_border = is_border
+        padding = _BORDER if is_border else _ZEROS
+        return torch.ops.aten.grid_sampler_2d(x, grid, _BILINEAR, padding, True)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, grid = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:2])
+        if x.device.type == "cpu":
+            padding = _BORDER if ctx.is_border else _ZEROS
+            of_x, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, x, grid, _BILINEAR, padding, True, wanted)
+        else:
+            of_x, of_grid = sampling_gradients(gradient, x, grid, is_border=ctx.is_border)
+        return of_x if wanted[0] else None, of_grid if wanted[1] else None, None
+
+
+def sampling_gradients(gradient: Tensor, x: Tensor, grid: Tensor, *, is_border: bool) -> tuple[Tensor, Tensor]:
+    """Return the gradients of bilinear sampling with aligned corners, added in a fixed order on every device.
+
+    Args:
+        gradient: Of the samples, (N, C, h, w).
+        x: What was sampled, (N, C, H, W).
+        grid: Where, (N, h, w, 2): column and row, from -1 to 1.
+        is_border: Whether places outside of x have the values of its outermost pixels; else zeros.
+
+    Returns:
+        The gradients of x and of grid, in their shapes.
+    """
+    num, channels, height, width = x.shape
+    sizes = torch.arange(2, device=x.device) * (height - width) + width  # (W, H), without a copy from the host
+    at = (grid + 1) * ((sizes - 1) / 2)
+    is_inside = torch.ones_like(at)
+    if is_border:
+        is_inside = ((at > 0) & (at < sizes - 1)).to(at.dtype)  # beyond, a sample does not move with its place
+        at = torch.minimum(at.clamp(min=0), (sizes - 1).to(at.dtype))
+    # Places that are not finite, or far away, are as good as any outside.
+    at = at.nan_to_num(nan=-2.0).clamp(min=-2).minimum((sizes + 1).to(at.dtype))
+    first = at.floor()
+    share = at - first
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    gradients = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
+    frame = torch.arange(num, device=x.device).view(-1, 1, 1) * (height * width)
+    places, values, of_column, of_row = [], [], x.new_zeros(len(gradients)), x.new_zeros(len(gradients))
+    for down in (0, 1):
+        for right in (0, 1):
+            column, row = first[..., 0].long() + right, first[..., 1].long() + down
+            is_there = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).reshape(-1).to(x.dtype)
+            place = (frame + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).reshape(-1)
+            across = (share[..., 0] if right else 1 - share[..., 0]).reshape(-1)
+            along = (share[..., 1] if down else 1 - share[..., 1]).reshape(-1)
+            places.append(place)
+            values.append(gradients * (across * along * is_there)[:, None])
+            products = (pixels.index_select(0, place) * gradients).sum(1) * is_there
+            of_column += products * (along if right else -along)
+            of_row += products * (across if down else -across)
+    # Sorts the places, and adds what belongs to one pixel in order: index_add and scatter_add do not. "Unsafe" leaves
+    # out the check of the places, which waits for a GPU.
+    of_pixels = torch.ops.aten._index_put_impl_(
+        torch.zeros_like(pixels), [torch.cat(places)], torch.cat(values), True, True
+    )
+    of_x = of_pixels.view(num, height, width, channels).permute(0, 3, 1, 2)
+    of_grid = torch.stack((of_column, of_row), dim=1).view_as(grid) * is_inside * ((sizes - 1) / 2)
+    return of_x, of_grid
 
 
 def resize(x: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
