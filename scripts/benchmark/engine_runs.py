@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from vsrealbasicvsr.backends import Launched
 from vsrealbasicvsr.engine import DeviceConfig, Grid, SceneCuts, SourceFrame, WindowUpscaler
 from vsrealbasicvsr.model import RealBasicVSR
 
@@ -179,7 +180,7 @@ class WaitClock(DeviceConfig):
 
         return DeviceConfig.run(self, clocked)
 
-    def on_host(self, made: Sequence[Tensor]) -> list[Tensor]:
+    def on_host(self, made: Sequence[Tensor] | Launched) -> list[Tensor]:
         """Copy results as DeviceConfig does, with a clock on the thread that waits."""
         before = time.perf_counter()
         try:

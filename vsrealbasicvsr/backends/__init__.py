@@ -12,8 +12,8 @@ from .cpu import Kernels, empty_pages, load_kernels
 from .cpu import available as available_kernels
 from .cuda import triton_version
 from .factories import FACTORIES, create_backend
-from .memory import is_out_of_memory, return_freed_memory
-from .transfer import place_of, to_device, to_host
+from .memory import free_device_bytes, is_out_of_memory, return_freed_memory
+from .transfer import Launched, launched, place_of, to_device, to_host
 
 __all__ = [
     "FACTORIES",
@@ -21,12 +21,15 @@ __all__ = [
     "Backend",
     "BackendFactory",
     "Kernels",
+    "Launched",
     "PropagationInputs",
     "available_kernels",
     "create_backend",
     "empty_pages",
+    "free_device_bytes",
     "is_large",
     "is_out_of_memory",
+    "launched",
     "load_kernels",
     "place_of",
     "return_freed_memory",

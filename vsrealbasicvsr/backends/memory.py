@@ -33,6 +33,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return _OUT_OF_MEMORY.search(text) is not None
 
 
+def free_device_bytes(device: torch.device) -> int | None:
+    """Return how much memory of a GPU is free, or cached by torch and free; None where the device does not tell.
+
+    The CPU does not, and neither does a GPU that shares the CPU's memory (MPS).
+    """
+    if device.type not in ("cuda", "xpu"):
+        return None
+    module = torch.cuda if device.type == "cuda" else torch.xpu
+    held_by_torch = module.memory_reserved(device) - module.memory_allocated(device)
+    try:
+        return int(module.mem_get_info(device)[0] + held_by_torch)
+    except (AttributeError, RuntimeError):  # torch.xpu has it from 2.7 on, and not for every device
+        if device.type == "cuda":
+            raise
+        return int(torch.xpu.get_device_properties(device).total_memory - module.memory_allocated(device))
+
+
 def return_freed_memory() -> None:
     """Return memory that was freed, but is still kept by the C library, to the system, where that is possible.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vsrealbasicvsr import backends, devices
-from vsrealbasicvsr.backends import KERNELS_VARIABLE, Backend, Kernels, load_kernels
+from vsrealbasicvsr.backends import KERNELS_VARIABLE, Backend, Kernels, Launched, load_kernels
 from vsrealbasicvsr.devices import find_device
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import RealBasicVSR
@@ -76,7 +76,16 @@ class DeviceConfig:
         """Return a CPU tensor on this device, for the job that calls this, which goes on during the copy."""
         return backends.to_device(tensor, self.device)
 
-    def on_host(self, results: Sequence[Tensor]) -> list[Tensor]:
+    def run_to_host(self, job: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+        """Return the tensors that `job` returns, see `run`, on the CPU.
+
+        The compute thread goes on with the next job while the caller waits for the copy.
+        """
+        # Marked on the compute thread: on the caller's, the next job may have been launched already, and the copy would
+        # wait for it.
+        return self.on_host(self.run(lambda: backends.launched(job())))
+
+    def on_host(self, results: Sequence[Tensor] | Launched) -> list[Tensor]:
         """Return the results of a job on the CPU. Any thread may call it: it waits while the compute thread goes on."""
         return backends.to_host(results)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vsrealbasicvsr.backends import empty_pages, is_large
+from vsrealbasicvsr.backends import empty_pages, free_device_bytes, is_large
 
 from .limits import address_space_left_bytes, memory_bytes
 
@@ -79,9 +79,8 @@ class Budget:
 
 def free_bytes(device: torch.device) -> int:
     """Return how many bytes a filter may fill on this device; below zero if the limits leave less than the program."""
-    if device.type == "cuda":
-        held_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int((torch.cuda.mem_get_info(device)[0] + held_by_torch) * GPU_SHARE)
+    if (free_on_device := free_device_bytes(device)) is not None:
+        return int(free_on_device * GPU_SHARE)
     memory, address_space = memory_bytes(), address_space_left_bytes()
     free = int(min(CPU_BUDGET_BYTES, CPU_SHARE * memory if memory is not None else CPU_BUDGET_BYTES)) - _PROGRAM_BYTES
     # The program is mapped already; the other share is for the threads' stacks and heaps, which map more than they use.

@@ -119,7 +119,7 @@ class WindowUpscaler:
         """
         pipeline, cached = self._pipelines[self.cache.worker_of(n)], self.cache.window_of(n)
         device = pipeline.worker.device
-        (hr,) = device.on_host(device.run(lambda: pipeline.upscale(cached, n, convert=lambda hr: [hr])))
+        (hr,) = device.run_to_host(lambda: pipeline.upscale(cached, n, convert=lambda hr: [hr]))
         return hr, cached.sources[n].user_data
 
     def upscale_into(self, n: int, make_planes: MakePlanes, convert: Convert | None = None) -> object:
@@ -142,8 +142,8 @@ class WindowUpscaler:
         if convert is None and device.device.type == "cpu":
             device.run(lambda: pipeline.upscale(cached, n, into=make_planes))
         else:
-            converted = device.run(lambda: pipeline.upscale(cached, n, convert=convert or list))
-            for plane, part in zip(make_planes(), device.on_host(converted), strict=True):
+            converted = device.run_to_host(lambda: pipeline.upscale(cached, n, convert=convert or list))
+            for plane, part in zip(make_planes(), converted, strict=True):
                 plane.copy_(part)
         return cached.sources[n].user_data
 

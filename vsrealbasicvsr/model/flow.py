@@ -44,7 +44,7 @@ def flow_warp(x: Tensor, flow_px: Tensor, *, padding: Literal["zeros", "border"]
     grid_y = (rows[:, None] + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0
     grid = torch.stack((grid_x, grid_y), dim=3)
     with _without_autocast(x.device):
-        sampled: Tensor = _Sample.apply(x.float(), grid, padding == "border")  # type: ignore[no-untyped-call]
+        sampled: Tensor = _Sample.apply(x.float(), grid, padding == "border")
     return sampled.to(x.dtype)
 
 
@@ -67,7 +67,7 @@ class _Sample(torch.autograd.Function):
         return torch.ops.aten.grid_sampler_2d(x, grid, _BILINEAR, padding, True)  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, grid = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:2])
         if x.device.type == "cpu":

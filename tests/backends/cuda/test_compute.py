@@ -5,19 +5,24 @@ import threading
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from tests.backends.cuda.fake_cuda import FakeCuda
 from tests.backends.cuda.stepping import pictures, steps
 from tests.fake_capture import FakeCapture
 from vsrealbasicvsr.backends.cuda import backend as cuda
 from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
-from vsrealbasicvsr.backends.cuda.graphs import Call, StepGraphs
+from vsrealbasicvsr.backends.cuda.graphs import Call, GraphCapture, StepGraphs
 from vsrealbasicvsr.backends.torch import TorchBackend
-from vsrealbasicvsr.engine import choose_device, is_out_of_memory
+from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_device, is_out_of_memory
 from vsrealbasicvsr.engine import device as compute
-from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model import Architecture, RealBasicVSR
 from vsrealbasicvsr.weights import load_model
+
+CPU = torch.device("cpu")
 
 
 class Counted:
@@ -320,20 +325,107 @@ def test_a_wrong_graph_shows_in_no_picture(model):
     assert len(graph_notes(network)) == 4
 
 
-def test_large_frames_and_frames_in_bands_are_not_captured(model, monkeypatch):
-    frames = pictures(3, 45, 67)
+def test_frames_whose_graphs_have_no_memory_and_frames_in_bands_are_not_captured(model):
+    frames, gib = pictures(3, 45, 67), 2**30
+    bytes_wanted = 45 * 67 * cuda.graph_bytes_px(model) / cuda.GRAPH_SHARE
     with torch.inference_mode():
-        for max_tile_rows in (None, 20):
-            if max_tile_rows is None:
-                monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 45 * 67 - 1)
+        for max_tile_rows, free_bytes in ((None, int(bytes_wanted) - 1), (20, gib)):
             capture = FakeCapture()
-            network = CudaBackend(copy.deepcopy(model), max_tile_rows=max_tile_rows, capture=capture)
+            network = CudaBackend(
+                copy.deepcopy(model), max_tile_rows=max_tile_rows, capture=capture, free_bytes=free_bytes
+            )
             assert_same_bits(steps(network, frames), steps(TorchBackend(model, max_tile_rows=max_tile_rows), frames))
             assert capture.captured == []
-            monkeypatch.undo()
         network.max_tile_rows = 45
         steps(network, frames)
     assert len(capture.captured) > 0
+
+
+class Alive(TorchDispatchMode):
+    """Notes the most bytes that the tensors made within it took at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.most, self._storages = 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._storages = {key: one for key, one in self._storages.items() if not one[0].expired()}
+        self.most = max(self.most, sum(num_bytes for _, num_bytes in self._storages.values()))
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["published", "default"])
+def test_graphs_take_no_more_memory_than_is_counted_for_them(monkeypatch, name, dtype):
+    monkeypatch.setattr(torch, "_convolution", lambda *given: torch.ops.aten.convolution(*given[:9]))
+    sizes = Architecture() if name == "published" else load_model("default").sizes
+    with torch.device("meta"):
+        network = TorchBackend(RealBasicVSR(sizes).to(dtype).to(memory_format=torch.channels_last))
+    frame = torch.empty(1, 3, 96, 128, device="meta")
+    most, buffers = 0, 0
+    with torch.inference_mode():
+        state, flow = network.propagate_backward(frame, None, None), network.flow(frame, frame)
+        for step, *arguments in (
+            (network.cleaning_residue, frame),
+            (network.flow, frame, frame),
+            (network.propagate_backward, frame, state, flow),
+            (network.propagate_forward, frame, state, flow),
+        ):
+            with Alive() as alive:
+                result = step(*arguments)
+            most = max(most, alive.most)
+            buffers += sum(x.nbytes for x in (*arguments, result))
+    counted = cuda.graph_bytes_px(network._model) * 96 * 128
+    assert 0.5 * counted < most + buffers < counted
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "captured"),
+    [(78, ["720x480", "1280x720", "1920x1080"]), (22, ["720x480", "1280x720"]), (7, ["720x480"]), (4, [])],
+)
+def test_frames_of_every_size_are_captured_where_memory_allows(monkeypatch, free_gib, captured):
+    """The published network in float16: an H100, and cards of 24, 8 and 4 GB."""
+    monkeypatch.setattr(torch, "_convolution", lambda *given: torch.ops.aten.convolution(*given[:9]))
+    with torch.device("meta"):
+        model = RealBasicVSR().half().to(memory_format=torch.channels_last)
+    seen = []
+
+    def capture(calls):
+        _, _, height, width = calls[0].arguments[0].shape
+        seen.append(f"{width}x{height}")
+        raise NotImplementedError("only looking")
+
+    for width, height in ((720, 480), (1280, 720), (1920, 1080)):
+        network = CudaBackend(copy.deepcopy(model), capture=capture, free_bytes=free_gib * 2**30)
+        with torch.inference_mode():
+            network.cleaning_residue(torch.empty(1, 3, height, width, device="meta"))
+    assert seen == captured
+
+
+def test_a_capture_leaves_the_cache_of_pinned_memory_as_it_is(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    replay = GraphCapture(CPU)([Call("double", lambda x: x * 2, (torch.ones(2, 3),))])
+    assert fake.events == ["device cache emptied", "begin", "end"]
+    assert replay([(torch.ones(2, 3),)])[0].shape == (2, 3)
+
+
+def test_after_a_capture_that_the_driver_does_not_end_another_one_is_ended(monkeypatch):
+    """Or torch 2.11 believes that its generators of random numbers still capture."""
+    fake = FakeCuda(monkeypatch, refuses=True)
+
+    def step(x):
+        if "begin" in fake.events:
+            fake.invalidate()
+        return x * 2
+
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        GraphCapture(CPU)([Call("double", step, (torch.ones(2, 3),))])
+    assert fake.events == ["device cache emptied", "begin", "refused", "pool closed", "begin", "end"]
 
 
 def test_outside_of_inference_mode_nothing_is_captured(model):
@@ -426,6 +518,41 @@ def test_each_convolution_is_told_how_to_compute_whatever_the_switches_say(model
     assert set(told) == {(False, True, True, allows_tf32)}
 
 
+def test_where_cudnn_has_no_deterministic_algorithm_for_a_shape_another_is_taken_and_remembered(model, monkeypatch):
+    told, plain = [], torch._convolution
+
+    def convolution(*arguments):
+        x, weight, deterministic = arguments[0], arguments[1], arguments[-3]
+        if weight.shape[-1] == 7:
+            told.append((x.shape[-1], deterministic))
+            if deterministic:
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return plain(*arguments)
+
+    fixed = copy.deepcopy(model)
+    fix_arithmetic(fixed)
+    frames = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = model.flows(*frames)
+        monkeypatch.setattr(torch, "_convolution", convolution)
+        assert all(map(torch.equal, fixed.flows(*frames), expected))
+        assert {deterministic for _, deterministic in told} == {True, False}
+        told.clear()
+        fixed.flows(*frames)
+    assert {deterministic for _, deterministic in told} == {False}
+
+
+def test_where_cudnn_finds_no_algorithm_at_all_memory_is_short(model, monkeypatch):
+    def convolution(*_):
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    fix_arithmetic(model)
+    monkeypatch.setattr(torch, "_convolution", convolution)
+    with torch.inference_mode(), pytest.raises(RuntimeError) as caught:
+        model.cleaning_residue(torch.rand(1, 3, 8, 8))
+    assert is_out_of_memory(caught.value)
+
+
 # ---- threads and copies ----------------------------------------------------------------------------------------------
 
 
@@ -453,6 +580,26 @@ def test_on_the_cpu_nothing_is_copied():
     assert cpu.to_device(x) is x
     (same,) = cpu.on_host([x])
     assert same is x
+
+
+def test_what_a_copy_waits_for_is_marked_before_the_next_job_is_launched(model, monkeypatch):
+    """On the compute thread, which does one thing after the other; a request's own thread may come too late."""
+    marking, plain = [], compute.backends.launched
+
+    def watched(tensors):
+        marking.append(threading.current_thread().name)
+        return plain(tensors)
+
+    monkeypatch.setattr(compute.backends, "launched", watched)
+    grid = Grid(num_frames=1, length=1, overlap=0)
+    upscaler = WindowUpscaler(model, choose_device("cpu", "fp32"), grid, theta=5.0)
+    frame = torch.rand(3, 8, 8)
+    (hr,) = upscaler.upscale_frames([frame])
+    upscaler.cache.supply(upscaler.cache.acquire(0), {0: SourceFrame(frame)})
+    planes = [torch.empty(32, 32) for _ in range(3)]
+    upscaler.upscale_into(0, lambda: planes, convert=list)
+    assert torch.equal(torch.stack(planes), hr)
+    assert marking == ["rbvsr-cpu_0"] * 2
 
 
 # ---- want of memory --------------------------------------------------------------------------------------------------

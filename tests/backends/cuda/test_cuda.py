@@ -104,7 +104,7 @@ def test_the_gpu_gives_the_same_bytes_every_time_and_in_any_order(core, width, h
 def test_captured_or_not_the_pictures_have_the_same_bytes(core, monkeypatch):
     clip = moving(core, num_frames=12)
     captured = hashes(clip, range(12), device="cuda")
-    monkeypatch.setattr(cuda, "MAX_GRAPH_PX", 0)
+    monkeypatch.setattr(cuda, "GRAPH_SHARE", 0)
     assert hashes(clip, range(12), device="cuda") == captured
 
 
@@ -257,11 +257,26 @@ def test_what_a_graph_made_is_not_overwritten_by_what_it_makes_next(compute, mod
     assert compute.run(job) == [True] * 6
 
 
-def test_a_frame_larger_than_what_is_captured_is_computed_all_the_same(compute, model):
+def test_a_frame_whose_graphs_have_no_memory_is_computed_all_the_same(compute, model):
     network = prepared(compute, model)
-    frames = pictures(3, 500, 600)
+    network._free_bytes = 2**20
+    frames = pictures(3, 64, 96)
     assert_same_bits(steps(compute, network, frames), steps(compute, plain(network), frames))
     assert len(network._graphs._graphs) == 0
+
+
+def test_frames_of_a_disc_are_captured_and_their_graphs_take_no_more_memory_than_was_counted(compute):
+    """720x480, which had no graph once."""
+    network, frames = prepared(compute, load_model()), pictures(3, 480, 720)
+    single = plain(network)
+    expected = steps(compute, single, frames)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    assert_same_bits(steps(compute, network, frames), expected)
+    assert network.notes == []
+    assert len(network._graphs._graphs) == 4
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - before <= 480 * 720 * cuda.graph_bytes_px(network._eager._model) + 2**27
 
 
 def out_of_memory():
@@ -293,6 +308,7 @@ def test_a_capture_that_fails_leaves_the_step_plain_and_all_else_as_it_was(compu
     assert note.startswith("cleaning runs without a CUDA graph")
     assert len(network._graphs._graphs) == 3  # the other steps were captured after it
     assert compute.run(lambda: torch.cuda.current_stream() == torch.cuda.default_stream())
+    assert torch.rand(4, device="cuda").isfinite().all()  # the generator is not left capturing
     compute.run(network.release)
     assert_same_bits(steps(compute, network, frames), expected)
     assert len(network._graphs._graphs) == 0

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR
 
+_NO_ENGINE = "unable to find an engine to execute this computation"
+"""What torch says, in lower case, where cuDNN has no algorithm with these properties, or no memory for any."""
+
 
 class _FixedConv2d(nn.Conv2d):
     """A convolution that passes cuDNN's switches explicitly, instead of reading those of the process.
@@ -16,10 +19,13 @@ class _FixedConv2d(nn.Conv2d):
     benchmark is off and deterministic on: a benchmark chooses the algorithm that was the fastest this time, and
     algorithms differ in their rounding; cuDNN's heuristics choose by the sizes and the GPU alone. (Where there is no
     memory for the workspace of the chosen one, torch takes the next: short memory may change results within rounding.)
+    Where cuDNN has no deterministic algorithm for a shape, as it may for 7x7 kernels in float32, one is taken that is
+    not marked so: for this shape always.
     """
 
     allow_tf32: bool
     cudnn_enabled: bool
+    not_deterministic: set[tuple[int, ...]]
 
     @classmethod
     def like(cls, conv: nn.Conv2d, *, allow_tf32: bool) -> "_FixedConv2d":
@@ -28,10 +34,24 @@ class _FixedConv2d(nn.Conv2d):
         fixed.__dict__.update(conv.__dict__)
         fixed.allow_tf32 = allow_tf32
         fixed.cudnn_enabled = torch.backends.cudnn.enabled
+        fixed.not_deterministic = set()
         return fixed
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x."""
+        shape = tuple(x.shape)
+        if shape in self.not_deterministic:
+            return self._convolved(x, deterministic=False)
+        try:
+            return self._convolved(x, deterministic=True)
+        except RuntimeError as error:
+            if _NO_ENGINE not in str(error).lower():
+                raise
+        result = self._convolved(x, deterministic=False)  # or the error, which then means that memory is short
+        self.not_deterministic.add(shape)
+        return result
+
+    def _convolved(self, x: Tensor, *, deterministic: bool) -> Tensor:
         return torch._convolution(
             x,
             self.weight,
@@ -43,7 +63,7 @@ class _FixedConv2d(nn.Conv2d):
             (0, 0),  # output_padding
             self.groups,
             False,  # benchmark
-            True,  # deterministic
+            deterministic,
             self.cudnn_enabled,
             self.allow_tf32,
         )

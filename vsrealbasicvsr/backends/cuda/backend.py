@@ -1,10 +1,11 @@
-"""The CUDA backend: torch's operations with fixed arithmetic, short steps as CUDA graphs, epilogues fused.
+"""The CUDA backend: torch's operations with fixed arithmetic, steps as CUDA graphs, epilogues fused.
 
 An optimization that is bound to fail is not tried, and one that fails falls back to torch's eager operations: no
 picture may depend on it.
 """
 
 import copy
+import sys
 from collections.abc import Iterator
 from itertools import batched
 
@@ -14,16 +15,23 @@ from torch import Tensor
 from vsrealbasicvsr.model import RealBasicVSR
 
 from ..base import PropagationInputs
+from ..memory import free_device_bytes
 from ..torch import TorchBackend
 from .arithmetic import fix_arithmetic
 from .epilogue import Epilogue, by_triton, fuse, unsupported_reason
 from .graphs import CAPTURE_LOCK, Call, Capture, GraphCapture, Step, StepGraphs
 from .streams import MAX_CONCURRENT_CALLS, place_of
 
-MAX_GRAPH_PX = 250_000
-"""Maximum low-resolution pixels of a frame whose steps are captured. A frame takes some 600 launches of 5 to 10
-microseconds, 3 to 6 ms. By estimate an H100 has done the work of 320x180 in 1 to 2 ms and that of 640x360 (230,400) in
-6 to 12 ms; beyond that the launches hide behind the work, and a graph would only take memory."""
+GRAPH_SHARE = 0.15
+"""Maximum share of the device's free memory that graphs may take: half of what the engine's budget leaves to the steps.
+
+Graphs pay at every size: on an H100 the flow of 720x480 took 7.2 ms eagerly and that of 1280x720, 2.7 times the pixels,
+11.1 ms; 164 launches a direction waited for the host. That of 320x180 took 1.9 ms as a graph."""
+
+_GRAPH_STATES, _GRAPH_FLOW_BYTES_PX = 12, 640
+"""Memory of the graphs of one frame size for each low-resolution pixel: hidden states, in the network's type, and bytes
+of the flow network, which is in float32. By count of what is alive at once in the steps, which share a pool, and of the
+arguments and results of four graphs: 11 states with the published network, the flow's 611 bytes included."""
 
 BUSY_PX = 256
 """Low-resolution pixels that keep one of a GPU's multiprocessors busy: two tiles of a convolution, of 128 pixels each.
@@ -44,8 +52,8 @@ def create_cuda_backend(
 class CudaBackend:
     """The steps of a RealBasicVSR on a CUDA device. See `Backend` for the contract.
 
-    They are TorchBackend's with fixed arithmetic; on small frames they need few launches, and several frames are
-    processed concurrently. Cleaning, flow and the propagation from a state are captured: 600 of a frame's 613
+    They are TorchBackend's with fixed arithmetic; where memory allows they need few launches, and several small frames
+    are processed concurrently. Cleaning, flow and the propagation from a state are captured: 600 of a frame's 613
     operations. The first step of a propagation is rare, and the reconstruction needs few launches with large feature
     maps, whose memory a graph would keep; at four and sixteen times the pixels it keeps a GPU busy by itself. What
     depends on values (how often a frame is cleaned) lies outside of the steps.
@@ -62,6 +70,7 @@ class CudaBackend:
         capture: Capture | None = None,
         epilogue: Epilogue = by_triton,
         busy_px: int | None = None,
+        free_bytes: int | None = None,
     ) -> None:
         """Take over a model that is on its device, in its precision; it becomes the backend's own.
 
@@ -71,6 +80,7 @@ class CudaBackend:
             capture: How steps are captured. None: as CUDA graphs.
             epilogue: The operations after a convolution, used where they give torch's values on this device.
             busy_px: Low-resolution pixels that keep the device busy. None: by the device's size.
+            free_bytes: Memory of which graphs may take a share. None: what is free on the device at the first step.
         """
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
@@ -82,6 +92,8 @@ class CudaBackend:
                 fuse(model, epilogue)
         self._eager = TorchBackend(model, max_tile_rows=max_tile_rows)
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
+        self._graph_bytes_px = graph_bytes_px(model)
+        self._free_bytes = free_bytes
         self._busy_px = BUSY_PX * _num_multiprocessors(self._device) if busy_px is None else busy_px
 
     @property
@@ -100,7 +112,7 @@ class CudaBackend:
 
     def num_concurrent_frames(self, height: int, width: int) -> int:
         """Return as many frames as keep the device busy, where their steps are captured; else 1."""
-        if not (self._graphs.is_capturing and self._is_small(height, width)):
+        if not (self._graphs.is_capturing and self._is_captured(height, width)):
             return 1
         return min(-(-self._busy_px // (height * width)), MAX_CONCURRENT_CALLS)
 
@@ -171,13 +183,26 @@ class CudaBackend:
 
     def _run(self, *calls: Call) -> list[Tensor]:
         # A graph's memory is of the kind that only inference mode may write to.
-        if self._is_small(*calls[0].arguments[0].shape[-2:]) and torch.is_inference_mode_enabled():
+        if self._is_captured(*calls[0].arguments[0].shape[-2:]) and torch.is_inference_mode_enabled():
             return self._graphs.run(*calls)
         return [call.step(*call.arguments) for call in calls]
 
-    def _is_small(self, height: int, width: int) -> bool:
-        """Whether the steps of frames of this size are captured."""
-        return height * width <= MAX_GRAPH_PX and self._eager.tile_rows(height, width) >= height
+    def _is_captured(self, height: int, width: int) -> bool:
+        """Return whether the steps of frames of this size are captured: processed whole, and with memory for graphs.
+
+        A captured step gives the bits of an eager one, so that the memory that is free decides no picture.
+        """
+        if self._eager.tile_rows(height, width) < height:
+            return False
+        if self._free_bytes is None:
+            free = free_device_bytes(self._device)
+            self._free_bytes = sys.maxsize if free is None else free
+        return height * width * self._graph_bytes_px <= GRAPH_SHARE * self._free_bytes
+
+
+def graph_bytes_px(model: RealBasicVSR) -> int:
+    """Return the memory that graphs of all steps of one frame size take for each low-resolution pixel, in bytes."""
+    return _GRAPH_STATES * model.sizes.mid_channels * model.dtype.itemsize + _GRAPH_FLOW_BYTES_PX
 
 
 def _num_multiprocessors(device: torch.device) -> int:

@@ -181,11 +181,11 @@ class GraphCapture:
             except BaseException:
                 torch.cuda.synchronize()  # other branches may still read the inputs, which go now
                 raise
+            # As torch.cuda.graph does, but for the cache of pinned memory, which copies of other threads go on using.
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
             try:
-                # "thread_local", for other threads go on using CUDA. The stream is given, for torch's own for captures
-                # belongs to whichever device captured first.
-                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                    outputs = _branch(steps, side, streams.branches)
+                outputs = _recorded(graph, pool, lambda: _branch(steps, side, streams.branches))
             except BaseException:
                 _abandon(graph, self._device, pool)
                 raise
@@ -202,6 +202,21 @@ class GraphCapture:
             return [output.clone() for output in outputs]  # the next replay of any graph in the pool may write here
 
         return replay
+
+
+def _recorded[T](graph: torch.cuda.CUDAGraph, pool: Any, work: Callable[[], T]) -> T:
+    """Return what `work` returns; what it launches on the current stream becomes the graph.
+
+    "thread_local", for other threads go on using CUDA.
+    """
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        result = work()
+    except BaseException:
+        graph.capture_end()
+        raise
+    graph.capture_end()
+    return result
 
 
 def _branch(
@@ -225,10 +240,12 @@ def _branch(
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
-    """Clean up after a capture that failed.
+    """Clean up on the stream of a capture that failed.
 
     If the driver refuses to end the capture, torch's allocator is not told that there is none any more, and would take
-    back no memory that two streams use, and raise when it is asked to empty its cache.
+    back no memory that two streams use, and raise when it is asked to empty its cache. Nor are the generators of random
+    numbers, which (torch 2.11) would refuse to work outside of captures, until another capture is ended. torch's
+    allocator of pinned memory cannot be told from here; it goes on asking the graph, which is kept, in vain.
     """
     try:
         graph.pool()
@@ -236,3 +253,8 @@ def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> No
         _broken.append(graph)
         with contextlib.suppress(Exception):  # raises where the allocator knows of no capture: all is well
             torch._C._cuda_endAllocateToPool(index_of(device), pool)
+        x, another = torch.zeros(1, device=device), torch.cuda.CUDAGraph()
+        try:
+            _recorded(another, torch.cuda.graph_pool_handle(), lambda: x.add_(1))
+        except Exception:  # whatever is broken stays so; the graph must outlive the allocator's pointer to it
+            _broken.append(another)

@@ -71,14 +71,25 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)  # torch keeps the pinned memory until the copy is done
 
 
-def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+def mark(device: torch.device) -> torch.cuda.Event:
+    """Return an event after all that was launched on the device so far. For the thread that launched it."""
+    event: torch.cuda.Event = torch.cuda.default_stream(device).record_event()
+    return event
+
+
+def to_host(tensors: Sequence[Tensor], ready: torch.cuda.Event | None = None) -> list[Tensor]:
     """Return tensors that were computed on the default stream of one CUDA device on the CPU. Any thread may call it.
 
     It waits without holding the interpreter, and the device goes on computing meanwhile.
+
+    Args:
+        tensors: The tensors.
+        ready: From `mark`, after they were launched. None: they are copied after all that has been launched by now,
+            which may be the next frame.
     """
     device = tensors[0].device
     with torch.inference_mode(), torch.cuda.device(device):
-        ready = torch.cuda.default_stream(device).record_event()
+        ready = ready or mark(device)
         hosts = [_pinned_like(one) for one in tensors]
         copies = streams_of(device).copies
         with torch.cuda.stream(copies):
