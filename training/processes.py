@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +66,13 @@ def start_processes(device_name: str) -> Processes:
         TrainingError: torch has no such device.
     """
     num = int(os.environ.get("WORLD_SIZE", "1"))
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name
+    name = device_name
+    if name == "auto" and num > 1:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" or (num > 1 and name.startswith("cuda:")):  # each process has a GPU of its own
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        device = find_device(name)
+        device = find_device(name, tell=lambda text: print(text, file=sys.stderr))
     except DeviceError as error:
         raise TrainingError(f"--device {error}: use auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda":

@@ -12,6 +12,7 @@ from .cpu import Kernels, empty_pages, load_kernels
 from .cpu import available as available_kernels
 from .cuda import triton_version
 from .factories import FACTORIES, create_backend
+from .half_precision import bfloat16_flaw, float16_flaw
 from .memory import free_device_bytes, is_out_of_memory, return_freed_memory
 from .transfer import Launched, launched, place_of, to_device, to_host
 
@@ -24,8 +25,10 @@ __all__ = [
     "Launched",
     "PropagationInputs",
     "available_kernels",
+    "bfloat16_flaw",
     "create_backend",
     "empty_pages",
+    "float16_flaw",
     "free_device_bytes",
     "is_large",
     "is_out_of_memory",

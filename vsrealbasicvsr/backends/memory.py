@@ -50,6 +50,16 @@ def free_device_bytes(device: torch.device) -> int | None:
         return int(torch.xpu.get_device_properties(device).total_memory - module.memory_allocated(device))
 
 
+def empty_device_cache(device: torch.device) -> None:
+    """Return the memory that torch keeps for later on a GPU to its driver. For a thread that works on the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "xpu":
+        torch.xpu.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def return_freed_memory() -> None:
     """Return memory that was freed, but is still kept by the C library, to the system, where that is possible.
 

@@ -11,6 +11,7 @@ from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 from .base import PropagationInputs, is_large, rows_per_tile, split_into_tiles
+from .memory import empty_device_cache
 
 MAX_RECONSTRUCTION_PX_CPU = 32_768
 MAX_RECONSTRUCTION_PX_GPU = 131_072
@@ -27,11 +28,10 @@ MAX_TRUNK_PX_GPU = 4_000_000
 class TorchBackend:
     """The model's own steps. Hidden states are (1, C, H, W). See `Backend` for the contract."""
 
-    notes: Sequence[str] = ()
-
-    def __init__(self, model: RealBasicVSR, *, max_tile_rows: int | None = None) -> None:
+    def __init__(self, model: RealBasicVSR, *, max_tile_rows: int | None = None, notes: Sequence[str] = ()) -> None:
         """Take over a model that is on its device, in its precision; it becomes the backend's own."""
         self.max_tile_rows = max_tile_rows
+        self.notes = notes
         self._model = model
 
     def num_concurrent_frames(self, height: int, width: int) -> int:
@@ -72,7 +72,7 @@ class TorchBackend:
 
     def release(self) -> None:
         """Return the memory that torch keeps for later to the device."""
-        torch.cuda.empty_cache()  # does nothing where CUDA was never used
+        empty_device_cache(self._model.basicvsr.fusion.weight.device)
 
     def tile_rows(self, height: int, width: int) -> int:
         """Return the height of the tiles in which frames of this size are cleaned and propagated.
@@ -112,7 +112,8 @@ def create_torch_backend(
     model = copy.deepcopy(model).to(device, dtype)
     if device.type == "cpu":
         model.basicvsr.fusion = as_3x3(model.basicvsr.fusion)
-    return TorchBackend(model.to(memory_format=torch.channels_last), max_tile_rows=max_tile_rows)
+    notes = () if device.type == "cpu" else ("torch's own operations, without graphs and kernels of ours, are in use",)
+    return TorchBackend(model.to(memory_format=torch.channels_last), max_tile_rows=max_tile_rows, notes=notes)
 
 
 def as_3x3(conv: nn.Conv2d) -> nn.Conv2d:

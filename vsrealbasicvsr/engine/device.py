@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vsrealbasicvsr import backends, devices
 from vsrealbasicvsr.backends import KERNELS_VARIABLE, Backend, Kernels, Launched, load_kernels
-from vsrealbasicvsr.devices import find_device
+from vsrealbasicvsr.devices import available_devices, device_name, find_device
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import RealBasicVSR
 
@@ -35,10 +35,12 @@ class DeviceConfig:
     Attributes:
         device: The device, with its index if there may be several.
         dtype: Type of the convolutions. Flow and warp coordinates are always float32.
+        notes: What the user may not expect of the choice, a line each.
     """
 
     device: torch.device
     dtype: torch.dtype
+    notes: Sequence[str] = field(default=(), compare=False)
 
     def prepare(self, model: RealBasicVSR, *, max_tile_rows: int | None = None) -> Backend:
         """Create a backend with a copy of the model's weights on this device.
@@ -94,9 +96,9 @@ def choose_device(device: str, precision: str) -> DeviceConfig:
     """Return the device and type that these names mean on this machine.
 
     Args:
-        device: "auto" (the first CUDA device, else the CPU) or any torch device.
-        precision: "auto" (fp16 on CUDA, fp32 elsewhere: CPUs compute half precision many times slower), "fp32", "fp16"
-            or "bf16".
+        device: "auto" (the first CUDA device if torch can use it, else the CPU) or any torch device.
+        precision: "auto" (fp16 on a GPU that is right and, on CUDA, fast in it, else fp32: CPUs compute half precision
+            many times slower), "fp32", "fp16" or "bf16".
 
     Raises:
         DeviceError: This machine cannot compute so; the text says what it has.
@@ -104,13 +106,18 @@ def choose_device(device: str, precision: str) -> DeviceConfig:
     if precision not in get_args(Precision):
         given = printable(precision, 100)
         raise DeviceError(f'precision must be one of {", ".join(get_args(Precision))}, got "{given}".')
+    notes: list[str] = []
     try:
-        chosen = find_device(device)
+        chosen = find_device(device, tell=notes.append)
     except devices.DeviceError as error:
         raise DeviceError(f"device {error}. {_available_text()}") from None
     if precision == "auto":
-        precision = "fp16" if chosen.type == "cuda" else "fp32"
-    config = DeviceConfig(chosen, _DTYPES[precision])
+        flaw = None if chosen.type == "cpu" else backends.float16_flaw(chosen)
+        precision = "fp32" if chosen.type == "cpu" or flaw else "fp16"
+        notes += [f'{chosen}: precision="auto" is fp32 ({flaw})'] if flaw else []
+    elif precision == "bf16" and (flaw := backends.bfloat16_flaw(chosen)):
+        raise DeviceError(f'precision "bf16" cannot be used ({flaw}). Use "auto", "fp16" or "fp32".')
+    config = DeviceConfig(chosen, _DTYPES[precision], tuple(notes))
     try:
         config.kernels()
     except UserError as error:
@@ -132,23 +139,9 @@ def choose_devices(devices: str, precision: str) -> list[DeviceConfig]:
     given = printable(devices, 100)
     if len(set(chosen)) < len(chosen):
         raise DeviceError(f'device "{given}" names the same device twice. Name each once.')
-    if len({_kind(one.device) for one in chosen}) > 1:
+    if len({device_name(one.device) for one in chosen}) > 1:  # of one name they give the same bits
         raise DeviceError(f'device "{given}" mixes kinds of devices, which give different pixels. Name one kind.')
     return chosen
-
-
-def _kind(device: torch.device) -> str:
-    """Return the kind of a device; devices of one kind give the same bits."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def available_devices() -> list[str]:
-    """Return the devices that torch can use here, as `device` takes them, with a GPU's name and memory."""
-    devices = ["cpu"]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices.append(f"cuda:{index} ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)")
-    return devices
 
 
 def cpu_kernels() -> str:

@@ -67,6 +67,8 @@ class WindowUpscaler:
         self._pipelines = []
         num_frames = min(grid.length + 2 * grid.overlap, grid.num_frames)
         for index, config in enumerate(configs):
+            for note in config.notes:
+                self.messages.note(note)
             backend = config.prepare(model, max_tile_rows=max_tile_rows)
             sizes = model.sizes
             worker = Worker(config, backend, sizes.mid_channels, sizes.start_passes, sizes.scale, num_frames)

@@ -11,6 +11,7 @@ import vapoursynth as vs
 
 import vsrealbasicvsr
 from vsrealbasicvsr.backends import triton_version
+from vsrealbasicvsr.devices import available_devices
 from vsrealbasicvsr.engine import (
     DeviceConfig,
     Grid,
@@ -20,7 +21,7 @@ from vsrealbasicvsr.engine import (
     is_out_of_memory,
     memory_cure,
 )
-from vsrealbasicvsr.engine.device import available_devices, cpu_kernels
+from vsrealbasicvsr.engine.device import cpu_kernels
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.weights import load_model
 

@@ -1,7 +1,9 @@
 """What can be held of the GPU's path without a GPU: which steps are captured, the arithmetic, the compute threads."""
 
 import copy
+import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tests.backends.cuda.fake_cuda import FakeCuda
 from tests.backends.cuda.stepping import pictures, steps
 from tests.fake_capture import FakeCapture
 from vsrealbasicvsr.backends.cuda import backend as cuda
+from vsrealbasicvsr.backends.cuda import streams
 from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
 from vsrealbasicvsr.backends.cuda.graphs import Call, GraphCapture, StepGraphs
@@ -600,6 +603,47 @@ def test_what_a_copy_waits_for_is_marked_before_the_next_job_is_launched(model, 
     upscaler.upscale_into(0, lambda: planes, convert=list)
     assert torch.equal(torch.stack(planes), hr)
     assert marking == ["rbvsr-cpu_0"] * 2
+
+
+@pytest.fixture
+def page_locked(monkeypatch):
+    """Memory that a driver, which is not here, would lock; with the sizes that it was asked for."""
+    sizes = []
+    driver = SimpleNamespace(cudaHostRegister=lambda _, size, flags: sizes.append(size) or flags)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    return streams.PageLocked(), sizes
+
+
+def test_memory_for_copies_is_as_large_as_the_frame_and_used_again(page_locked):
+    memory, sizes = page_locked
+    frame = torch.empty(3, 2880, 5120, device="meta")
+    for _ in range(3):
+        host = memory.like(frame)
+        assert (host.shape, host.dtype) == (frame.shape, torch.float32)
+        del host
+    assert sizes == [169 * 2**20]
+    small = [memory.like(torch.empty(540, 960, dtype=torch.uint8, device="meta")) for _ in range(2)]
+    assert sizes[1:] == [2**20] * 2
+    assert small[0].data_ptr() != small[1].data_ptr()
+
+
+def test_memory_for_copies_is_not_used_again_while_any_tensor_lies_in_it(page_locked):
+    memory, sizes = page_locked
+    frame = torch.empty(3, 100, 100, dtype=torch.float16, device="meta")
+    plane = memory.like(frame).fill_(1)[2]
+    gc.collect()
+    other = memory.like(frame).fill_(2)
+    assert len(sizes) == 2
+    assert (plane == 1).all()
+    del plane, other
+    memory.like(frame)
+    assert len(sizes) == 2
+
+
+def test_where_the_driver_locks_no_more_memory_there_is_none(page_locked):
+    memory, _ = page_locked
+    torch.cuda.cudart().cudaHostRegister = lambda *_: 2
+    assert memory.like(torch.empty(3, 4)) is None
 
 
 # ---- want of memory --------------------------------------------------------------------------------------------------

@@ -439,9 +439,18 @@ def test_on_host_is_cpu():
     assert torch.equal(compute.on_host([made])[0], made.cpu())
 
 
+def test_copies_to_the_host_go_through_memory_that_is_page_locked():
+    compute = choose_device("cuda", "fp16")
+    for _ in range(3):
+        (host,) = compute.run_to_host(lambda: [torch.ones(3, 640, 960, device=compute.device)])
+        assert host.is_pinned()
+        assert (host == 1).all()
+
+
 def test_without_pinned_memory_copies_are_made_all_the_same(monkeypatch):
     compute = choose_device("cuda", "fp16")
     monkeypatch.setattr(streams, "_pinned_like", lambda *_: None)
+    monkeypatch.setattr(streams.PageLocked, "like", lambda *_: None)
     x = torch.rand(3, 64, 96)
     assert torch.equal(compute.on_host([compute.run(lambda: compute.to_device(x) * 2)])[0], x * 2)
 

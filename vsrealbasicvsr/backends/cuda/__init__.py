@@ -1,16 +1,20 @@
 """The CUDA backend. Importing it needs neither a GPU nor Triton."""
 
+import contextlib
 import importlib.metadata
 
 from .backend import CudaBackend, create_cuda_backend
 
+_TRITONS = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-xpu", "pytorch-triton")
+"""Distributions that bring the module `triton`: torch's for each kind of GPU, and the one for Windows."""
+
 
 def triton_version() -> str:
     """Return the version of Triton, which compiles the epilogues; "none" where torch came without it."""
-    try:
-        return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    for name in _TRITONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "none"
 
 
 __all__ = ["CudaBackend", "create_cuda_backend", "triton_version"]

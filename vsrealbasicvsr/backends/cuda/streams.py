@@ -6,10 +6,15 @@ devices on the current streams of both. Only copies to the host have a stream of
 """
 
 import contextlib
+import mmap
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -90,7 +95,7 @@ def to_host(tensors: Sequence[Tensor], ready: torch.cuda.Event | None = None) ->
     device = tensors[0].device
     with torch.inference_mode(), torch.cuda.device(device):
         ready = ready or mark(device)
-        hosts = [_pinned_like(one) for one in tensors]
+        hosts = [_page_locked.like(one) for one in tensors]
         copies = streams_of(device).copies
         with torch.cuda.stream(copies):
             copies.wait_event(ready)
@@ -113,3 +118,49 @@ def _pinned_like(tensor: Tensor) -> Tensor | None:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     except RuntimeError:
         return None
+
+
+class PageLocked:
+    """Page-locked memory for copies from devices. Any thread may take some.
+
+    Not torch's: that is rounded up to powers of two (256 MiB for a frame of 5120x2880 in float32, which has 169), and
+    no cache of it survives a capture by others. What was taken is used again once no tensor lies in it.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[npt.NDArray[np.uint8]] = deque()
+        self._lock = threading.Lock()
+
+    def like(self, tensor: Tensor) -> Tensor | None:
+        """Return memory for as many values, of any content; None where the system has no more."""
+        memory = self._take(tensor.nbytes)
+        if memory is None:
+            return None
+        # torch holds this view of the block as long as any tensor lies in it.
+        view = memory[: tensor.nbytes]
+        weakref.finalize(view, self._free.append, memory).atexit = False
+        return torch.from_numpy(view).view(tensor.dtype).view(tensor.shape)
+
+    def _take(self, num_bytes: int) -> npt.NDArray[np.uint8] | None:
+        with self._lock:
+            # Others may add to the right end meanwhile, even this thread: finalizers run between any two lines.
+            blocks = [self._free.popleft() for _ in range(len(self._free))]
+            fitting = [block for block in blocks if num_bytes <= len(block) <= max(2 * num_bytes, _BLOCK_BYTES)]
+            best = min(fitting, key=len, default=None)
+            self._free.extend(block for block in blocks if block is not best)
+            if best is not None:
+                return best
+        size = -(-max(num_bytes, 1) // _BLOCK_BYTES) * _BLOCK_BYTES
+        try:
+            block = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
+            driver = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            if int(driver.cudaHostRegister(block.ctypes.data, size, 0)) != 0:
+                return None
+        except (OSError, ValueError, RuntimeError, AttributeError):  # no memory; a torch without that function
+            return None
+        return block
+
+
+_BLOCK_BYTES = 2**20
+
+_page_locked = PageLocked()
