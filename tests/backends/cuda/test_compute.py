@@ -362,6 +362,7 @@ class Alive(TorchDispatchMode):
         return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("name", ["published", "default"])
 def test_graphs_take_no_more_memory_than_is_counted_for_them(monkeypatch, name, dtype):
