@@ -46,8 +46,9 @@ class PerceptualLoss(nn.Module):
             PerceptualError: A tensor is missing or misshapen, or torchvision is not installed.
         """
         super().__init__()
+        models = _torchvision_models()  # not below: torch 2.6 cannot be imported whole where tensors are meta
         with torch.device("meta"):
-            features = _torchvision_models().vgg19(weights=None).features[: _LAST + 1]
+            features = models.vgg19(weights=None).features[: _LAST + 1]
         for index in LAYER_WEIGHTS:
             if index < _LAST:
                 features[index + 1] = nn.ReLU()  # torchvision's own would overwrite the features before activation
