@@ -55,7 +55,7 @@ def moving(core: vs.Core, format_id: int, num_frames: int = 10, width: int = 20,
 
 
 def frames_of_many_formats(core: vs.Core, num_threads: int) -> int:
-    """Read frames with named, unnamed and wrong colours; in one tile and in many."""
+    """Read frames with named, unnamed and wrong colours, in one tile and in many. Return their number."""
     count = 0
     for format_id in (vs.YUV420P8, vs.GRAYH):
         clip = moving(core, format_id)
@@ -68,7 +68,7 @@ def frames_of_many_formats(core: vs.Core, num_threads: int) -> int:
 
 
 def frames_in_any_order(core: vs.Core, num_threads: int) -> int:
-    """Read frames with as many callers as threads, and a cache that is too small."""
+    """Read frames with as many callers as threads, and a cache that is too small. Return their number."""
     before, core.max_cache_size = core.max_cache_size, 1
     out = moving(core, vs.YUV420P8, 12).rbvsr.Upscale(**ARGUMENTS)
     wanted = [n % 12 for n in range(24)]
@@ -80,7 +80,7 @@ def frames_in_any_order(core: vs.Core, num_threads: int) -> int:
 
 
 def frames_beside_a_source_that_fails(core: vs.Core) -> int:
-    """Read frames while some source frames fail."""
+    """Read frames while some source frames fail. Return the number of those that succeeded."""
     clip = moving(core, vs.YUV420P8)
 
     def fail(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -100,7 +100,7 @@ def frames_beside_a_source_that_fails(core: vs.Core) -> int:
 
 
 def frames_that_are_given_up(core: vs.Core) -> int:
-    """Free the filter while requests are in progress."""
+    """Free the filter while requests are in progress. Return the number of frames that were read."""
     for _ in range(2):
         out = moving(core, vs.YUV420P8).rbvsr.Upscale(**ARGUMENTS)
         frames = out.frames(prefetch=8, backlog=8, close=True)
@@ -111,7 +111,7 @@ def frames_that_are_given_up(core: vs.Core) -> int:
 
 
 def errors(core: vs.Core) -> int:
-    """Provoke the plugin's errors."""
+    """Provoke the plugin's errors. Return 0, as no frame is read."""
     clip = moving(core, vs.RGB24, 2)
     for arguments in ({"theta": -1.0}, {"model": "no/such.pth"}, {"scene_cuts": "x" * 5000}):
         try:

@@ -54,8 +54,7 @@ def generator_gradients(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of one batch to `.grad` of the network's parameters.
 
-    Each loss reaches the parts of the network that its `Reach` names. The discriminator's gradients and norms do not
-    change.
+    Each loss reaches the parts of the network that its `Reach` names. The discriminator is not changed.
 
     Args:
         model: The network.
@@ -78,10 +77,7 @@ def generator_gradients(
     """
     _check_pair("generator_step", lr, gt, model.sizes.scale)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
-    with autocast():
-        run = _run_again_in_backward if checkpointing else run_directly
-        cleaned = run(model.clean, lr)
-        hr = model.super_resolve(cleaned, run=run)
+    cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
     counting = _losses_that_count(losses, model, lr, perceptual, discriminator)
     if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
         flows_px = motion_of(model, gt)
@@ -102,6 +98,16 @@ def generator_gradients(
         at_output, at_output_behind = at_output + at_output_behind, None
     _spread(model, hr, at_output, at_output_behind, _weighted_sum(of_cleaning, losses), _weighted_sum(of_flow, losses))
     return found, hr.detach()
+
+
+def _super_resolved(
+    model: RealBasicVSR, lr: Tensor, autocast: Callable[[], torch.autocast], checkpointing: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the cleaned input, and the output."""
+    run = _run_again_in_backward if checkpointing else run_directly
+    with autocast():
+        cleaned = run(model.clean, lr)
+        return cleaned, model.super_resolve(cleaned, run=run)
 
 
 def _losses_that_count(

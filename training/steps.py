@@ -55,13 +55,16 @@ class Steps:
         self._num_summed = 0
 
     def take(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
-        """Train the networks with one batch.
+        """Train the networks with one batch, unless a gradient is not finite; its losses are then left out too.
 
         Args:
             lr: The input.
             gt: The ground truth.
             real: The discriminator's real frames.
             iteration: Number of steps done.
+
+        Returns:
+            Whether the networks were changed, and the output.
         """
         self._networks.set_learning_rates(iteration)
         taken = self._take_graphed(lr, gt, real) if self._is_graphed(iteration) else None

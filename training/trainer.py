@@ -31,22 +31,18 @@ def train(
     perceptual: PerceptualLoss | None,
     seconds: float | None = None,
 ) -> int:
-    """Take the steps from `first` on.
+    """Take the steps from `first` on. Return the number of steps done, including those before.
 
-    Fewer than settings.iterations are taken only if the user ends the run or its time is over; a checkpoint is written
-    then as well.
+    The run ends before settings.iterations only if the user asks or its time is over, with a checkpoint all the same.
 
     Args:
         networks: What is trained, and its settings.
         loader: Yields the batches of these steps, in order.
         run_folder: Where checkpoints, weights, log and TensorBoard go.
-        processes: The processes that share the work; the main process writes.
+        processes: The processes that share the work; the main one writes.
         first: Number of steps done before.
         perceptual: The perceptual network, if its loss counts.
         seconds: Time limit from now on. After some steps settings.iterations becomes the number that fits into it.
-
-    Returns:
-        The number of steps done, including those before.
 
     Raises:
         TrainingError: Too many steps in a row were skipped, or a loss is not finite.
@@ -121,7 +117,11 @@ def read_losses(steps: Steps) -> dict[str, float]:
 
 
 def save(networks: Networks, run_folder: Path, iteration: int) -> None:
-    """Write a checkpoint, then the moving average as weights for use. Raise CheckpointError if that fails."""
+    """Write a checkpoint, delete old ones, then write the moving average as weights for use.
+
+    Raises:
+        CheckpointError: A file cannot be written, or the networks' values are not finite.
+    """
     settings = networks.settings
     save_checkpoint(run_folder, networks.state(iteration), iteration=iteration, keep=settings.keep_checkpoints)
     save_ema(networks, run_folder, iteration)

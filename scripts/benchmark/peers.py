@@ -68,7 +68,8 @@ def compact_flops(width: int, height: int) -> float:
 def stand_ins(frames: Tensor, device: torch.device, dtypes: list[torch.dtype]) -> list[Way]:
     """Return the ways that run the peers' networks in plain torch, in each of the dtypes.
 
-    The network of vs-realesrgan runs frame by frame, in both memory layouts; that of vs-basicvsrpp on the whole clip.
+    The network of vs-realesrgan runs frame by frame, in both memory layouts; that of vs-basicvsrpp on the whole clip,
+    if torchvision is installed and the clip has two frames or more.
     """
     num_frames, _, height, width = frames.shape
     flops = compact_flops(width, height)

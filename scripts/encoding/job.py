@@ -8,13 +8,14 @@ from pathlib import Path
 import av
 
 from vsrealbasicvsr.app.joining import count_frames, join
+from vsrealbasicvsr.app.timeline import Timeline
 from vsrealbasicvsr.errors import shown_path
 
 from .errors import EncodeError
 from .frame_options import Output
 from .pipe import pipe
 from .programs import vspipe_environment
-from .timeline import nominal_rate, source_times, timeline_of
+from .timeline import SourceTimes, nominal_rate, source_times, timeline_of
 
 ENCODER = ("-c:v", "libx264", "-crf", "16")
 """Options of ffmpeg for the encoder where the user gives none."""
@@ -68,12 +69,7 @@ def encode(
         timeline = timeline_of(
             durations, rate=rate(output), start_seconds=times.first, last_seconds=times.last_duration
         )
-        last = timeline.pts[-1] * timeline.time_base
-        if times.last and abs(last - times.last) > MAX_DRIFT_SECONDS:
-            warn(
-                f"the last frame begins at {float(last):.2f} s, that of {shown_path(source)} at "
-                f"{float(times.last):.2f} s: the audio may not fit"
-            )
+        _warn_of_drift(timeline, times, source, warn)
         if (count := count_frames(encoded)) != output.num_frames:
             raise EncodeError(
                 f"ffmpeg wrote {count} packets for {output.num_frames} frames. Leave out the option that drops some"
@@ -87,3 +83,13 @@ def encode(
             ) from error
         made.replace(path)
     return f"{output.num_frames} frames of {output.width}x{output.height}: {shown_path(path)}"
+
+
+def _warn_of_drift(timeline: Timeline, times: SourceTimes, source: Path, warn: Callable[[str], None]) -> None:
+    """Warn if the last frames of result and source begin at different times."""
+    last = timeline.pts[-1] * timeline.time_base
+    if times.last and abs(last - times.last) > MAX_DRIFT_SECONDS:
+        warn(
+            f"the last frame begins at {float(last):.2f} s, that of {shown_path(source)} at "
+            f"{float(times.last):.2f} s: the audio may not fit"
+        )

@@ -148,7 +148,7 @@ class Follower:
         self._bar = progress_bar(num_frames)
 
     def join(self) -> str:
-        """Wait for the end of vspipe. Return all of its messages but the progress."""
+        """Wait for the end of vspipe and complete the bar. Return all of vspipe's messages but the progress."""
         self._thread.join()
         text = b"\n".join(self._said).decode(errors="replace")
         if self._bar is not None and not REASON.search(text):

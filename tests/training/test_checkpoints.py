@@ -100,7 +100,7 @@ def test_values_that_are_not_finite_are_not_written_and_not_gone_on_from(tmp_pat
     torch.save(broken, checkpoint_path(tmp_path, 3))  # by an earlier version
     found, (warning,) = newest_checkpoint(tmp_path)
     assert found["iteration"] == 1
-    assert "not finite. Going on from the one before it." in warning
+    assert "not finite. Trying the one before it." in warning
 
 
 @pytest.mark.parametrize("seed", range(3))

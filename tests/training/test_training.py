@@ -536,7 +536,7 @@ def test_the_workers_end_with_a_run_that_is_killed(clips, tmp_path):
 
 def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
     done = run("train", "--resume", whole_run, "--learning-rate", "1", status=2)
-    assert "learning_rate cannot be changed when a run goes on" in done.stderr
+    assert "learning_rate cannot be changed when a run is resumed" in done.stderr
     assert "is finished" in run("train", "--resume", whole_run).stderr
 
 

@@ -43,7 +43,14 @@ class PatchDiscriminator(nn.Module):
         self.last = SpectralConv(4 * width, 1, 3)
 
     def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits (B, 1, H / 16, W / 16), positive for real, and the four layers' features, of `views`."""
+        """Judge views, whose height and width are those of the output.
+
+        Args:
+            views: (B, num_frames + 1, H, W) of `views`.
+
+        Returns:
+            Logits (B, 1, H / 16, W / 16), positive for real, and the features of the four strided layers.
+        """
         x, features = 2 * views - 1, []
         for layer in self.down:
             x = F.leaky_relu(layer(x), 0.2)

@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 import vapoursynth as vs
@@ -53,13 +53,11 @@ def upscale(
 ) -> vs.VideoNode:
     """Upscale a clip to four times its width and height, in the same format and with the same frame properties.
 
-    Colour properties that had to be assumed are added; a plane in the property `_Alpha` is enlarged too. README's table
-    describes the arguments for users.
+    Colour properties that had to be assumed are added; a plane in the property `_Alpha` is enlarged too.
 
     Args:
         clip: Constant format and size; GRAY, RGB or YUV, 8 to 16 bit integer or float.
-        theta: Cleaning threshold in [0, 255]: a frame is cleaned again while its mean change is at least theta / 255
-            (Eq. 5), at most three times.
+        theta: Threshold for another cleaning pass (Eq. 5), in units of 1/255, in [0, 255].
         model: "default", or the path of a .safetensors or .pth file.
         length: Frames that a window keeps, 1 or more.
         overlap: Frames of context on each side of a window, 0 or more.
@@ -67,12 +65,8 @@ def upscale(
         device: "auto", or one or several torch devices separated by commas.
         precision: "auto", "fp32", "fp16" or "bf16".
         tile: Rows of a frame that are processed at once; 0 for as many as fit into memory.
-        detail: Mixture of a file's two sets of weights in [0, 1]: 0 is the faithful set, 1 the sharp one; None for the
-            file's default.
+        detail: Mixture of two sets of weights, from 0 (faithful) to 1 (sharp); None for the file's default.
         cleaning: Share of a cleaning pass that is added to a frame, in [0, 1].
-
-    Returns:
-        The upscaled clip.
 
     Raises:
         vapoursynth.Error: An argument cannot be used. One line: what is wrong, what was given, what to do.
@@ -80,10 +74,7 @@ def upscale(
     model, scene_cuts, device, precision = (_text(value) for value in (model, scene_cuts, device, precision))
     _check_clip(clip)
     _check_numbers(theta, length, overlap, tile, detail, cleaning)
-    if not model.strip():
-        raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
-    if scene_cuts not in get_args(SceneCuts):
-        raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{printable(scene_cuts, 100)}".')
+    _check_words(model, scene_cuts)
     try:
         computes = choose_devices(device, precision)
         network = load_model(model if model == "default" else Path(model), detail=detail)
@@ -94,7 +85,7 @@ def upscale(
             grid,
             theta=theta,
             cleaning=cleaning,
-            scene_cuts=scene_cuts,  # type: ignore[arg-type]
+            scene_cuts=cast(SceneCuts, scene_cuts),
             max_tile_rows=tile or None,
         )
     except UserError as error:
@@ -102,8 +93,7 @@ def upscale(
     except (RuntimeError, MemoryError, OSError) as error:
         raise _error(_why_not_made(error)) from None
     _log(clip, computes, grid, network.sizes.scale)
-    # Frames that a window requests at once, and those that other threads may request meanwhile. The window keeps the
-    # same frames as RGBS, so this cache adds little.
+    # What a window requests at once, and other threads meanwhile. The window keeps the same frames as RGBS anyway.
     num_frames = min(length + 2 * overlap + 2 * vs.core.num_threads, clip.num_frames)
     served = serve(to_rgbs(cached(clip, num_frames)), upscaler, convert_to=clip.format if _converts(computes) else None)
     return from_rgbs(served.rgbs, served.props, clip, served.converted)
@@ -171,6 +161,13 @@ def _check_numbers(theta: float, length: int, overlap: int, tile: int, detail: f
             f"cleaning must be between 0 (none) and 1 (as the network was trained), got {cleaning:g}. "
             f"The default is {DEFAULT_CLEANING:g}."
         )
+
+
+def _check_words(model: str, scene_cuts: str) -> None:
+    if not model.strip():
+        raise _error('model must be "default" or the path of a .safetensors or .pth file, got "".')
+    if scene_cuts not in get_args(SceneCuts):
+        raise _error(f'scene_cuts must be one of {", ".join(get_args(SceneCuts))}, got "{printable(scene_cuts, 100)}".')
 
 
 def _check_clip(clip: vs.VideoNode) -> None:

@@ -65,7 +65,6 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         clips=[rgbs], format=tokens, step=window_step(upscaler.cache, rgbs), name="rbvsr.Upscale (windows)", cache=0
     )
     form = core.std.BlankClip(rgbs, width=rgbs.width * upscaler.scale, height=rgbs.height * upscaler.scale, keep=True)
-
     real_core = core.core  # the proxy vs.core can be used on VapourSynth's own threads only
 
     def frame(n: int, wanted: vs.VideoFormat, planes: PlaneFormat | None) -> Answer:
@@ -79,10 +78,7 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         (made,) = frames
         assert isinstance(props, dict)
         made.props.update({name: value for name, value in props.items() if not name.startswith(STASH)})
-        for warning in upscaler.messages.take_warnings():
-            core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
-        for note in upscaler.messages.take_notes():
-            core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"rbvsr.Upscale: {note}.")
+        _log_messages(upscaler)
         return made
 
     def rgbs_frame(n: int) -> Answer:
@@ -102,10 +98,8 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         return made
 
     def server(like: vs.VideoNode, make: Callable[[int], Answer], name: str) -> vs.VideoNode:
-        made: vs.VideoNode = core.rbvsr.Serve(
-            clips=[windows], format=like, step=frame_step(upscaler.cache, make), name=name, cache=0
-        )
-        return made
+        step = frame_step(upscaler.cache, make)
+        return core.rbvsr.Serve(clips=[windows], format=like, step=step, name=name, cache=0)
 
     converted = None
     if convert_to is not None:
@@ -116,6 +110,13 @@ def serve(rgbs: vs.VideoNode, upscaler: WindowUpscaler, *, convert_to: vs.VideoF
         converted,
         server(pixel, properties, "rbvsr.Upscale (properties)"),
     )
+
+
+def _log_messages(upscaler: WindowUpscaler) -> None:
+    for warning in upscaler.messages.take_warnings():
+        vs.core.log_message(vs.MESSAGE_TYPE_WARNING, f"rbvsr.Upscale: {warning}.")
+    for note in upscaler.messages.take_notes():
+        vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"rbvsr.Upscale: {note}.")
 
 
 def window_step(cache: FrameCache, source: vs.VideoNode) -> Step:

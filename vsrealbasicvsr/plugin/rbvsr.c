@@ -1,15 +1,13 @@
-/* core.rbvsr: the bridge between VapourSynth and the Python package vsrealbasicvsr.
+/* core.rbvsr: the bridge between VapourSynth and the Python package vsrealbasicvsr. It computes no pixels.
  *
  * A script calls core.rbvsr.Upscale(clip) and imports nothing: the plugin finds the Python interpreter of its own
- * process, which runs the script, and forwards the call to vsrealbasicvsr.filter.entry.FUNCTIONS. It is not linked
- * against Python: the functions that it needs are looked up by name. It computes no pixels.
+ * process, which runs the script, by looking up functions by name (it is not linked against Python).
  *
- *   Upscale, Version   public: forwarded to Python.
+ *   Upscale, Version   public: forwarded to vsrealbasicvsr.filter.entry.FUNCTIONS.
  *   Register           internal: Python passes the callable for the call in progress on this thread.
  *   Serve              internal: a video filter whose frames come from a Python callable, see serve_frame.
  *
- * Errors: a callable that returns {"error": text} fails with exactly that text. An exception that it raises is a bug,
- * and VapourSynth reports it with its traceback.
+ * Errors: a callable that returns {"error": text} fails with that text; an exception is a bug, shown with a traceback.
  */
 
 #include <stdint.h>
@@ -20,7 +18,6 @@
 #ifdef _WIN32
 #define PSAPI_VERSION 2 /* EnumProcessModules lives in kernel32 then, always loaded */
 #include <windows.h>
-
 #include <psapi.h>
 #else
 #ifndef _GNU_SOURCE
@@ -54,10 +51,7 @@ static intptr_t find_symbol(const char *name)
     DWORD num_bytes = 0;
     if (!K32EnumProcessModules(GetCurrentProcess(), modules, sizeof(modules), &num_bytes))
         return 0;
-    size_t num_modules = num_bytes / sizeof(HMODULE);
-    if (num_modules > sizeof(modules) / sizeof(HMODULE))
-        num_modules = sizeof(modules) / sizeof(HMODULE);
-    for (size_t i = 0; i < num_modules; i++) {
+    for (size_t i = 0; i < sizeof(modules) / sizeof(HMODULE) && i < num_bytes / sizeof(HMODULE); i++) {
         FARPROC symbol = GetProcAddress(modules[i], name);
         if (symbol)
             return (intptr_t)symbol;
@@ -68,8 +62,7 @@ static intptr_t find_symbol(const char *name)
 #endif
 }
 
-/* Run `program` in the interpreter of this process. Return 0 if there is none. Success of the program itself is
- * reported by its call of Register. */
+/* Run `program` in the interpreter of this process; return 0 if there is none. Register reports its success. */
 static int run_python(const char *program)
 {
     int (*is_initialized)(void) = (int (*)(void))find_symbol("Py_IsInitialized");
@@ -111,8 +104,8 @@ static const char PROGRAM[] =
     "        elif short:\n"
     "            cure = 'Memory is short: free some, or raise what the container or ulimit allows.'\n"
     "        elif unmapped:\n"
-    "            cure = ('Memory is short, or the file system of that library is mounted noexec: free memory, or mount'\n"
-    "                    ' it with exec.')\n"
+    "            cure = 'Memory is short, or the file system of that library is mounted noexec: free memory, or'\n"
+    "            cure += ' mount it with exec.'\n"
     "        else:\n"
     "            cure = (f'Install it into the Python that runs this script ({sys.executable or sys.prefix}):'\n"
     "                    ' pip install vsrealbasicvsr')\n"
@@ -131,7 +124,7 @@ static const char PROGRAM[] =
     "    del call\n"
     "''', {'NAME': '%s', 'RESULT': '%s'})\n";
 
-/* ---- Upscale, Version and Register: a call that goes to Python ---------------------------------------------------- */
+/* ---- Upscale, Version and Register: a call that goes to Python --------------------------------------------------- */
 
 typedef struct ForwardedFunction {
     const char *name;   /* of the public function, and the key in entry.FUNCTIONS */
@@ -174,23 +167,18 @@ static void VS_CC forward_to_python(const VSMap *in, VSMap *out, void *user_data
     const ForwardedFunction *target = user_data;
     char program[sizeof(PROGRAM) + 64];
     char error[MAX_ERROR_BYTES];
-
     snprintf(program, sizeof(program), PROGRAM, target->name, target->result);
     PendingCall pending = {core, NULL, innermost_pending};
     innermost_pending = &pending;
-    int has_python = run_python(program);
+    const char *problem = NULL;
+    if (!run_python(program))
+        problem = "no Python interpreter in this process. Run the script through vspipe, VSScript or python.";
+    else if (!pending.function)
+        problem = "this core is not the one that Python's vapoursynth.core stands for on this thread. "
+                  "Call it from the script itself, or inside `with environment.use():`.";
     innermost_pending = pending.outer;
-
-    if (!has_python) {
-        snprintf(error, sizeof(error),
-                 "rbvsr.%s: no Python interpreter in this process. Run the script through vspipe, VSScript or python.",
-                 target->name);
-        vsapi->mapSetError(out, error);
-    } else if (!pending.function) {
-        snprintf(error, sizeof(error),
-                 "rbvsr.%s: this core is not the one that Python's vapoursynth.core stands for on this thread. "
-                 "Call it from the script itself, or inside `with environment.use():`.",
-                 target->name);
+    if (problem) {
+        snprintf(error, sizeof(error), "rbvsr.%s: %s", target->name, problem);
         vsapi->mapSetError(out, error);
     } else {
         VSMap *answer = vsapi->createMap();
@@ -205,7 +193,7 @@ static void VS_CC forward_to_python(const VSMap *in, VSMap *out, void *user_data
     }
 }
 
-/* ---- Serve: a filter whose frames come from a callable ------------------------------------------------------------ */
+/* ---- Serve: a filter whose frames come from a callable ----------------------------------------------------------- */
 
 typedef struct Server {
     VSVideoInfo info;
@@ -224,19 +212,15 @@ typedef struct Round {
     FrameRequest requests[1]; /* num_requests of them */
 } Round;
 
-static void free_server(Server *server, const VSAPI *vsapi)
+static void VS_CC free_server(void *instance_data, VSCore *core, const VSAPI *vsapi)
 {
+    (void)core;
+    Server *server = instance_data;
     vsapi->freeFunction(server->step);
     for (int i = 0; i < server->num_clips; i++)
         vsapi->freeNode(server->clips[i]);
     free(server->clips);
     free(server);
-}
-
-static void VS_CC free_serve(void *instance_data, VSCore *core, const VSAPI *vsapi)
-{
-    (void)core;
-    free_server(instance_data, vsapi);
 }
 
 /* Put the requested frames into `arguments` in the order of the requests, and the indices of failed requests into
@@ -302,8 +286,7 @@ static void request_frames(const Server *server, int n, const VSMap *answer, voi
             free(round);
             return;
         }
-        round->requests[i].clip = (int)clip;
-        round->requests[i].frame = (int)frame;
+        round->requests[i] = (FrameRequest){(int)clip, (int)frame};
     }
     for (int i = 0; i < num_requests; i++)
         vsapi->requestFrameFilter(round->requests[i].frame, server->clips[round->requests[i].clip], context);
@@ -317,8 +300,7 @@ static void request_frames(const Server *server, int n, const VSMap *answer, voi
  *         a frame               the output frame n;
  *     n, frames         when they have arrived, in the order of the requests; one frame by itself, several as a list;
  *     n, failed=1       instead, if some of them failed, which ends frame n. `frames` are those that arrived, `lost`
- *                       the indices of the failed requests. Only an error in the answer is used: it replaces the
- *                       core's message.
+ *                       the indices of the others. An error in the answer replaces the core's message.
  */
 static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, void **frame_data,
                                         VSFrameContext *context, VSCore *core, const VSAPI *vsapi)
@@ -327,7 +309,6 @@ static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, 
     const Server *server = instance_data;
     Round *round = *frame_data;
     *frame_data = NULL;
-
     VSMap *arguments = vsapi->createMap();
     VSMap *answer = vsapi->createMap();
     vsapi->mapSetInt(arguments, "n", n, maReplace);
@@ -341,22 +322,18 @@ static const VSFrame *VS_CC serve_frame(int n, int reason, void *instance_data, 
 
     const VSFrame *frame = NULL;
     const char *error = error_of(answer, vsapi);
-    if (reason == arError) {
-        if (error)
-            vsapi->setFilterError(error, context);
-    } else {
-        int type = vsapi->mapGetType(answer, "val");
-        int num_values = vsapi->mapNumElements(answer, "val"); /* -1: no such key */
-        if (error)
-            vsapi->setFilterError(error, context);
-        else if (type == ptVideoFrame && num_values == 1)
-            frame = accept_frame(server, n, answer, context, vsapi);
-        else if (type == ptInt && num_values > 0 && num_values % 2 == 0)
-            request_frames(server, n, answer, frame_data, context, vsapi);
-        else
-            internal_error(n, "returned neither one video frame nor pairs of clip index and frame number", context,
-                           vsapi);
-    }
+    int type = vsapi->mapGetType(answer, "val");
+    int num_values = vsapi->mapNumElements(answer, "val"); /* -1: no such key */
+    if (error)
+        vsapi->setFilterError(error, context);
+    else if (reason == arError)
+        ; /* the core's own message stays */
+    else if (type == ptVideoFrame && num_values == 1)
+        frame = accept_frame(server, n, answer, context, vsapi);
+    else if (type == ptInt && num_values > 0 && num_values % 2 == 0)
+        request_frames(server, n, answer, frame_data, context, vsapi);
+    else
+        internal_error(n, "returned neither one video frame nor pairs of clip index and frame number", context, vsapi);
     vsapi->freeMap(answer);
     return frame;
 }
@@ -376,7 +353,6 @@ static void VS_CC create_server(const VSMap *in, VSMap *out, void *user_data, VS
         vsapi->mapSetError(out, "rbvsr.Serve: format must be a clip of one format and one size.");
         return;
     }
-
     Server *server = calloc(1, sizeof(Server));
     VSNode **clips = calloc((size_t)num_clips, sizeof(VSNode *));
     VSFilterDependency *dependencies = calloc((size_t)num_clips, sizeof(VSFilterDependency));
@@ -393,14 +369,13 @@ static void VS_CC create_server(const VSMap *in, VSMap *out, void *user_data, VS
     server->num_clips = num_clips;
     for (int i = 0; i < num_clips; i++) {
         clips[i] = vsapi->mapGetNode(in, "clips", i, NULL);
-        dependencies[i].source = clips[i];
-        dependencies[i].requestPattern = rpGeneral;
+        dependencies[i] = (VSFilterDependency){clips[i], rpGeneral};
     }
-    VSNode *node = vsapi->createVideoFilter2(name_missing ? "Serve" : name, &info, serve_frame, free_serve,
+    VSNode *node = vsapi->createVideoFilter2(name_missing ? "Serve" : name, &info, serve_frame, free_server,
                                              fmParallel, dependencies, num_clips, server, core);
     free(dependencies);
     if (!node) {
-        free_server(server, vsapi);
+        free_server(server, core, vsapi);
         vsapi->mapSetError(out, "rbvsr.Serve: VapourSynth refused the filter.");
         return;
     }
