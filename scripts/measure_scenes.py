@@ -1,4 +1,4 @@
-"""How many scene cuts are missed, and how many false ones found, in images with borders, dim ones, and in motion.
+"""Measure missed and false scene cuts in images with borders, dim ones, and in motion.
 
     python scripts/measure_scenes.py [--photographs FOLDER] [--videos FOLDER ...] [--pairs 300]
 
@@ -66,7 +66,7 @@ FRAMINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How a frame looks.
+    """Brightness, border and text of a frame.
 
     Attributes:
         gain: Brightness of the image.

@@ -1,4 +1,4 @@
-"""How much windows of frames differ from the whole clip as one sequence, for several lengths and overlaps.
+"""Measure how much windows of frames differ from the whole clip as one sequence, for several lengths and overlaps.
 
 python scripts/measure_windows.py VIDEO [--frames 120] [--width 256] [--lengths 30] [--overlaps 0 2 4 8]
 """

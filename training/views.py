@@ -1,4 +1,4 @@
-"""What the discriminator and the perceptual network see: views of a clip, a few at a time, and its motion."""
+"""Views of a clip for the discriminator and the perceptual network, a few at a time, and the clip's motion."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What things cost on this machine, measured side by side in one run: interleaved repeats, medians and spread.
+"""Time and memory on this machine, measured side by side in one run: interleaved repeats, medians and spread.
 
     python -m scripts.benchmark input
     python -m scripts.benchmark input --data clips/ --step-seconds 0.5 --batch 16 --json input.json

@@ -24,7 +24,7 @@ MAX_ROWS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How a network is run.
+    """Settings with which a network is run.
 
     Attributes:
         theta: As in Upscale.

@@ -1,4 +1,4 @@
-"""How good a network's output is on held-out clips: a table, results.json, and contact sheets.
+"""Measure the quality of a network's output on held-out clips: a table, results.json, and contact sheets.
 
     python -m training evaluate runs/b --data held_out/
     python -m training evaluate mine.safetensors --data held_out/ --against default --chains usual --out compared

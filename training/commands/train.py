@@ -67,7 +67,7 @@ class Arguments:
     seconds: float | None = None
     """End in time: as many steps as fit, not --iterations."""
     pool_folder: Path | None = None
-    """Where the pool's clips are cached (default: in the run's folder)."""
+    """Folder where the pool's clips are cached (default: in the run's folder)."""
     changes: Annotated[dict[str, Any], Parameter(parse=False)] = field(default_factory=dict)
 
 

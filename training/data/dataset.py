@@ -59,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
-    """What became of a source. `trouble` is None if all of it could be used."""
+    """Result of preparing one source. `trouble` is None if all of it could be used."""
 
     kind: str
     fingerprint: str

@@ -133,7 +133,7 @@ def _cut_of_pool(dataset: ClipDataset, options: DataSettings, index: int, run_co
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which part of which pool clip a sample is.
+    """A sample's part of a pool clip.
 
     Attributes:
         clip: Number of the clip.

@@ -63,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """What is left out, whole or in part, and the reason: one line for the user."""
+    """An image or video that is left out, whole or in part, and the reason: one line for the user."""
 
     name: str
     reason: str
@@ -105,7 +105,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What a video's container says about it. `promised_seconds` is None if it does not tell."""
+    """Facts in a video's container. `promised_seconds` is None if it does not state a duration."""
 
     frames_per_second: float
     promised_seconds: float | None

@@ -50,7 +50,7 @@ USUAL = replace(
     codec_presets=("veryfast", "medium", "medium"),
     codec_crf=(24, 31),
 )
-"""What most videos have gone through: a soft and noisy camera, then H.264."""
+"""Most videos: a soft and noisy camera, then H.264."""
 
 NOISY = replace(
     MODERATE,

@@ -290,7 +290,7 @@ def _aggd_table() -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """Where every pixel p of frame t lies in frame t + 1: at p + flow_px[t](p), if it is visible there.
+    """Motion between neighbouring frames: a visible pixel p of frame t lies at p + flow_px[t](p) in frame t + 1.
 
     Pixels that are not visible are shown by one of the two frames only: they were covered, uncovered, or left the view.
 

@@ -1,4 +1,4 @@
-"""What a loss is: its function, its inputs, and which parts of the network get its gradient.
+"""The parts of a loss: its function, its inputs, and the parts of the network that get its gradient.
 
 A loss is one file of this folder and one line of `LossSettings`, which names it beside the field of its weight.
 """

@@ -62,7 +62,7 @@ class LossSettings:
     perceptual_weight: Annotated[NotNegative, perceptual.LOSS] = 0.0
     """Features of the output in VGG19 against those of the ground truth."""
     adversarial_weight: Annotated[NotNegative, adversarial.LOSS] = 0.0
-    """How clearly the discriminator tells the output from real frames."""
+    """Adversarial loss: the output against the discriminator, which tells it from real frames."""
     feature_matching_weight: Annotated[NotNegative, feature_matching.LOSS] = 0.0
     """Features of the output in the patch discriminator against those of the ground truth. Not in the paper."""
     colour_block_px: AtLeast1 = colour.COLOUR_BLOCK_PX
