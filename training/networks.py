@@ -22,7 +22,7 @@ from vsrealbasicvsr.weights.reading import build_network, read_network
 
 
 class Networks:
-    """What is trained: the generator, its moving average, the discriminator if there is one, and their optimisers."""
+    """The trained networks (the generator, its moving average, perhaps a discriminator) and their optimisers."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         torch.manual_seed(settings.data.seed)
