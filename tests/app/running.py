@@ -1,26 +1,21 @@
 """`rbvsr` as a process, and the frames that it leaves."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import av
 
-from tests import TIMEOUT_SECONDS
+from tests.forked import RBVSR, run_module
 
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "vsrealbasicvsr", *map(str, arguments)]
 
 
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, **options
-    )
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return run_module("vsrealbasicvsr", *arguments, loads=RBVSR, cwd=cwd, environment={"COLUMNS": "120"})
 
 
 def frames_of(path: Path) -> str:

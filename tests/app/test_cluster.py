@@ -19,6 +19,8 @@ from vsrealbasicvsr.errors import UserError
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'vsrealbasicvsr[cluster]'")
 
+pytestmark = pytest.mark.long
+
 NUM_FRAMES = 120
 CLUSTER = ["--cluster", "auto", "--workers", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_DISABLE_DOCKER_CPU_WARNING": "1"}

@@ -4,9 +4,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests import TIMEOUT_SECONDS
+from tests.app.running import run
 from vsrealbasicvsr.app import downloading, models
 from vsrealbasicvsr.app.downloading import Download, download
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, load_model, read_network
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -30,14 +29,6 @@ def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if not folder.is_relative_to(tmp_path):
         pytest.skip("the models folder does not follow XDG_DATA_HOME on this system")
     return folder
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vsrealbasicvsr", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, cwd=cwd, check=False
-    )
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------

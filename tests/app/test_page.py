@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,21 +15,16 @@ import numpy as np
 import pytest
 
 from tests import TIMEOUT_SECONDS
+from tests.app.running import run
 from tests.clips import write_clip
 from vsrealbasicvsr.app.excerpts import measure, open_excerpt
 from vsrealbasicvsr.app.moments import Candidate, choose, find_moments, score_of
 from vsrealbasicvsr.app.page import time_text
 from vsrealbasicvsr.errors import UserError
 
+pytestmark = pytest.mark.long
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vsrealbasicvsr", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, cwd=cwd, check=False
-    )
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT, TIMEOUT_SECONDS
+from tests.app.running import run
 from vsrealbasicvsr.app.measuring import measure_sizes, parse_sizes
 
+pytestmark = pytest.mark.long
 
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+
+def run_beside_others(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`rbvsr` in a folder that may hold packages named like ours."""
     command = [sys.executable, "-P", "-m", "vsrealbasicvsr", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -58,10 +62,10 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], said: str, tmp_
 def test_train_is_the_training_commands_with_their_arguments_and_status(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()  # not this one
     (tmp_path / "training" / "__main__.py").write_text("print('another')")
-    done = run("train", "degrade", "nothing.mp4", "--seed", "3", cwd=tmp_path)
+    done = run_beside_others("train", "degrade", "nothing.mp4", "--seed", "3", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "nothing.mp4" in done.stderr
-    listed = run("train", "--help", cwd=tmp_path)
+    listed = run_beside_others("train", "--help", cwd=tmp_path)
     assert listed.returncode == 0
     assert "prepare" in listed.stdout
 

@@ -1,7 +1,7 @@
 """Whole runs of `python -m training`, as a user starts them: processes, signals, files. Small networks, real data.
 
 What is interrupted, compared to the bit with what was, or changes its process, runs in a process of its own, `started`;
-all else in this one, `run`: it takes two seconds to load torch.
+all else in this one, `run`. Samples are made in that process too, unless they say "--workers 1".
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from PIL import Image
 
 from scripts import study_batch_length
 from tests import ROOT
+from tests.forked import TRAINING, Process, run_module, start_module
 from training.__main__ import main
 from training.commands import export as training_export
 from training.commands import train
@@ -41,11 +42,12 @@ from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
 
 pytestmark = pytest.mark.long
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", **WITHOUT_GPU}
 TIMEOUT_SECONDS = 240
 
 TINY_SETTINGS = [
-    "--device", "cpu", "--workers", "1",
+    "--device", "cpu", "--workers", "0",
     "--architecture.cleaning-channels", "4", "--architecture.mid-channels", "4", "--architecture.fusion-channels", "4",
     "--architecture.quarter-channels", "4", "--architecture.hr-channels", "4", "--architecture.hr-out-channels", "4",
     "--architecture.num-cleaning-blocks", "1", "--architecture.num-backward-blocks", "1",
@@ -55,10 +57,6 @@ TINY_SETTINGS = [
     "--flow-from-share", "0", "--rest-weight", "0.5", "--log-every", "2",
 ]  # fmt: skip
 TINY = ["--preset", "smoke", *TINY_SETTINGS, "--num-frames", "2", "--pool-num-frames", "2"]
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "training", *map(str, words)]
 
 
 def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -76,11 +74,16 @@ def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
 
 def started(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    done = subprocess.run(
-        command(*words), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+    done = run_module("training", *words, loads=TRAINING, cwd=ROOT, environment=WITHOUT_GPU, timeout=TIMEOUT_SECONDS)
     assert done.returncode == status, done.stdout + done.stderr
     return done
+
+
+def start(*words: object) -> Process:
+    """Start the command in a process, and a session, of its own."""
+    return start_module(
+        "training", *words, loads=TRAINING, cwd=ROOT, environment=WITHOUT_GPU, start_new_session=True
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,7 +110,8 @@ def clips(tmp_path_factory) -> Path:
 def whole_run(clips, tmp_path_factory) -> Path:
     """Twelve steps without interruption, a checkpoint every four."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    started("train", *TINY, "--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4)
+    words = ["--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4]
+    started("train", *TINY, *words, "--workers", 1)
     return out
 
 
@@ -136,23 +140,19 @@ def test_a_run_leaves_what_it_should(whole_run):
     assert all(torch.equal(tensor, ema[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("moment", ["at once", "first checkpoint", "between", "anywhere"])
+@pytest.mark.parametrize("moment", ["at once", "first checkpoint", "anywhere"])
 def test_killed_and_resumed_it_ends_at_the_same_bits(clips, whole_run, tmp_path, moment):
     out = tmp_path / "killed"
     words = ["--data", clips, "--out", out, "--iterations", 12, "--batch", 2, "--checkpoint-every", 4]
-    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+    process = start("train", *TINY, *words)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while len(list_checkpoints(out)) < (1 if moment == "at once" else 2) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    time.sleep(
-        {"at once": 0.0, "first checkpoint": 0.0, "between": 0.1, "anywhere": np.random.default_rng().uniform(0, 0.4)}[
-            moment
-        ]
-    )
+    time.sleep(np.random.default_rng().uniform(0, 0.4) if moment == "anywhere" else 0)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    run("train", "--resume", out, "--workers", "0")
+    run("train", "--resume", out)
     assert_same(whole_run, out, 12)
     assert [record["iteration"] for record in read_log(out)] == [2, 4, 6, 8, 10, 12]
 
@@ -187,9 +187,7 @@ def test_a_checkpoint_cut_in_half_is_named_and_the_one_before_it_used(clips, who
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_path):
     out = tmp_path / "interrupted"
     words = ["--data", clips, "--out", out, "--iterations", 100000, "--batch", 1, "--checkpoint-every", 100000]
-    process = subprocess.Popen(
-        command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
-    )
+    process = start("train", *TINY, *words, "--workers", 1)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while len(read_log(out)) < 2:
         assert time.monotonic() < deadline
@@ -197,8 +195,8 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_p
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors.decode()
-    assert b"Traceback" not in errors
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
     iteration = load_checkpoint(list_checkpoints(out)[-1])["iteration"]
     assert iteration > 0
     done = run("train", "--resume", out, "--iterations", iteration + 2)
@@ -226,7 +224,7 @@ def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run("train", *words, "--out", one, "--batch", 2, "--iterations", 3)
     torchrun("train", *words, "--out", two, "--batch", 1, "--iterations", 2)
-    torchrun("train", "--resume", two, "--iterations", 3, "--workers", 0)
+    torchrun("train", "--resume", two, "--iterations", 3)
     a, b = (load_checkpoint(checkpoint_path(folder, 1)) for folder in (one, two))
     gradients = [
         [state["optimizer"]["state"][number]["exp_avg"] * 10 for number in sorted(state["optimizer"]["state"])]
@@ -368,7 +366,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clip
  resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2},) * 2);\
  from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", limit, "train", "--resume", str(out), "--iterations", "4", "--workers", "0"],
+        [sys.executable, "-c", limit, "train", "--resume", str(out), "--iterations", "4"],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -446,7 +444,7 @@ def test_weights_that_become_not_finite_end_the_run_with_the_last_good_checkpoin
         return taken
 
     out = tmp_path / "run"
-    words = [*TINY, "--data", clips, "--batch", 1, "--checkpoint-every", 1, "--workers", 0]
+    words = [*TINY, "--data", clips, "--batch", 1, "--checkpoint-every", 1]
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "take", overflowing)
         assert main(["train", *map(str, words), "--iterations", "3", "--out", str(out)]) == 2
@@ -454,7 +452,7 @@ def test_weights_that_become_not_finite_end_the_run_with_the_last_good_checkpoin
     assert "step 2 ended with values that are not finite (model." in line
     assert f"--from {out}" in line
     assert [path.name for path in list_checkpoints(out)] == ["000000000.pt", "000000001.pt"]
-    assert main(["train", "--resume", str(out), "--workers", "0"]) == 0
+    assert main(["train", "--resume", str(out)]) == 0
     assert load_checkpoint(checkpoint_path(out, 3))["iteration"] == 3
 
 
@@ -513,8 +511,8 @@ def test_a_wrong_path_names_the_cure_of_its_command(words, said, capsys, monkeyp
 
 def test_the_workers_end_with_a_run_that_is_killed(clips, tmp_path):
     """Only the first process is killed, as the kernel does when memory runs out."""
-    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 100000, "--batch", 1]
-    process = subprocess.Popen(command("train", *TINY, *words), cwd=ROOT, env=ENVIRONMENT, start_new_session=True)
+    words = ["--data", clips, "--out", tmp_path / "run", "--iterations", 100000, "--batch", 1, "--workers", 1]
+    process = start("train", *TINY, *words)
 
     def living() -> list[str]:
         listed = subprocess.run(

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from scripts.benchmark import __main__, plain_pipeline
 from scripts.benchmark import input as of_input
 from scripts.benchmark.cpu_clock import Watch
 from tests import ROOT
+from tests.forked import run_module
 from training import degradations
 from training.data import pool
 from training.data.settings import DataSettings
@@ -28,8 +27,9 @@ pytestmark = pytest.mark.long
 def tiny(tmp_path_factory):
     """What the command prints and writes in a tiny setting."""
     path = tmp_path_factory.mktemp("benchmark") / "input.json"
-    command = [sys.executable, "-m", "scripts.benchmark", "input", *TINY, "--json", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_module(
+        "scripts.benchmark", "input", *TINY, "--json", path, cwd=ROOT, loads=("scripts.benchmark.input",)
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 

@@ -28,6 +28,7 @@ from scripts.benchmark import (
     vspipe as through_vspipe,
 )
 from tests import ROOT
+from tests.forked import run_module
 from vsrealbasicvsr import refine
 from vsrealbasicvsr.engine import choose_device
 from vsrealbasicvsr.filter import entry
@@ -42,8 +43,10 @@ TINY = ("network", "--sizes", "24x16", "--frames", "3", "--repeats", "1", "--mod
 def run(*arguments: str, folder: Path) -> tuple[str, dict]:
     """What the command prints, and the JSON that it writes."""
     path = folder / "report.json"
-    command = [sys.executable, "-m", "scripts.benchmark", *arguments, "--json", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_module(
+        "scripts.benchmark", *arguments, "--json", path, cwd=ROOT,
+        loads=("scripts.benchmark.memory", "scripts.benchmark.network"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 
