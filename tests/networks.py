@@ -1,6 +1,8 @@
-"""Sizes of networks small enough to be fast."""
+"""Networks small enough to be fast, and pictures for them."""
 
-from vsrealbasicvsr.model import Architecture
+import torch
+
+from vsrealbasicvsr.model import Architecture, RealBasicVSR
 
 TINY = Architecture(
     cleaning_channels=8,
@@ -14,3 +16,23 @@ TINY = Architecture(
     hr_out_channels=8,
     flow_channels=(8, 8, 8, 8),
 )
+"""Every layer, once."""
+
+
+def random_network(sizes: Architecture) -> RealBasicVSR:
+    """Random weights of a size that lets every layer matter, flows of several pixels included."""
+    torch.manual_seed(0)
+    model = RealBasicVSR(sizes).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, -0.2, 0.2)
+        elif "resblocks" in name or "image_cleaning" in name:
+            torch.nn.init.kaiming_normal_(parameter, a=1)
+    return model
+
+
+def smooth_frames(num: int, height: int, width: int) -> list[torch.Tensor]:
+    """Frames (1, 3, H, W) that have little to do with each other."""
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.fake_capture import FakeCapture
+from tests.networks import random_network, smooth_frames
 from tests.tolerances import WINOGRAD
 from vsrealbasicvsr.backends import FACTORIES, Backend, create_backend
 from vsrealbasicvsr.backends.cpu import CpuBackend, available, load_kernels
@@ -77,24 +78,6 @@ def inference():
         yield
 
 
-def network() -> RealBasicVSR:
-    """Random weights of a size that lets every layer matter, flows of several pixels included."""
-    torch.manual_seed(0)
-    model = RealBasicVSR(SMALL).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.uniform_(parameter, -0.2, 0.2)
-        elif "resblocks" in name or "image_cleaning" in name:
-            torch.nn.init.kaiming_normal_(parameter, a=1)
-    return model
-
-
-def images(num: int, height: int, width: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
-    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
-
-
 def whole(parts) -> torch.Tensor:
     """The frame, from its tiles, which must follow each other from top to bottom."""
     tiles, stop = [], 0
@@ -134,14 +117,14 @@ def assert_near(results: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_step_gives_the_eager_models_values(create, device, height, width):
-    model, frames = network(), images(3, height, width)
+    model, frames = random_network(SMALL), smooth_frames(3, height, width)
     backend = create(model, None)
     assert_near(every_step(backend, [frame.to(device) for frame in frames]), every_step(model, frames))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 44, 45, 1000])
 def test_tiles_of_any_height_give_the_same_frames(create, device, rows):
-    model, frames = network(), images(3, 45, 33)
+    model, frames = random_network(SMALL), smooth_frames(3, 45, 33)
     expected = every_step(model, frames)
     frames = [frame.to(device) for frame in frames]
     assert_near(every_step(create(model, rows), frames), expected)
@@ -152,7 +135,7 @@ def test_tiles_of_any_height_give_the_same_frames(create, device, rows):
 
 @pytest.mark.parametrize("rows", [None, 6])
 def test_a_state_without_a_flow_stays_where_it_is(create, device, rows):
-    model, (frame,) = network(), images(1, 20, 33)
+    model, (frame,) = random_network(SMALL), smooth_frames(1, 20, 33)
     backend = create(model, rows)
     for name in ("propagate_backward", "propagate_forward"):
         expected, propagate = getattr(model, name), getattr(backend, name)
@@ -164,7 +147,7 @@ def test_a_state_without_a_flow_stays_where_it_is(create, device, rows):
 
 @pytest.mark.parametrize(("theta", "cleaning"), [(255, 1), (0, 1), (0.5, 0.5), (5, 0)])
 def test_refinement_cleans_as_often_and_as_much(create, device, theta, cleaning):
-    model, frames = network(), torch.cat(images(3, 31, 33))[None]
+    model, frames = random_network(SMALL), torch.cat(smooth_frames(3, 31, 33))[None]
     expected, num_passes = refine(model, frames, theta=theta, cleaning=cleaning)
     for rows in (None, 6):
         backend = create(model, rows)
@@ -178,7 +161,7 @@ def test_refinement_cleans_as_often_and_as_much(create, device, theta, cleaning)
 
 def test_the_flow_leads_from_one_frame_to_the_other(create, device):
     """The direction, not only the values: exchanged frames have another flow."""
-    model, (first, second) = network(), images(2, 31, 33)
+    model, (first, second) = random_network(SMALL), smooth_frames(2, 31, 33)
     backend = create(model, None)
     there, back = backend.flow(first.to(device), second.to(device)), backend.flow(second.to(device), first.to(device))
     expected = model.basicvsr.spynet(torch.cat((first, second)), torch.cat((second, first)))
@@ -187,10 +170,10 @@ def test_the_flow_leads_from_one_frame_to_the_other(create, device):
 
 
 def test_the_same_arguments_give_the_same_bits_whatever_ran_before(create, device):
-    model, frames = network(), [frame.to(device) for frame in images(3, 24, 32)]
+    model, frames = random_network(SMALL), [frame.to(device) for frame in smooth_frames(3, 24, 32)]
     expected = every_step(create(model, None), frames)
     backend = create(model, None)
-    every_step(backend, [frame.to(device) for frame in images(2, 45, 67)])
+    every_step(backend, [frame.to(device) for frame in smooth_frames(2, 45, 67)])
     for _ in range(2):
         results = every_step(backend, frames)
         assert all(torch.equal(results[name], expected[name]) for name in expected)
@@ -198,7 +181,7 @@ def test_the_same_arguments_give_the_same_bits_whatever_ran_before(create, devic
 
 
 def test_both_directions_at_once_are_each_direction_alone(create, device):
-    backend, frames = create(network(), None), [frame.to(device) for frame in images(3, 24, 32)]
+    backend, frames = create(random_network(SMALL), None), [frame.to(device) for frame in smooth_frames(3, 24, 32)]
     first, second, third = frames
     backward, forward = backend.propagate_both((third, None, None), (first, None, None))
     assert torch.equal(backward, backend.propagate_backward(third, None, None))
@@ -210,7 +193,7 @@ def test_both_directions_at_once_are_each_direction_alone(create, device):
 
 
 def test_frames_processed_concurrently_have_the_bits_that_they_have_alone(create, device):
-    backend, frames = create(network(), None), [frame.to(device) for frame in images(4, 24, 32)]
+    backend, frames = create(random_network(SMALL), None), [frame.to(device) for frame in smooth_frames(4, 24, 32)]
     num = backend.num_concurrent_frames(24, 32)
     assert num >= 1
     if num == 1:
@@ -222,7 +205,7 @@ def test_frames_processed_concurrently_have_the_bits_that_they_have_alone(create
 
 
 def test_the_model_is_not_changed_and_may_be_changed(create, device):
-    model, frames = network(), [frame.to(device) for frame in images(2, 24, 32)]
+    model, frames = random_network(SMALL), [frame.to(device) for frame in smooth_frames(2, 24, 32)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     backend = create(model, None)
     expected = every_step(backend, frames)
@@ -234,5 +217,5 @@ def test_the_model_is_not_changed_and_may_be_changed(create, device):
 
 def test_a_device_without_an_entry_is_served_by_torch():
     assert {"cpu", "cuda"} == FACTORIES.keys()
-    assert isinstance(create_backend(network(), torch.device("meta"), torch.float32), TorchBackend)
-    assert isinstance(create_backend(network(), CPU, torch.bfloat16), TorchBackend)
+    assert isinstance(create_backend(random_network(SMALL), torch.device("meta"), torch.float32), TorchBackend)
+    assert isinstance(create_backend(random_network(SMALL), CPU, torch.bfloat16), TorchBackend)

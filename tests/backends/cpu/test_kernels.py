@@ -15,6 +15,7 @@ import torch
 
 from tests import ROOT, TIMEOUT_SECONDS
 from tests.build_hook import load_build_hook
+from tests.networks import random_network, smooth_frames
 from tests.tolerances import WINOGRAD
 from vsrealbasicvsr.backends.cpu import ENVIRONMENT, CpuBackend, Kernels, available, library, load_kernels, pages
 from vsrealbasicvsr.backends.cpu import backend as kernel_network
@@ -53,24 +54,6 @@ def sizes(seed: int) -> Architecture:
     )
 
 
-def network(architecture: Architecture) -> RealBasicVSR:
-    """Random weights of a size that lets every layer matter, flows of several pixels included."""
-    torch.manual_seed(0)
-    model = RealBasicVSR(architecture).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.uniform_(parameter, -0.2, 0.2)
-        elif "resblocks" in name or "image_cleaning" in name:
-            torch.nn.init.kaiming_normal_(parameter, a=1)
-    return model
-
-
-def smooth(num: int, height: int, width: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
-    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
-
-
 def whole(parts) -> torch.Tensor:
     """The frame, from its rows."""
     return torch.cat([rows for _, rows in parts], dim=1)
@@ -98,8 +81,8 @@ SIZES = [(1, 1), (1, 37), (5, 4), (33, 2), (24, 32), (45, 67), (65, 31)]
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_any_network_on_any_frame_gives_what_torch_gives(kernels, height, width):
-    model = network(sizes(seed=height))
-    frames = smooth(2, height, width)
+    model = random_network(sizes(seed=height))
+    frames = smooth_frames(2, height, width)
     expected = steps(TorchBackend(model), frames)
     for name, ours in steps(CpuBackend(model, kernels), frames).items():
         largest = max(expected[name].abs().max().item(), 1.0)
@@ -109,7 +92,7 @@ def test_any_network_on_any_frame_gives_what_torch_gives(kernels, height, width)
 @pytest.mark.long
 def test_the_published_network_comes_within_100_db(kernels):
     model = RealBasicVSR().eval()
-    frames = smooth(2, 40, 52)
+    frames = smooth_frames(2, 40, 52)
     expected = steps(TorchBackend(model), frames)
     for name, ours in steps(CpuBackend(model, kernels), frames).items():
         if "flow" not in name:
@@ -117,9 +100,9 @@ def test_the_published_network_comes_within_100_db(kernels):
 
 
 def test_flows_that_point_outside_or_nowhere_are_sampled_as_torch_does(kernels):
-    model = network(sizes(seed=3))
+    model = random_network(sizes(seed=3))
     ours, torchs = CpuBackend(model, kernels), TorchBackend(model)
-    frame = smooth(1, 20, 30)[0]
+    frame = smooth_frames(1, 20, 30)[0]
     generator = torch.Generator().manual_seed(5)
     flow = torch.randn(1, 2, 20, 30, generator=generator) * 15
     flow[0, :, 3, 4] = torch.tensor([1e9, -1e9])
@@ -135,20 +118,20 @@ def test_flows_that_point_outside_or_nowhere_are_sampled_as_torch_does(kernels):
 
 
 def test_the_number_of_threads_and_what_ran_before_change_no_bit(kernels):
-    model = network(sizes(seed=9))
-    frames = smooth(2, 37, 41)
+    model = random_network(sizes(seed=9))
+    frames = smooth_frames(2, 37, 41)
     expected = steps(CpuBackend(model, kernels), frames)
     library = find_library(kernels.name)
     for num_threads in (1, 2, 3, 8):
         other = CpuBackend(model, Kernels(library, num_threads))
-        steps(other, smooth(2, 50, 60))
+        steps(other, smooth_frames(2, 50, 60))
         for name, made in steps(other, frames).items():
             assert torch.equal(made, expected[name]), (name, num_threads)
 
 
 def test_bands_change_nothing_but_rounding(kernels, monkeypatch):
-    model = network(sizes(seed=4))
-    frames = smooth(2, 37, 20)
+    model = random_network(sizes(seed=4))
+    frames = smooth_frames(2, 37, 20)
     expected = steps(CpuBackend(model, kernels), frames)
     monkeypatch.setattr(kernel_network, "MAX_RECONSTRUCTION_PX", 1)
     for rows in (1, 2, 3, 7, 36, 100):
@@ -160,7 +143,7 @@ def test_bands_change_nothing_but_rounding(kernels, monkeypatch):
 
 def test_the_environment_chooses_the_kernels(monkeypatch):
     compute = choose_device("cpu", "fp32")
-    model = network(sizes(seed=1))
+    model = random_network(sizes(seed=1))
     for name in HERE:
         monkeypatch.setenv(ENVIRONMENT, name)
         assert compute.kernels().name == name
@@ -180,34 +163,35 @@ def test_a_setting_that_names_no_kernels_is_an_error(monkeypatch):
 
 
 SANITIZED = """
-import time
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 from tests.backends.cpu import test_kernels as t
+from tests.networks import random_network, smooth_frames
 from vsrealbasicvsr.backends.cpu import CpuBackend, Kernels
-for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
-    model = t.network(t.sizes(seed=height))
-    t.steps(CpuBackend(model, Kernels(Path({library!r}), 3)), t.smooth(2, height, width))
-print("done")
+for library in sys.argv[1:]:
+    for height, width in [(1, 1), (5, 4), (24, 33), (45, 19)]:
+        model = random_network(t.sizes(seed=height))
+        t.steps(CpuBackend(model, Kernels(Path(library), 3)), smooth_frames(2, height, width))
+    print(library)
 """
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", HERE)
-def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
+def test_no_memory_is_read_or_written_outside_of_the_maps(tmp_path):
     compiler = shutil.which("gcc")
     runtime = subprocess.run(
         [compiler or "false", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
     )
     if not Path(runtime.stdout.strip()).is_absolute():
         pytest.skip("needs gcc with its address sanitizer")
-    library = tmp_path / f"{name}.so"
-    command = load_build_hook().kernel_command(
-        [compiler], ROOT / "vsrealbasicvsr/backends/cpu/kernels.c", library, name
-    )
-    subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"], check=True)
+    libraries = {name: tmp_path / f"{name}.so" for name in HERE}
+    for name, path in libraries.items():
+        command = load_build_hook().kernel_command(
+            [compiler], ROOT / "vsrealbasicvsr/backends/cpu/kernels.c", path, name
+        )
+        subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", SANITIZED.format(library=str(library))],
+        [sys.executable, "-c", SANITIZED, *map(str, libraries.values())],
         env={
             "LD_PRELOAD": runtime.stdout.strip(),
             "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
@@ -217,10 +201,10 @@ def test_no_memory_is_read_or_written_outside_of_the_maps(name, tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=2 * TIMEOUT_SECONDS,
         check=False,
     )
-    assert done.stdout == "done\n", done.stderr[-3000:]
+    assert done.stdout.split() == [*map(str, libraries.values())], done.stderr[-3000:]
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -259,15 +243,15 @@ def test_only_a_few_pages_are_kept_and_none_that_should_not_be():
 
 def test_no_value_of_pages_that_are_used_again_shows(kernels, monkeypatch):
     """All memory that the network asks for is full of NaN."""
-    architecture, frames = sizes(5), smooth(2, 37, 51)
-    expected = steps(CpuBackend(network(architecture), kernels), frames)
+    architecture, frames = sizes(5), smooth_frames(2, 37, 51)
+    expected = steps(CpuBackend(random_network(architecture), kernels), frames)
 
     def not_a_number(shape, dtype, **_):
         return torch.full(shape, torch.nan, dtype=dtype)
 
     monkeypatch.setattr(kernel_network, "empty_pages", not_a_number)
     for max_tile_rows in (None, 16):
-        found = steps(CpuBackend(network(architecture), kernels, max_tile_rows=max_tile_rows), frames)
+        found = steps(CpuBackend(random_network(architecture), kernels, max_tile_rows=max_tile_rows), frames)
         for name, made in found.items():
             assert made.isfinite().all(), name
             if max_tile_rows is None:
@@ -276,7 +260,7 @@ def test_no_value_of_pages_that_are_used_again_shows(kernels, monkeypatch):
 
 def test_the_last_pages_go_with_the_network(kernels):
     pages.drop_spare_pages()
-    one = CpuBackend(network(sizes(5)), kernels)
+    one = CpuBackend(random_network(sizes(5)), kernels)
     pages.empty_pages((512, 1024), torch.float32, recycles=True)
     assert len(pages._spare) == 1
     del one
@@ -286,19 +270,7 @@ def test_the_last_pages_go_with_the_network(kernels):
 
 # ---- what a picture seldom asks of them ------------------------------------------------------------------------------
 
-ACTIVATE = """
-#include "{kernels}"
-EXPORT void try_activate(const float *from, float *to, long lanes, float slope) {{
-    for (long i = 0; i < lanes; i += LANES) {{
-        vec x;
-        memcpy(&x, from + i, sizeof x);
-        x = activate(x, slope);
-        memcpy(to + i, &x, sizeof x);
-    }}
-}}
-"""
-
-SHORT_OF_MEMORY = """
+MORE = """
 #include <stdlib.h>
 #include <string.h>
 static int left, held;
@@ -318,28 +290,36 @@ EXPORT int held_after(int num_allocations) {{
     left = num_allocations, held = 0;
     return rbvsr_open(1) ? -1 : held;
 }}
+EXPORT void try_activate(const float *from, float *to, long lanes, float slope) {{
+    for (long i = 0; i < lanes; i += LANES) {{
+        vec x;
+        memcpy(&x, from + i, sizeof x);
+        x = activate(x, slope);
+        memcpy(to + i, &x, sizeof x);
+    }}
+}}
 """
 
 
-def compiled(program: str, name: str, folder: Path) -> ctypes.CDLL:
-    """kernels.c with more behind it."""
+@pytest.fixture(scope="module", params=HERE)
+def more(request, tmp_path_factory) -> ctypes.CDLL:
+    """kernels.c with more around it."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
-    source, library = folder / "more.c", folder / f"more_{name}.so"
-    source.write_text(program.format(kernels=ROOT / "vsrealbasicvsr/backends/cpu/kernels.c"))
-    subprocess.run(load_build_hook().kernel_command([compiler], source, library, name), check=True)
+    folder = tmp_path_factory.mktemp("more")
+    source, library = folder / "more.c", folder / "more.so"
+    source.write_text(MORE.format(kernels=ROOT / "vsrealbasicvsr/backends/cpu/kernels.c"))
+    subprocess.run(load_build_hook().kernel_command([compiler], source, library, request.param), check=True)
     return ctypes.CDLL(str(library))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", HERE)
-def test_what_has_no_end_is_rectified_as_torch_does_it(name, tmp_path):
+def test_what_has_no_end_is_rectified_as_torch_does_it(more):
     values = torch.tensor([torch.inf, -torch.inf, torch.nan, 0, -0.0, 1, -1, 3e38, -3e38, 1e-45, -1e-45, 2, 3, 4, 5, 6])
-    activating = compiled(ACTIVATE, name, tmp_path)
     for slope in (0.0, 0.1, 1.0):
         made = torch.empty_like(values)
-        activating.try_activate(
+        more.try_activate(
             ctypes.c_void_p(values.data_ptr()),
             ctypes.c_void_p(made.data_ptr()),
             ctypes.c_long(16),
@@ -350,9 +330,8 @@ def test_what_has_no_end_is_rectified_as_torch_does_it(name, tmp_path):
 
 
 @pytest.mark.long
-def test_threads_that_cannot_be_made_for_want_of_memory_leave_nothing_behind(tmp_path):
-    opening = compiled(SHORT_OF_MEMORY, HERE[0], tmp_path)
-    assert [opening.held_after(number) for number in range(4)] == [0, 0, 0, -1]
+def test_threads_that_cannot_be_made_for_want_of_memory_leave_nothing_behind(more):
+    assert [more.held_after(number) for number in range(4)] == [0, 0, 0, -1]
 
 
 def test_callers_at_once_get_one_pool_of_threads(monkeypatch):

@@ -3,12 +3,6 @@
 import torch
 
 
-def pictures(num: int, height: int, width: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    coarse = torch.rand(num, 3, height // 3 + 2, width // 3 + 2, generator=generator)
-    return list(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").split(1))
-
-
 def steps(network, frames: list[torch.Tensor]) -> list[torch.Tensor]:
     """All that is made of frames, in the order in which it is made; states are carried on."""
     made = []

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.backends.cuda.fake_cuda import FakeCuda
-from tests.backends.cuda.stepping import pictures, steps
+from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
+from tests.networks import smooth_frames
 from vsrealbasicvsr.backends.cuda import backend as cuda
 from vsrealbasicvsr.backends.cuda import streams
 from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
@@ -276,7 +277,7 @@ def graph_notes(network: CudaBackend) -> list[str]:
 
 @pytest.mark.parametrize("size", [(32, 64), (45, 67), (1, 5)])
 def test_captured_or_not_the_steps_give_the_same_bits(model, size):
-    frames = pictures(6, *size)
+    frames = smooth_frames(6, *size)
     capture = FakeCapture()
     network = CudaBackend(copy.deepcopy(model), capture=capture)
     with torch.inference_mode():
@@ -287,7 +288,7 @@ def test_captured_or_not_the_steps_give_the_same_bits(model, size):
 
 @pytest.mark.parametrize(("size", "num"), [((32, 64), 3), ((45, 67), 2)])
 def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
-    frames, capture = pictures(7, *size), FakeCapture()
+    frames, capture = smooth_frames(7, *size), FakeCapture()
     network = CudaBackend(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
     plain = TorchBackend(model)
     assert network.num_concurrent_frames(*size) == num
@@ -321,7 +322,7 @@ def test_only_small_frames_that_are_captured_go_abreast(model):
 
 
 def test_a_wrong_graph_shows_in_no_picture(model):
-    frames = pictures(6, 45, 67)
+    frames = smooth_frames(6, 45, 67)
     network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(nan))
     with torch.inference_mode():
         assert_same_bits(steps(network, frames), steps(TorchBackend(model), frames))
@@ -329,7 +330,7 @@ def test_a_wrong_graph_shows_in_no_picture(model):
 
 
 def test_frames_whose_graphs_have_no_memory_and_frames_in_bands_are_not_captured(model):
-    frames, gib = pictures(3, 45, 67), 2**30
+    frames, gib = smooth_frames(3, 45, 67), 2**30
     bytes_wanted = 45 * 67 * cuda.graph_bytes_px(model) / cuda.GRAPH_SHARE
     with torch.inference_mode():
         for max_tile_rows, free_bytes in ((None, int(bytes_wanted) - 1), (20, gib)):
@@ -435,7 +436,7 @@ def test_after_a_capture_that_the_driver_does_not_end_another_one_is_ended(monke
 def test_outside_of_inference_mode_nothing_is_captured(model):
     capture = FakeCapture()
     with torch.no_grad():
-        steps(CudaBackend(model, capture=capture), pictures(2, 32, 32))
+        steps(CudaBackend(model, capture=capture), smooth_frames(2, 32, 32))
     assert capture.captured == []
 
 

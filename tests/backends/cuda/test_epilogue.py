@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests import ROOT, TIMEOUT_SECONDS
-from tests.backends.cuda.stepping import pictures, steps
+from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
+from tests.networks import smooth_frames
 from tests.tolerances import REGROUPED
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import epilogue as epilogue_module
@@ -36,7 +37,7 @@ def test_a_network_with_epilogues_makes_the_pictures_of_the_plain_one(model):
 
     fused = copy.deepcopy(model).to(memory_format=torch.channels_last)
     fuse(fused, epilogue)
-    frames = pictures(4, 23, 37)
+    frames = smooth_frames(4, 23, 37)
     with torch.inference_mode():
         for ours, theirs in zip(steps(TorchBackend(fused), frames), steps(TorchBackend(model), frames), strict=True):
             torch.testing.assert_close(ours, theirs, atol=10 * REGROUPED, rtol=0)
@@ -61,7 +62,7 @@ def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is
     def forgets_the_shuffle(x, bias, slope, residual=None, *, shuffle=False):
         return by_torch(x, bias, slope, residual)
 
-    frames = pictures(3, 23, 37)
+    frames = smooth_frames(3, 23, 37)
     with torch.inference_mode():
         plain = steps(TorchBackend(model), frames)
         for epilogue, reason in (
@@ -76,7 +77,7 @@ def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is
 
 
 def test_captured_or_not_steps_with_epilogues_give_the_same_bits(model):
-    frames = pictures(4, 45, 67)
+    frames = smooth_frames(4, 45, 67)
     with torch.inference_mode():
         made = [
             steps(CudaBackend(copy.deepcopy(model), capture=capture, epilogue=by_torch), frames)
