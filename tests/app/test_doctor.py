@@ -17,6 +17,8 @@ import vapoursynth as vs
 
 from tests import ROOT, TIMEOUT_SECONDS
 
+pytestmark = pytest.mark.long
+
 Broken = Callable[..., Path]
 
 
@@ -90,13 +92,9 @@ def faults(checks: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name, check in checks.items() if check["status"] == "fault"]
 
 
-def test_a_whole_installation_has_no_fault(environment: dict[str, str], tmp_path: Path) -> None:
-    checks = doctor(environment, tmp_path, 0)
-    assert checks["VapourSynth"]["found"].startswith(f"R{vs.__version__.release_major} in ")
-    assert checks["vspipe"]["found"].endswith("runs this Python")
-
-
-def test_vspipe_without_configuration_and_the_cure_cures(environment: dict[str, str], tmp_path: Path) -> None:
+def test_vspipe_without_configuration_is_the_only_fault_of_a_whole_installation_and_the_cure_cures(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     environment["XDG_CONFIG_HOME"] = str(tmp_path / "empty")
     checks = doctor(environment, tmp_path, 1)
     assert faults(checks) == ["vspipe"]
@@ -104,7 +102,10 @@ def test_vspipe_without_configuration_and_the_cure_cures(environment: dict[str, 
     cure = checks["vspipe"]["cure"]
     assert cure.endswith("-m vapoursynth config")
     subprocess.run(cure, shell=True, env=environment, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
-    assert faults(doctor(environment, tmp_path, 0)) == []
+    checks = doctor(environment, tmp_path, 0)
+    assert faults(checks) == []
+    assert checks["VapourSynth"]["found"].startswith(f"R{vs.__version__.release_major} in ")
+    assert checks["vspipe"]["found"].endswith("runs this Python")
 
 
 def test_vspipe_that_is_configured_for_another_python(environment: dict[str, str], tmp_path: Path) -> None:
@@ -121,41 +122,33 @@ def test_vspipe_that_is_configured_for_another_python(environment: dict[str, str
     assert checks["vspipe"]["cure"].endswith("-m vapoursynth config")
 
 
-def test_a_plugin_that_is_not_there(vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path) -> None:
+# Independent faults are looked for in one run: each takes seconds.
+
+
+def test_plugins_that_are_not_there(vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path) -> None:
     shutil.rmtree(vapoursynth_copy / "plugins" / "rbvsr")
+    (vapoursynth_copy / "plugins" / "libbestsource.so").unlink()
     checks = doctor(environment, tmp_path, 1)
-    assert faults(checks) == ["plugin core.rbvsr", "vspipe"]
+    assert faults(checks) == ["plugin core.rbvsr", "vspipe", "BestSource"]
     assert f"there is no {vapoursynth_copy}" in checks["plugin core.rbvsr"]["found"]
     assert "pip install" in checks["plugin core.rbvsr"]["cure"]
     assert "plugin first" in checks["vspipe"]["cure"]
+    assert "not in VapourSynth's plugin folder" in checks["BestSource"]["found"]
+    assert checks["BestSource"]["cure"].endswith("vapoursynth-bestsource")
 
 
-def test_a_plugin_that_cannot_be_loaded_is_named_with_the_reason_that_vapoursynth_does_not_tell(
+def test_plugins_that_cannot_be_loaded_are_named_with_the_reason_that_vapoursynth_does_not_tell(
     vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     replace(vapoursynth_copy / "plugins" / "rbvsr" / "librbvsr.so", b"not a library")
-    checks = doctor(environment, tmp_path, 1)
-    assert "cannot be loaded (" in checks["plugin core.rbvsr"]["found"]
-    assert "file too short" in checks["plugin core.rbvsr"]["found"] or "ELF" in checks["plugin core.rbvsr"]["found"]
-
-
-def test_a_source_plugin_without_its_libraries(
-    vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    for folder in vapoursynth_copy.parent.glob("*.libs"):
+    for folder in vapoursynth_copy.parent.glob("*.libs"):  # BestSource's
         folder.unlink()
     checks = doctor(environment, tmp_path, 1)
-    assert faults(checks) == ["BestSource"]
+    assert faults(checks) == ["plugin core.rbvsr", "vspipe", "BestSource"]
+    assert "cannot be loaded (" in checks["plugin core.rbvsr"]["found"]
+    assert "file too short" in checks["plugin core.rbvsr"]["found"] or "ELF" in checks["plugin core.rbvsr"]["found"]
     assert "cannot be loaded (" in checks["BestSource"]["found"]
     assert "cannot open shared object file" in checks["BestSource"]["found"]
-
-
-def test_no_source_plugin(vapoursynth_copy: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    (vapoursynth_copy / "plugins" / "libbestsource.so").unlink()
-    checks = doctor(environment, tmp_path, 1)
-    assert faults(checks) == ["BestSource"]
-    assert "not in VapourSynth's plugin folder" in checks["BestSource"]["found"]
-    assert checks["BestSource"]["cure"].endswith("vapoursynth-bestsource")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is in use here")
@@ -163,7 +156,7 @@ def test_no_source_plugin(vapoursynth_copy: Path, environment: dict[str, str], t
     ("cuda", "found", "cure"),
     [("None", "this torch is without CUDA", "pytorch.org"), ('"13.0"', "cannot use it", "update the NVIDIA driver")],
 )
-def test_a_gpu_that_torch_does_not_use(
+def test_a_gpu_that_torch_does_not_use_and_damaged_default_weights(
     environment: dict[str, str], tmp_path: Path, cuda: str, found: str, cure: str
 ) -> None:
     folder = Path(torch.__file__).parent
@@ -176,14 +169,6 @@ def test_a_gpu_that_torch_does_not_use(
     program = tmp_path / "bin" / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 9999, 600.1'\n")
     program.chmod(0o755)
-    checks = doctor(environment | {"PYTHONPATH": str(tmp_path / "site")}, tmp_path, 0)
-    assert checks["GPU"]["status"] == "warning"
-    assert "NVIDIA GeForce RTX 9999 with driver 600.1" in checks["GPU"]["found"]
-    assert found in checks["GPU"]["found"]
-    assert cure in checks["GPU"]["cure"]
-
-
-def test_damaged_default_weights(environment: dict[str, str], tmp_path: Path) -> None:
     copy = tmp_path / "site" / "vsrealbasicvsr"
     link_tree(ROOT / "vsrealbasicvsr", copy)
     weights = copy / "weights" / "default.safetensors"
@@ -191,6 +176,10 @@ def test_damaged_default_weights(environment: dict[str, str], tmp_path: Path) ->
     content[-1000] ^= 1
     replace(weights, bytes(content))
     checks = doctor(environment | {"PYTHONPATH": str(copy.parent)}, tmp_path, 1)
+    assert checks["GPU"]["status"] == "warning"
+    assert "NVIDIA GeForce RTX 9999 with driver 600.1" in checks["GPU"]["found"]
+    assert found in checks["GPU"]["found"]
+    assert cure in checks["GPU"]["cure"]
     assert faults(checks) == ["default weights"]
     assert "is damaged: the SHA-256" in checks["default weights"]["found"]
     cure = checks["default weights"]["cure"]
@@ -202,17 +191,19 @@ def is_editable() -> bool:
     return bool(json.loads(text).get("dir_info", {}).get("editable"))
 
 
-@pytest.mark.parametrize("name", ["torch", "vapoursynth", "av"])
-def test_a_package_that_is_missing_or_cannot_be_imported_stops_nothing(
-    environment: dict[str, str], tmp_path: Path, name: str
+@pytest.mark.parametrize("names", [["torch", "av"], ["vapoursynth"]])
+def test_packages_that_are_missing_or_cannot_be_imported_stop_nothing(
+    environment: dict[str, str], tmp_path: Path, names: list[str]
 ) -> None:
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / f"{name}.py").write_text("raise OSError('libfoo.so.1: cannot open shared object file')")
+    for name in names:
+        (tmp_path / "site" / f"{name}.py").write_text("raise OSError('libfoo.so.1: cannot open shared object file')")
     checks = doctor(environment | {"PYTHONPATH": str(tmp_path / "site")}, tmp_path, 1)
-    which = {"torch": "torch", "vapoursynth": "VapourSynth", "av": "encoders"}[name]
-    assert which in faults(checks)
-    assert "libfoo.so.1" in checks[which]["found"]
-    assert f"pip install --force-reinstall {name}" in checks[which]["cure"]
+    for name in names:
+        which = {"torch": "torch", "vapoursynth": "VapourSynth", "av": "encoders"}[name]
+        assert which in faults(checks)
+        assert "libfoo.so.1" in checks[which]["found"]
+        assert f"pip install --force-reinstall {name}" in checks[which]["cure"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who is not root")
