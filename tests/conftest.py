@@ -29,9 +29,11 @@ MAX_WORKERS = 4
 """More would wait for the longest file, and each takes about a GB of memory."""
 
 TESTS = Path(__file__).resolve().parent
-LONGEST_FILES = ("training/test_training.py", "engine/test_upscaler.py", "app/test_files.py", "app/test_runs.py",
-                 "filter/test_filter.py", "filter/test_process.py", "scripts/test_demo.py", "filter/test_pipe.py",
-                 "scripts/benchmark/test_benchmark_network.py")  # fmt: skip
+LONGEST_FILES = ("training/test_training.py", "filter/test_process.py", "engine/test_upscaler.py",
+                 "app/test_doctor.py", "scripts/test_demo.py", "filter/test_filter.py", "filter/test_pipe.py",
+                 "scripts/benchmark/test_benchmark_network.py", "scripts/gpu/test_gpu_machine.py",
+                 "app/test_cluster.py", "app/test_files.py", "engine/test_limits.py",
+                 "scripts/test_encode.py")  # fmt: skip
 """Started first, so that no worker is left alone with a long file at the end."""
 
 

@@ -106,7 +106,7 @@ def run(program: str, *, limited: int | None = None, group: Path | None = None) 
 
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        env=os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
         preexec_fn=prepare,
         capture_output=True,
         text=True,
@@ -124,6 +124,7 @@ print(limits.cgroup_limit_bytes(), memory.free_bytes(torch.device("cpu")), limit
 """
 
 
+@pytest.mark.long
 def test_a_budget_stays_within_the_address_space_that_is_left():
     limit = 6 * 2**30
     _, free, cure = run(REPORT, limited=limit).split("|")
@@ -132,6 +133,7 @@ def test_a_budget_stays_within_the_address_space_that_is_left():
         assert cure == "This process is limited to 6144 MiB of address space: raise that (ulimit -v unlimited)."
 
 
+@pytest.mark.long
 def test_a_budget_stays_within_a_real_control_group():
     for kind, folder, _ in limits._cgroup_folders(Path("/proc/self")):
         group = folder / f"rbvsr-test-{os.getpid()}"
@@ -155,6 +157,7 @@ def test_a_budget_stays_within_a_real_control_group():
     pytest.skip("no control group can be made here")
 
 
+@pytest.mark.long
 def test_address_space_that_is_too_short_for_torch_is_told_as_that_and_not_as_a_missing_package():
     said = run(
         """
@@ -248,6 +251,7 @@ print([one == expected for one in results], digest(used) == expected)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kernels", ["", "off"])
 def test_a_child_that_is_forked_after_frames_were_computed_computes_the_same_bytes(kernels, tiny_model, monkeypatch):

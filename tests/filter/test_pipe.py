@@ -87,7 +87,7 @@ def test_ffmpeg_receives_every_frame_as_the_filter_made_it(
 
 def test_threads_and_requests_do_not_change_a_byte(vspipe: Vspipe, tiny_model: Path, small_clip_file: Path) -> None:
     digests = set()
-    for threads, requests in ((1, 1), (2, 3), (8, 16), (8, 2), (2, 16), (1, 8)):
+    for threads, requests in ((1, 1), (2, 3), (8, 16), (1, 16)):
         given = arguments(source=small_clip_file, model=tiny_model, threads=threads)
         stream = vspipe(UPSCALE, "-c", "y4m", "--requests", str(requests), *given)
         assert stream.returncode == 0, stream.stderr.decode()

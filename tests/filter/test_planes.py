@@ -55,7 +55,7 @@ def assert_same_planes(expected, actual: list[np.ndarray], wanted) -> None:
             np.testing.assert_allclose(ours, theirs, atol=HALF_PLANES if wanted.bits_per_sample == 16 else PLANES)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 48), (4, 4), (36, 20)])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (36, 20)])
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS, ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{vs.SampleType(kind[0]).name} {kind[1]}")
 def test_the_planes_are_those_of_core_resize(core, kind, subsampling, height, width):

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.long
 def run_python(script: str, *arguments: object, threads: str | None = "1") -> str:
     """What the script prints. threads: of OpenMP; None: as many as it finds cores."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["OMP_WAIT_POLICY"] = "passive"  # threads that wait for a core take none
     if threads is not None:
         environment["OMP_NUM_THREADS"] = threads
     done = subprocess.run(
@@ -52,8 +53,8 @@ EVALUATE = """
         environment = policy.api.create_environment()
         alive.append(weakref.ref(environment))
         with policy.api.wrap_environment(environment).use():
-            clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=8, color=[90, 100, 160])
-            out = clip.rbvsr.Upscale(model=sys.argv[1], length=4, overlap=1)
+            clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=4, color=[90, 100, 160])
+            out = clip.rbvsr.Upscale(model=sys.argv[1], length=2, overlap=1)
             for frame in out.frames(close=True):
                 digests.add(bytes(frame[0]))
         policy.api.destroy_environment(environment)
@@ -70,7 +71,7 @@ EVALUATE = """
 def test_a_script_evaluated_fifty_times_in_one_process_leaves_nothing_behind(tiny_model):
     num_alive, num_pictures, growth_mib = run_python(EVALUATE, tiny_model).split()
     assert int(num_alive) == 0
-    assert int(num_pictures) <= 8
+    assert int(num_pictures) <= 4
     assert float(growth_mib) < 30
 
 
@@ -124,8 +125,8 @@ DIGESTS = """
 
         return vs.core.std.ModifyFrame(blank, blank, fill)
 
-    jobs = [(180, 120, 3, "default")]
-    jobs += [(*size, sys.argv[1]) for size in ((180, 120, 3), (160, 112, 3), (853, 480, 2), (1, 97, 3))]
+    jobs = [(180, 120, 2, "default")]
+    jobs += [(*size, sys.argv[1]) for size in ((180, 120, 2), (160, 112, 3), (853, 480, 2), (1, 97, 3))]
     for kernels in ("", "off"):
         os.environ["RBVSR_KERNELS"] = kernels
         for width, height, num_frames, model in jobs:

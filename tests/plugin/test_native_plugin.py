@@ -140,6 +140,7 @@ def test_the_signatures_are_the_documented_ones(core: vs.Core) -> None:
     assert core.rbvsr.identifier == "com.vsrealbasicvsr.rbvsr"
 
 
+@pytest.mark.long
 def test_mypy_knows_upscale_and_refuses_a_misspelt_argument(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     snippet = tmp_path / "snippet.py"
@@ -506,6 +507,7 @@ def stress(num_frames: int, cache_mib: int) -> float:
     return float(result.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache_mib", [1, 8, 32])
 def test_serve_does_not_deadlock_with_eight_threads_in_random_order_and_a_tiny_cache(cache_mib: int) -> None:
     stress(60, cache_mib)
@@ -541,6 +543,7 @@ def test_thousands_of_frames_do_not_grow_the_process() -> None:
     assert float(output) < MAX_GROWTH_MIB
 
 
+@pytest.mark.long
 def test_a_process_ends_with_served_frames_still_under_way() -> None:
     run_program("""
         import time
@@ -579,6 +582,7 @@ def test_the_installed_library_needs_libc_and_nothing_else(core: vs.Core) -> Non
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_the_source_compiles_without_a_warning(compiler: str, tmp_path: Path) -> None:
     if not shutil.which(compiler):
@@ -587,6 +591,7 @@ def test_the_source_compiles_without_a_warning(compiler: str, tmp_path: Path) ->
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_the_source_compiles_for_windows(tmp_path: Path) -> None:
     compiler = "x86_64-w64-mingw32-gcc"
     if not shutil.which(compiler):
@@ -634,6 +639,7 @@ int main(int argc, char **argv)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="compiles a host with gcc")
 def test_a_host_without_python_is_told_so(core: vs.Core, tmp_path: Path) -> None:
     source, host = tmp_path / "host.c", tmp_path / "host"

@@ -301,6 +301,7 @@ def test_jod_is_10_for_equal_clips_and_falls_as_the_damage_grows(jod, still):
         assert values[0] < 10
 
 
+@pytest.mark.long
 def test_jod_sees_the_clip_as_a_video(jod, still):
     standing = noisy(still[:1], 8).expand(4, -1, -1, -1)
     flickering = noisy(still, 8)
@@ -309,6 +310,7 @@ def test_jod_sees_the_clip_as_a_video(jod, still):
     assert 5 < jod(standing[:1], still[:1], 25) < 10  # a single frame is a still picture
 
 
+@pytest.mark.long
 def test_jod_refuses_clips_of_two_sizes(jod, still):
     with pytest.raises(ValueError, match=r"one shape"):
         jod(still[:2], still, 25)
