@@ -6,6 +6,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
+from json import dumps as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,11 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from .plan import DEFAULT_SEGMENT_FRAMES
 
 MAX_ERROR_LENGTH = 1000
+MAX_NUMBER = 1 << 31
+"""Of frames and rows; VapourSynth's arguments have 64 bits."""
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+REPORTING_COMMANDS = ("upscale", "preview", "compare")
+"""Whose --json is one object a line: an error is the last of them."""
 
 app = App(
     name="rbvsr",
@@ -70,6 +76,9 @@ Replace = Annotated[bool, Parameter(negative="", help="Replace any file that exi
 
 def _given(**arguments: Any) -> dict[str, Any]:
     """Return the arguments of rbvsr.Upscale that the user gave; `model` as a full path."""
+    for name, value in arguments.items():
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise UserError(f"--{name} must be at most {MAX_NUMBER}, got {printable(str(value), 50)}")
     arguments["model"] = _absolute(arguments["model"])
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -203,6 +212,10 @@ def upscale(
         segment_frames=segment_frames,
     )
     _check(choices)
+    if chunk is not None and join:
+        raise UserError("--chunk and --join exclude each other: render the chunks first, then join them")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be 1 or more, got {workers}")
     run: Callable[..., Any] = upscale_folder if source.is_dir() else upscale_file
     with reporting(as_json=json) as reporter, _log_to(reporter):
         run(
@@ -510,35 +523,36 @@ class _log_to:  # noqa: N801
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and end the process with its status."""
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
-    status = _status(given, debug=debug)
+    status = run_command(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # frames that are still computed are not waited for
 
 
-def _status(given: list[str], *, debug: bool) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Run the command, and say what goes wrong in one line on stderr; return the exit status."""
+    given = [argument for argument in arguments if argument != "--debug"]
+    debug = len(given) < len(arguments)
+    failed = partial(_fail, debug=debug, as_json="--json" in given and given[0] in REPORTING_COMMANDS)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _fail(str(error), WRONG_USAGE, debug)
+        return failed(str(error), WRONG_USAGE)
     except UserError as error:
-        return _fail(str(error), FAILED, debug)
+        return failed(str(error), FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to go on", INTERRUPTED, debug=False)
+        return failed("interrupted; run the same command again to go on", INTERRUPTED, debug=False)
     except BrokenPipeError:
         return FAILED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else FAILED
+    except OSError as error:
+        where = f"{shown_path(error.filename)}: " if error.filename else ""
+        return failed(f"{where}{error.strerror or error}", FAILED)
     except Exception as error:
-        if not debug:
-            text = f"{type(error).__name__}: {error} (this is a bug of rbvsr: run it again with --debug and report it)"
-            return _fail(text, FAILED, debug=False)
-        traceback.print_exc()
-        return FAILED
+        advice = "report it" if debug else "run it again with --debug and report it"
+        return failed(f"{type(error).__name__}: {error} (this is a bug of rbvsr: {advice})", FAILED)
     return 0
 
 
@@ -546,8 +560,12 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(text: str, status: int, debug: bool) -> int:
+def _fail(text: str, status: int, *, debug: bool, as_json: bool) -> int:
+    """Say in one line what is wrong; return the status."""
     if debug:
         traceback.print_exc()
-    print(f"rbvsr: {printable(text, MAX_ERROR_LENGTH)}", file=sys.stderr)
+    text = printable(text, MAX_ERROR_LENGTH)
+    if as_json:
+        print(json_text({"event": "error", "text": text, "status": status}))
+    print(f"rbvsr: {text}", file=sys.stderr)
     return status

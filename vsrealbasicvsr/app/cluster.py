@@ -29,12 +29,14 @@ class Worker:
     Everything is made in a temporary folder of the worker's machine; what it renders goes back as bytes.
     """
 
-    def __init__(self, source: Path, choices: Choices, identity: dict[str, Any], pieces: list[Any]) -> None:
+    def __init__(
+        self, source: Path, suffix: str, choices: Choices, identity: dict[str, Any], pieces: list[Any]
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rbvsr-")
         folder = Path(self._folder.name)
         if not source.exists() or source_identity(source) != identity["source"]:
             source = _fetched(folder / source.name, pieces)
-        self._job, _, _, self._pipeline = open_job(source, folder / "out.mkv", choices)
+        self._job, _, _, self._pipeline = open_job(source, folder / f"out{suffix}", choices)
         self._job.folder.mkdir(exist_ok=True)
         if dict(self._job.identity) != identity:
             raise UserError(
@@ -171,7 +173,7 @@ class _Run:
         self._job = job
         self._dispatcher = Dispatcher(missing)
         self._on_segment = on_segment
-        self._arguments = (job.source.resolve(), job.choices, dict(job.identity), pieces)
+        self._arguments = (job.source.resolve(), job.output.suffix, job.choices, dict(job.identity), pieces)
         self._numbers = itertools.count()
         self._workers: dict[int, tuple[Any, dict[str, float]]] = {}
         """Those that live, with what each was given, by numbers that are not used again."""

@@ -1,5 +1,6 @@
 """Frames of VapourSynth to a video file, by the encoders that PyAV carries."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
 """Of an encoder, on every machine: some encoders' streams depend on it, and segments of several machines are joined."""
 
-_FAMILIES = {vs.GRAY: "gray", vs.YUV: "yuv", vs.RGB: "gbrp"}
+SEGMENT_FORMAT = "matroska"
+"""ffmpeg's name of the container of a segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,44 +130,54 @@ def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str) -> vs.VideoNode:
     return clip.resize.Spline36(format=wanted.id, dither_type="error_diffusion", **arguments)
 
 
+def configure(context: Any, encoder: Encoder, size_px: tuple[int, int], tags: Tags) -> None:
+    """Prepare a codec context that is not open yet, for frames of this (width, height)."""
+    options = dict(encoder.options)
+    if encoder.codec == "libx265":
+        own = [f"{name}={value}" for name, value in tags.hdr.items()]
+        own += ["hdr10=1"] if own else []
+        options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), *own, "log-level=error")))
+    os.environ.setdefault("SVT_LOG", "1")  # errors only: it has no option for this
+    context.options = options
+    (context.width, context.height), context.pix_fmt = size_px, encoder.pix_fmt
+    context.framerate, context.time_base = tags.rate, 1 / tags.rate
+    context.thread_count = CODEC_THREADS
+    context.sample_aspect_ratio = tags.sample_aspect_ratio
+    context.color_range, context.colorspace = tags.color_range, tags.colorspace
+    context.color_primaries, context.color_trc = tags.color_primaries, tags.color_trc
+    if tags.chroma_location is not None and tags.chroma_location >= 0:
+        context.chroma_sample_location = tags.chroma_location + 1  # ffmpeg counts from 1, VapourSynth from 0
+
+
+def refusal(encoder: Encoder, size_px: tuple[int, int], reason: str) -> UserError:
+    """Return the error for an encoder that cannot be opened."""
+    options = "".join(f" {name}={value}" for name, value in encoder.options.items())
+    return UserError(
+        f"the encoder {encoder.codec} does not take {size_px[0]}x{size_px[1]} {encoder.pix_fmt} with"
+        f" {printable(options.strip(), 200) or 'its default options'} ({printable(reason, 200)}): change --codec or its"
+        " options"
+    )
+
+
 class SegmentWriter:
     """Encodes frames one after another into a file of their own, which is complete once `close` returned."""
 
     def __init__(self, path: Path, clip: vs.VideoNode, encoder: Encoder, tags: Tags) -> None:
         """Open the encoder. Raises UserError if it refuses its options."""
-        self._file = av.open(str(path), "w", format="matroska")
+        self._file = av.open(str(path), "w", format=SEGMENT_FORMAT)
         self._path = path
         self._pix_fmt = encoder.pix_fmt
         self._count = 0
-        options = dict(encoder.options)
-        if tags.hdr and encoder.codec == "libx265":
-            hdr = ":".join(f"{name}={value}" for name, value in tags.hdr.items())
-            options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), hdr, "hdr10=1")))
-        if encoder.codec == "libx265":
-            options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), "log-level=error")))
-        os.environ.setdefault("SVT_LOG", "1")  # errors only: it has no option for this
-        stream = self._file.add_stream(encoder.codec, rate=tags.rate, options=options)
-        context: Any = stream.codec_context
-        context.width, context.height, context.pix_fmt = clip.width, clip.height, encoder.pix_fmt
-        context.time_base = 1 / tags.rate
-        context.thread_count = CODEC_THREADS
-        context.sample_aspect_ratio = tags.sample_aspect_ratio
-        context.color_range, context.colorspace = tags.color_range, tags.colorspace
-        context.color_primaries, context.color_trc = tags.color_primaries, tags.color_trc
-        if tags.chroma_location is not None and tags.chroma_location >= 0:
-            context.chroma_sample_location = tags.chroma_location + 1  # ffmpeg counts from 1, VapourSynth from 0
-        self._stream: Any = stream
+        self._stream: Any = self._file.add_stream(encoder.codec, rate=tags.rate)
         self._time_base = 1 / tags.rate
+        configure(self._stream.codec_context, encoder, (clip.width, clip.height), tags)
         try:
             with scheduling_kept():
-                context.open(strict=False)
+                self._stream.codec_context.open(strict=False)
         except (av.FFmpegError, ValueError) as error:
             self._file.close()
-            raise UserError(
-                f"the encoder {encoder.codec} does not take"
-                f" {' '.join(f'{name}={value}' for name, value in encoder.options.items())} for"
-                f" {clip.width}x{clip.height} {encoder.pix_fmt} ({printable(str(error), 200)})"
-            ) from None
+            path.unlink(missing_ok=True)
+            raise refusal(encoder, (clip.width, clip.height), getattr(error, "strerror", None) or str(error)) from None
 
     def write(self, frame: vs.VideoFrame) -> None:
         """Encode the next frame."""
@@ -185,7 +197,8 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Close the file as it is, and delete it."""
-        self._file.close()
+        with contextlib.suppress(av.FFmpegError, OSError):  # what is still to be written may not fit on the disk
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 

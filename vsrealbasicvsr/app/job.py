@@ -14,12 +14,13 @@ from typing import Any
 import filelock
 
 from vsrealbasicvsr.errors import UserError, shown_path
-from vsrealbasicvsr.whole_file import whole_file
+from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX, whole_file
 
 from .plan import DEFAULT_SEGMENT_FRAMES, Segment
 
 STATE_SUFFIX = ".rbvsr"
 """Of the folder beside the output that keeps finished segments until the output is complete."""
+JOB_NAME = "job.json"
 SAMPLED_BYTES = 1 << 20
 """Read at the beginning and the end of a source to know it again."""
 
@@ -100,7 +101,7 @@ def keep_identity(job: Job, *, restart: bool) -> None:
     Raises:
         UserError: The folder keeps segments of another source, other options, weights or versions.
     """
-    path = job.folder / "job.json"
+    path = job.folder / JOB_NAME
     if restart and job.folder.exists():
         discard(job.folder)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def keep_identity(job: Job, *, restart: bool) -> None:
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept != json.loads(text):
-            different = ", ".join(sorted(_differences(kept, json.loads(text)))) or "its contents"
+            different = ", ".join(sorted(set(_differences(kept, json.loads(text))))) or "its contents"
             raise UserError(
                 f"{shown_path(job.folder)} keeps what an earlier run did with another {different}:"
                 " use what that run used to go on with it, or add --restart to begin anew"
@@ -122,7 +123,7 @@ def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
     """Yield the names of the values that differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
-            yield from _differences(one.get(key), other.get(key), key)
+            yield from _differences(one.get(key), other.get(key), "source" if name == "source" else key)
     elif one != other:
         yield name
 
@@ -155,7 +156,25 @@ def locked(output: Path, name: str = "lock") -> Iterator[None]:
     try:
         yield
     finally:
+        _remove_if_nothing_is_kept(folder, name)
         lock.release()
+
+
+def _remove_if_nothing_is_kept(folder: Path, lock_name: str) -> None:
+    """Delete a state folder that holds neither segments, nor an index, nor another run's lock."""
+    with contextlib.suppress(OSError):
+        names = {path.name for path in folder.iterdir()}
+        if names <= {lock_name, JOB_NAME}:
+            for name in names:
+                (folder / name).unlink()
+            folder.rmdir()
+
+
+def remove_leftovers(job: Job) -> None:
+    """Delete segments that a killed run left unfinished, unless shares of the job may be rendered elsewhere."""
+    if not any(job.folder.glob("lock-*")):
+        for path in job.folder.glob(f"*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def remove_state(output: Path) -> None:

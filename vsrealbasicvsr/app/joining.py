@@ -38,7 +38,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
     with (
         av.open(str(segments[0])) as first,
         av.open(str(source)) as original,
-        av.open(str(path), "w", format=_muxer(suffix), options=options) as out,
+        av.open(str(path), "w", format=muxer_of(suffix), options=options) as out,
     ):
         # opaque: by the parameters alone; else PyAV looks for an encoder of the name of the decoder (libdav1d).
         video = out.add_stream_from_template(first.streams.video[0], opaque=True)
@@ -54,7 +54,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
             out.mux(packet)
 
 
-def _muxer(suffix: str) -> str:
+def muxer_of(suffix: str) -> str:
     """Return ffmpeg's name of a container. Raises UserError for one that cannot be written."""
     names = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
     if suffix.lower() not in names:

@@ -1,5 +1,6 @@
 """Opens a source and plans its job, without computing a frame."""
 
+import re
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -10,29 +11,27 @@ import vapoursynth as vs
 from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .encoder_check import check_encoder
 from .encoding import choose_encoder, to_pix_fmt
 from .job import Choices, Job, identity_of, state_folder
+from .joining import muxer_of
 from .plan import plan_segments
 from .rendering import Pipeline, tags_of, upscaled
 from .source import Source, check_suitable, open_source
 
 DEFAULT_WINDOW_LENGTH = 30
+DEFAULT_CODEC_OF = {".webm": "libvpx-vp9"}
+"""Of containers that take none of the usual codecs."""
+_TIME = re.compile(r"(\d{1,9}:){0,2}(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", re.ASCII)
 
 
 def parse_time(text: str, option: str) -> Fraction:
     """Return seconds from 83.5, 1:23.5 or 0:01:23.5. Raises UserError."""
-    parts = text.split(":")
-    try:
-        numbers = [Fraction(part) for part in parts]
-        if len(parts) > 3 or any(number < 0 for number in numbers):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise UserError(
-            f"{option} takes seconds or h:mm:ss, such as 83.5 or 1:23.5, got {printable(text, 50)!r}"
-        ) from None
+    if not _TIME.fullmatch(text.strip()):
+        raise UserError(f"{option} takes seconds or h:mm:ss, such as 83.5 or 1:23.5, got {printable(text, 50)!r}")
     seconds = Fraction(0)
-    for number in numbers:
-        seconds = seconds * 60 + number
+    for part in text.strip().split(":"):
+        seconds = seconds * 60 + Fraction(part)
     return seconds
 
 
@@ -42,24 +41,31 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     Raises:
         UserError: The source cannot be read or is not suitable, or an argument is wrong.
     """
-    source = open_source(source_path, state_folder(output))
-    check_suitable(source, force=choices.force, deinterlaced=choices.deinterlace is not None)
     start, stop = (
         None if text is None else parse_time(text, option)
         for text, option in ((choices.start, "--start"), (choices.stop, "--stop"))
     )
+    source = open_source(source_path, state_folder(output))
+    check_suitable(source, force=choices.force, deinterlaced=choices.deinterlace is not None)
     frames = source.timeline.frames_between(start, stop)
     if frames[0] >= frames[1]:
         length = float(source.timeline.end_seconds - source.timeline.start_seconds)
         raise UserError(f"no frame lies between --start and --stop: {shown_path(source_path)} lasts {length:.3f} s")
     clip = upscaled(source, choices, frames)
     assert clip.format is not None
+    suffix = output.suffix.lower()
     encoder = choose_encoder(
-        clip.format, codec=choices.codec, crf=choices.crf, preset=choices.preset, options=choices.encoder_options
+        clip.format,
+        codec=choices.codec or DEFAULT_CODEC_OF.get(suffix),
+        crf=choices.crf,
+        preset=choices.preset,
+        options=choices.encoder_options,
     )
     clip = to_pix_fmt(clip, encoder.pix_fmt)
     rate = source.timeline.cut(*frames).nominal_rate(Fraction(source.clip.fps))
-    pipeline = Pipeline(clip=clip, encoder=encoder, tags=tags_of(source, rate, clip))
+    tags = tags_of(source, rate, clip)
+    check_encoder(encoder, (clip.width, clip.height), tags, muxer_of(suffix), suffix)
+    pipeline = Pipeline(clip=clip, encoder=encoder, tags=tags)
     segments = plan_segments(
         clip.num_frames,
         window_length=int(choices.upscale.get("length") or DEFAULT_WINDOW_LENGTH),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,6 +72,8 @@ def check_page(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"there is no folder {shown_path(path.parent)}: make it first")
     if path.is_dir():
         raise UserError(f"{shown_path(path)} is a folder: name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"nothing can be written in {shown_path(path.parent)}: choose another place")
     if path.exists() and not overwrite and not _is_ours(path):
         raise UserError(f"{shown_path(path)} exists and is no page of rbvsr: add --overwrite, or choose another name")
 

@@ -10,6 +10,7 @@ from typing import Any
 import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 from .encoding import Encoder, SegmentWriter, Tags
 from .job import Choices, Job
@@ -17,7 +18,6 @@ from .plan import Segment, runs
 from .source import Source
 
 SD_MAX_HEIGHT_PX = 576
-PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ def upscaled(source: Source, choices: Choices, frames: tuple[int, int]) -> vs.Vi
     except vs.Error as error:
         raise UserError(printable(str(error).removeprefix("rbvsr.Upscale: "), 1000)) from None
     width, height = output_size(source.clip, choices)
+    _check_divisible(clip.format, width, height)
     if (width, height) != (clip.width, clip.height):
         clip = clip.resize.Lanczos(width, height, **_matrix_arguments(source))
     return clip
@@ -77,6 +78,16 @@ def output_size(clip: vs.VideoNode, choices: Choices) -> tuple[int, int]:
         height = height if choices.height is not None else _even(clip.height * choices.width / clip.width)
         width = choices.width
     return width, height
+
+
+def _check_divisible(video_format: vs.VideoFormat, width: int, height: int) -> None:
+    """Raise UserError for a size that does not go with the chroma planes."""
+    step_x, step_y = 1 << video_format.subsampling_w, 1 << video_format.subsampling_h
+    if width % step_x or height % step_y:
+        raise UserError(
+            f"frames of {video_format.name} have a width divisible by {step_x} and a height divisible by {step_y}, got"
+            f" {width}x{height}: change --width or --height"
+        )
 
 
 def _even(length: float) -> int:

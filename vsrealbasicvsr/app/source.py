@@ -1,5 +1,9 @@
 """The video to upscale: its frames by BestSource, and when each is shown."""
 
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -14,7 +18,9 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .timeline import Timeline
 
-TRANSFER_PQ, TRANSFER_HLG = 16, 18
+LOG = logging.getLogger(__name__)
+MAX_MISSING_SECONDS, MAX_MISSING_FRACTION = 1.0, 0.02
+"""Of a video's length, that may be announced and not be there before something is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ def open_source(path: Path, index_folder: Path) -> Source:
         apply_rotation=True,
     )
     try:
-        opened: Any = source(exporttimestamps=True)
+        opened = _interruptible(partial(source, exporttimestamps=True))
     except vs.Error as error:
         raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(str(error), 300)})") from None
     clip: vs.VideoNode = opened["clip"]
@@ -66,6 +72,7 @@ def open_source(path: Path, index_folder: Path) -> Source:
     fallback = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (Fraction(clip.fps or 25) * time_base)))
     end = pts[-1] + (_last_duration(path, pts[-1], time_base) or fallback)
     timeline = Timeline(pts=tuple(pts), end=end, time_base=time_base)
+    _warn_of_missing_end(path, timeline)
     try:
         with clip.get_frame(0) as frame:
             props = dict(frame.props)
@@ -76,11 +83,25 @@ def open_source(path: Path, index_folder: Path) -> Source:
     return Source(path=path, clip=clip, timeline=timeline, props=props)
 
 
+def _interruptible(call: Callable[[], Any]) -> Any:
+    """Return call(), made on a thread of its own: Ctrl-C is obeyed while it runs. Reading a film may take minutes."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="reading", daemon=True).start()
+    return result.result()
+
+
 def check_readable(path: Path) -> None:
     """Raise UserError unless the file is there, can be read, and has a video stream."""
-    if not path.exists():
-        raise UserError(f"there is no file {shown_path(path)}")
     try:
+        if not path.exists():
+            raise UserError(f"there is no file {shown_path(path)}")
         with av.open(str(path)) as file:
             videos = [stream for stream in file.streams.video if not _is_cover(stream)]
     except (av.FFmpegError, OSError) as error:
@@ -107,6 +128,24 @@ def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
 def _is_cover(stream: Any) -> bool:
     """Return whether a video stream is a picture of an album or film, not a video."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
+    """Log a warning if the file announces a longer video than can be read, as one whose copying was interrupted."""
+    with av.open(str(path)) as file:
+        stream: Any = next(stream for stream in file.streams.video if not _is_cover(stream))
+        if stream.duration:
+            announced = float(stream.duration * Fraction(stream.time_base))
+        else:
+            announced = (file.duration or 0) / av.time_base
+    length = float(timeline.end_seconds - timeline.start_seconds)
+    if announced - length > max(MAX_MISSING_SECONDS, MAX_MISSING_FRACTION * announced):
+        LOG.warning(
+            "%s announces %.1f s of video, and %.1f s can be read: is the file complete?",
+            shown_path(path),
+            announced,
+            length,
+        )
 
 
 def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .cluster import render_on_cluster
-from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_state
+from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_leftovers, remove_state
 from .joining import count_frames, join
 from .opening import open_job
 from .plan import Segment, share
@@ -23,6 +23,13 @@ OUTPUT_SUFFIXES = (".mkv", ".webm", ".mp4", ".m4v", ".mov")
 def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
     """Raise UserError for what can be known to be wrong before anything is read."""
     check_readable(source)
+    try:
+        _check_output(source, output, overwrite=overwrite)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UserError(f"{shown_path(output)} cannot be written ({error.strerror}): choose another output") from None
+
+
+def _check_output(source: Path, output: Path, *, overwrite: bool) -> None:
     if output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise UserError(f"{shown_path(output)}: outputs are {', '.join(OUTPUT_SUFFIXES)}: choose one of these")
     if not output.parent.is_dir():
@@ -75,6 +82,8 @@ def upscale_file(
         reporter.phase("reading")
         job, source, frames, pipeline = open_job(source_path, output, choices)
         keep_identity(job, restart=restart)
+        if chunk is None:
+            remove_leftovers(job)
         mine = list(job.segments) if chunk is None else share(list(job.segments), chunk[0] - 1, chunk[1])
         missing = [segment for segment in job.missing() if segment in mine]
         if join_only and missing:
