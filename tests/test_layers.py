@@ -43,6 +43,7 @@ ROOMS = {
         "vsrealbasicvsr/plugin/rbvsr.pyi",
         "scripts/benchmark/peers.py",
         "scripts/demo.py",
+        "scripts/measure_hdr.py",
         "scripts/sanitize.py",
         "scripts/sanitized_frames.py",
     ],
@@ -79,6 +80,7 @@ ROOMS = {
         "training/evaluation/metrics.py",
         "scripts/benchmark/input.py",
         "scripts/demo.py",
+        "scripts/measure_hdr.py",
         "scripts/measure_scenes.py",
     ],
     "torchvision": [

@@ -104,6 +104,15 @@ def packets(path: Path, kind: str) -> list[list[tuple[Fraction, bytes]]]:
                 "side_data": ["CONTENT_LIGHT_LEVEL", "MASTERING_DISPLAY_METADATA"],
             },
         ),
+        (
+            "HLG of 10 bits",
+            [
+                "-vf",
+                "format=yuv420p10le,setparams=range=tv:colorspace=bt2020nc:color_primaries=bt2020:color_trc=arib-std-b67",
+                *("-c:v", "libx265", "-x265-params", "log-level=error"),
+            ],
+            {"colorspace": 9, "color_primaries": 9, "color_trc": 18, "pix_fmt": "yuv420p10le", "color_range": 1},
+        ),
         ("SAR 16:11", ["-vf", "setsar=16/11", *H264], {"sar": Fraction(16, 11)}),
         ("4:2:2 of 10 bits", ["-c:v", "ffv1", "-pix_fmt", "yuv422p10le"], {"pix_fmt": "yuv422p10le"}),
         (

@@ -1,7 +1,6 @@
 """Opens an encoder before anything is computed, to say in words what it refuses."""
 
 import contextlib
-import io
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ import av.logging
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.scheduling import scheduling_kept
 
-from .encoding import SEGMENT_FORMAT, Encoder, Tags, configure, refusal
+from .encoding import Encoder, Tags, configure, holds, refusal, segment_format
 
 _IGNORED = re.compile("(Unknown option|Invalid value|Error parsing option)", re.IGNORECASE)
 """Warnings of libx264, libx265 and libsvtav1 for what stands in their own option lists and does nothing."""
@@ -35,11 +34,10 @@ def check_encoder(encoder: Encoder, size_px: tuple[int, int], tags: Tags, muxer:
         UserError: It refuses the size, the format or an option, it does not know an option, or the container does not
             take its streams.
     """
-    name = av.Codec(encoder.codec, "w").canonical_name
-    for container, shown in ((muxer, suffix), (SEGMENT_FORMAT, "the Matroska files in which segments are kept")):
-        with av.open(io.BytesIO(), "w", format=container) as file:
-            if name not in file.supported_codecs:
-                raise UserError(f"{shown} cannot hold {name}: choose another --codec or another suffix of the output")
+    if not holds(muxer, encoder.codec):
+        name = av.Codec(encoder.codec, "w").canonical_name
+        raise UserError(f"{suffix} cannot hold {name}: choose another --codec or another suffix of the output")
+    segment_format(encoder.codec)
     context: Any = av.CodecContext.create(encoder.codec, "w")
     configure(context, encoder, size_px, tags)
     given, failure = dict(context.options), None

@@ -1,6 +1,7 @@
 """Frames of VapourSynth to a video file, by the encoders that PyAV carries."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.scheduling import scheduling_kept
+
+from .pixel_formats import has_alpha, pixel_formats, to_av
 
 DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
 """For 8 bits, and for more: few players decode H.264 of 10 bits."""
@@ -22,8 +24,10 @@ DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
 """Of an encoder, on every machine: some encoders' streams depend on it, and segments of several machines are joined."""
 
-SEGMENT_FORMAT = "matroska"
-"""ffmpeg's name of the container of a segment."""
+PLAIN_CODECS = ("libx265",)
+"""Encoders that take alpha, but as a second layer that hardly any player decodes."""
+SEGMENT_FORMATS = ("matroska", "mov", "nut")
+"""ffmpeg's names of the containers of segments; the first that takes the codec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +55,15 @@ class Tags:
 
 
 def choose_encoder(
-    clip_format: vs.VideoFormat, *, codec: str | None, crf: float | None, preset: str | None, options: Mapping[str, str]
+    clip_format: vs.VideoFormat,
+    *,
+    alpha: bool,
+    codec: str | None,
+    crf: float | None,
+    preset: str | None,
+    options: Mapping[str, str],
 ) -> Encoder:
-    """Choose the codec, its options and the pixel format nearest to the clip's.
+    """Choose the codec, its options and the pixel format nearest to the clip's; with alpha where the codec has it.
 
     Raises:
         UserError: There is no such encoder, or it takes no format that the clip can be converted to.
@@ -69,7 +79,8 @@ def choose_encoder(
     if found.type != "video":
         raise UserError(f"{printable(name, 100)} encodes {found.type}, not video: choose another --codec")
     accepted = [video_format.name for video_format in found.video_formats or ()]
-    pix_fmt = next((name for name in _candidates(clip_format) if name in accepted or not accepted), None)
+    candidates = pixel_formats(clip_format, alpha=alpha and name not in PLAIN_CODECS)
+    pix_fmt = next((name for name in candidates if name in accepted or not accepted), None)
     if pix_fmt is None:
         raise UserError(
             f"the encoder {name} takes none of the formats that the clip can be converted to: choose another"
@@ -81,53 +92,23 @@ def choose_encoder(
     preset_given = preset or DEFAULT_PRESET.get(name)
     if preset_given and "preset" not in chosen:
         chosen["preset"] = preset_given
+    if pix_fmt.startswith("yuva") and name == "libvpx-vp9":
+        chosen.setdefault("auto-alt-ref", "0")  # it refuses alpha with the frames that are never shown
     return Encoder(codec=name, options=chosen, pix_fmt=pix_fmt)
 
 
-def _candidates(clip_format: vs.VideoFormat) -> list[str]:
-    """Return ffmpeg's names of pixel formats, from the clip's own to ever poorer ones."""
-    depths = [depth for depth in (16, 14, 12, 10, 9, 8) if depth <= max(8, min(16, clip_format.bits_per_sample))]
-    if clip_format.sample_type == vs.FLOAT:
-        depths = [16, 12, 10, 8]
-    subsampling = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (2, 0): "411", (2, 2): "410", (0, 1): "440"}
-    own = subsampling.get((clip_format.subsampling_w, clip_format.subsampling_h), "444")
-    names = []
-    if clip_format.color_family == vs.GRAY:
-        names += ["gray" + _suffix(depth) for depth in depths]
-    if clip_format.color_family == vs.RGB:
-        names += ["gbrp" + _suffix(depth) for depth in depths]
-        own = "444"
-    if clip_format.color_family == vs.GRAY:
-        own = "420"
-    for layout in dict.fromkeys((own, "420")):
-        names += [f"yuv{layout}p" + _suffix(depth) for depth in depths]
-    # Higher than the clip's depth is a last resort: ProRes takes 10 bits only.
-    return [*names, *(f"yuv{layout}p10le" for layout in dict.fromkeys((own, "422", "444", "420")))]
+def holds(muxer: str, codec: str) -> bool:
+    """Return whether a container takes the streams of an encoder."""
+    with av.open(io.BytesIO(), "w", format=muxer) as file:
+        return av.Codec(codec, "w").canonical_name in file.supported_codecs
 
 
-def _suffix(depth: int) -> str:
-    return "" if depth == 8 else f"{depth}le"
-
-
-def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str) -> vs.VideoNode:
-    """Convert the clip to a pixel format of ffmpeg, with dithering where depth is lost."""
-    video_format = av.VideoFormat(pix_fmt)
-    depth = video_format.components[0].bits
-    if pix_fmt.startswith("gbrp"):
-        family, layout = vs.RGB, (0, 0)
-    elif pix_fmt.startswith("gray"):
-        family, layout = vs.GRAY, (0, 0)
-    else:
-        family = vs.YUV
-        digits = pix_fmt[3:6]
-        layout = {"444": (0, 0), "422": (1, 0), "420": (1, 1), "411": (2, 0), "410": (2, 2), "440": (0, 1)}[digits]
-    wanted = vs.core.query_video_format(family, vs.INTEGER, depth, *layout)
-    if clip.format is not None and clip.format.id == wanted.id:
-        return clip
-    arguments: dict[str, Any] = {}
-    if clip.format is not None and clip.format.color_family == vs.RGB and family != vs.RGB:
-        arguments["matrix"] = vs.MATRIX_BT709
-    return clip.resize.Spline36(format=wanted.id, dither_type="error_diffusion", **arguments)
+def segment_format(codec: str) -> str:
+    """Return ffmpeg's name of the container in which segments of an encoder are kept. Raises UserError if none does."""
+    found = next((name for name in SEGMENT_FORMATS if holds(name, codec)), None)
+    if found is None:
+        raise UserError(f"no container that can be joined holds what {codec} encodes: choose another --codec")
+    return found
 
 
 def configure(context: Any, encoder: Encoder, size_px: tuple[int, int], tags: Tags) -> None:
@@ -164,12 +145,14 @@ class SegmentWriter:
 
     def __init__(self, path: Path, clip: vs.VideoNode, encoder: Encoder, tags: Tags) -> None:
         """Open the encoder. Raises UserError if it refuses its options."""
-        self._file = av.open(str(path), "w", format=SEGMENT_FORMAT)
+        self._file = av.open(str(path), "w", format=segment_format(encoder.codec))
         self._path = path
         self._pix_fmt = encoder.pix_fmt
         self._count = 0
         self._stream: Any = self._file.add_stream(encoder.codec, rate=tags.rate)
         self._time_base = 1 / tags.rate
+        if has_alpha(encoder.pix_fmt) and encoder.codec.startswith("libvpx"):
+            self._stream.metadata["alpha_mode"] = "1"  # else the container leaves the alpha plane out
         configure(self._stream.codec_context, encoder, (clip.width, clip.height), tags)
         try:
             with scheduling_kept():
@@ -181,7 +164,7 @@ class SegmentWriter:
 
     def write(self, frame: vs.VideoFrame) -> None:
         """Encode the next frame."""
-        picture = _to_av(frame, self._pix_fmt)
+        picture = to_av(frame, self._pix_fmt)
         picture.pts, picture.time_base = self._count, self._time_base
         self._count += 1
         self._file.mux(self._stream.encode(picture))
@@ -200,18 +183,6 @@ class SegmentWriter:
         with contextlib.suppress(av.FFmpegError, OSError):  # what is still to be written may not fit on the disk
             self._file.close()
         self._path.unlink(missing_ok=True)
-
-
-def _to_av(frame: vs.VideoFrame, pix_fmt: str) -> av.VideoFrame:
-    """Copy a frame of VapourSynth to one of ffmpeg of the same layout."""
-    picture = av.VideoFrame(frame.width, frame.height, pix_fmt)
-    order = (1, 2, 0) if pix_fmt.startswith("gbrp") else range(frame.format.num_planes)
-    for target, plane in zip(picture.planes, order, strict=True):
-        samples = np.asarray(frame[plane])
-        row_bytes = samples.shape[1] * samples.itemsize
-        rows: Any = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
-        rows[: samples.shape[0], :row_bytes] = np.ascontiguousarray(samples).view(np.uint8).reshape(-1, row_bytes)
-    return picture
 
 
 def packets_of(path: Path) -> Iterator[Any]:

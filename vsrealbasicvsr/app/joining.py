@@ -44,6 +44,8 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         video = out.add_stream_from_template(first.streams.video[0], opaque=True)
         video.time_base = timeline.time_base
         _describe(original, video, out)
+        if "alpha_mode" in first.streams.video[0].metadata:
+            video.metadata["alpha_mode"] = first.streams.video[0].metadata["alpha_mode"]
         copied = _copied_streams(original, out, suffix)
         chapters = _chapters(original, timeline, shift, whole=whole)
         if chapters:
@@ -73,7 +75,16 @@ def _main_video(original: Any) -> Any:
 
 def _describe(original: Any, video: Any, out: Any) -> None:
     """Copy the title and tags of the file and of its video; what described the old encoding is left out."""
-    dropped = {"encoder", "handler_name", "vendor_id", "duration", "bps", "number_of_frames", "number_of_bytes"}
+    dropped = {
+        "alpha_mode",
+        "encoder",
+        "handler_name",
+        "vendor_id",
+        "duration",
+        "bps",
+        "number_of_frames",
+        "number_of_bytes",
+    }
 
     def kept(tags: Any) -> dict[str, str]:
         names = {name: name.lower().removesuffix("-eng") for name in tags}

@@ -1,5 +1,6 @@
 """Opens a source and plans its job, without computing a frame."""
 
+import logging
 import re
 from dataclasses import asdict
 from fractions import Fraction
@@ -12,13 +13,15 @@ from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoder_check import check_encoder
-from .encoding import choose_encoder, to_pix_fmt
+from .encoding import choose_encoder
 from .job import Choices, Job, identity_of, state_folder
 from .joining import muxer_of
+from .pixel_formats import ALPHA, has_alpha, to_pix_fmt
 from .plan import plan_segments
-from .rendering import Pipeline, tags_of, upscaled
+from .rendering import Pipeline, matrix_of, tags_of, upscaled
 from .source import Source, check_suitable, open_source
 
+LOG = logging.getLogger(__name__)
 DEFAULT_WINDOW_LENGTH = 30
 DEFAULT_CODEC_OF = {".webm": "libvpx-vp9"}
 """Of containers that take none of the usual codecs."""
@@ -56,12 +59,16 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     suffix = output.suffix.lower()
     encoder = choose_encoder(
         clip.format,
+        alpha=ALPHA in source.props,
         codec=choices.codec or DEFAULT_CODEC_OF.get(suffix),
         crf=choices.crf,
         preset=choices.preset,
         options=choices.encoder_options,
     )
-    clip = to_pix_fmt(clip, encoder.pix_fmt)
+    if ALPHA in source.props and not has_alpha(encoder.pix_fmt):
+        LOG.warning("the alpha plane is dropped, which %s does not keep: --codec ffv1 does", encoder.codec)
+        clip = clip.std.RemoveFrameProps(ALPHA)
+    clip = to_pix_fmt(clip, encoder.pix_fmt, matrix=matrix_of(source))
     rate = source.timeline.cut(*frames).nominal_rate(Fraction(source.clip.fps))
     tags = tags_of(source, rate, clip)
     check_encoder(encoder, (clip.width, clip.height), tags, muxer_of(suffix), suffix)

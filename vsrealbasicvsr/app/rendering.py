@@ -10,14 +10,15 @@ from typing import Any
 import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
+from vsrealbasicvsr.filter import conversion
 from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 from .encoding import Encoder, SegmentWriter, Tags
+from .hdr import from_network, light_of, to_network
 from .job import Choices, Job
+from .pixel_formats import ALPHA
 from .plan import Segment, runs
 from .source import Source
-
-SD_MAX_HEIGHT_PX = 576
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +39,34 @@ def upscaled(source: Source, choices: Choices, frames: tuple[int, int]) -> vs.Vi
     clip = source.clip[frames[0] : frames[1]]
     if choices.deinterlace:
         clip = _deinterlaced(clip, choices.deinterlace)
-    if not hasattr(vs.core, "rbvsr"):
-        raise UserError("the plugin core.rbvsr is not there: run rbvsr doctor")
-    arguments = {name: value for name, value in choices.upscale.items() if value is not None}
-    try:
-        clip = vs.core.rbvsr.Upscale(clip, **arguments)
-    except vs.Error as error:
-        raise UserError(printable(str(error).removeprefix("rbvsr.Upscale: "), 1000)) from None
+    alpha = clip.std.PropToClip(ALPHA) if ALPHA in source.props else None
+    if alpha is not None:  # it is resized once, to the output's size
+        clip = clip.std.RemoveFrameProps(ALPHA)
+    light = light_of(source.props, matrix=matrix_of(source), color_range=range_of(source.clip.format, source.props))
+    if light is not None:
+        clip = to_network(clip, light)
+    clip = _by_network(clip, choices)
+    if light is not None:
+        clip = from_network(clip, source.clip.format, light)
     width, height = output_size(source.clip, choices)
     _check_divisible(clip.format, width, height)
     if (width, height) != (clip.width, clip.height):
         clip = clip.resize.Lanczos(width, height, **_matrix_arguments(source))
+    if alpha is not None:
+        full = {"range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
+        clip = clip.std.ClipToProp(alpha.resize.Lanczos(width, height, **full), prop=ALPHA)
     return clip
+
+
+def _by_network(clip: vs.VideoNode, choices: Choices) -> vs.VideoNode:
+    """Return the clip four times as large. Raises UserError."""
+    if not hasattr(vs.core, "rbvsr"):
+        raise UserError("the plugin core.rbvsr is not there: run rbvsr doctor")
+    arguments = {name: value for name, value in choices.upscale.items() if value is not None}
+    try:
+        return vs.core.rbvsr.Upscale(clip, **arguments)
+    except vs.Error as error:
+        raise UserError(printable(str(error).removeprefix("rbvsr.Upscale: "), 1000)) from None
 
 
 def _matrix_arguments(source: Source) -> dict[str, Any]:
@@ -58,13 +75,16 @@ def _matrix_arguments(source: Source) -> dict[str, Any]:
 
 
 def matrix_of(source: Source) -> int:
-    """Return the frames' matrix; where they name none, what rbvsr.Upscale assumes by the source's height."""
+    """Return the frames' matrix, as rbvsr.Upscale takes it; of RGB, the one that it is converted to YUV with."""
     if source.clip.format.color_family == vs.RGB:
         return int(vs.MATRIX_BT709)
-    matrix = int(source.props.get("_Matrix", vs.MATRIX_UNSPECIFIED))
-    if matrix in (vs.MATRIX_RGB, vs.MATRIX_UNSPECIFIED):
-        return int(vs.MATRIX_ST170_M if source.clip.height <= SD_MAX_HEIGHT_PX else vs.MATRIX_BT709)
-    return matrix
+    return conversion.matrix_of(source.clip.height, source.props)
+
+
+def range_of(video_format: vs.VideoFormat, props: Mapping[str, Any]) -> int:
+    """Return 1 for frames of full range, 0 for limited range, which is assumed of YUV and GRAY."""
+    assumed = vs.RANGE_FULL if video_format.color_family == vs.RGB else vs.RANGE_LIMITED
+    return int(props.get("_Range", assumed))
 
 
 def output_size(clip: vs.VideoNode, choices: Choices) -> tuple[int, int]:
@@ -107,9 +127,8 @@ def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode) -> Tags:
     """Return what the output's stream says of its frames: what the source's frames say, in the output's size."""
     props = source.props
     is_rgb = clip.format is not None and clip.format.color_family == vs.RGB
-    full = int(props.get("_Range", props.get("_ColorRange", vs.RANGE_FULL if is_rgb else vs.RANGE_LIMITED)))
-    if source.clip.format.color_family == vs.RGB and not is_rgb:
-        full = int(vs.RANGE_LIMITED)
+    changed = (source.clip.format.color_family == vs.RGB) != is_rgb
+    full = range_of(clip.format, {} if changed else props)
     sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
     # The frame keeps its shape: what was stretched by a size of the user's own is taken out again.
     stretch = Fraction(clip.width, source.clip.width) / Fraction(clip.height, source.clip.height)

@@ -16,6 +16,7 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .pixel_formats import ALPHA
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
@@ -118,11 +119,26 @@ def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
         raise UserError(
             f"{path} is interlaced: add --deinterlace bwdif, or --force to upscale it as if it were progressive"
         )
-    if "DolbyVisionRPU" in source.props and not force:
+    if ("DolbyVisionRPU" in source.props or _announces_dolby_vision(source.path)) and not force:
         raise UserError(
             f"{path} is Dolby Vision, whose metadata would not fit the upscaled picture: add --force to upscale the"
             " base layer without it"
         )
+    if ALPHA not in source.props and _tags(source.path).get("alpha_mode") == "1":
+        LOG.warning("the alpha plane of %s is dropped: the decoder of VP8 and VP9 does not deliver it", path)
+
+
+def _announces_dolby_vision(path: Path) -> bool:
+    """Return whether the container has a configuration of Dolby Vision (dvcC, dvvC) for its video."""
+    with av.open(str(path)) as file:
+        context: Any = next(stream for stream in file.streams.video if not _is_cover(stream)).codec_context
+        return "dovi_conf" in context.coded_side_data
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """Return the tags of the video stream."""
+    with av.open(str(path)) as file:
+        return dict(next(stream for stream in file.streams.video if not _is_cover(stream)).metadata)
 
 
 def _is_cover(stream: Any) -> bool:

@@ -163,6 +163,11 @@ def plane_format(wanted: vs.VideoFormat, height: int, props: Mapping[str, object
     return _plane_format(wanted, height, _stashed_colours(props))
 
 
+def matrix_of(height: int, props: Mapping[str, object]) -> int:
+    """Return the matrix that a YUV frame of this height and these properties is converted with."""
+    return _matrix(height, dict(zip(REWRITTEN_PROPS, _colours_of(props), strict=True)))
+
+
 class _Alphas:
     """Alpha planes (property `_Alpha`) enlarged to the size of a clip."""
 

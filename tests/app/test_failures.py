@@ -1,7 +1,6 @@
 """Every failure that a user can cause is one line on stderr, a documented status, and nothing half-written."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,10 +10,11 @@ from typing import Any
 
 import pytest
 import vapoursynth as vs
-from conftest import TIMEOUT_SECONDS
-from test_app_doctor import link_tree
-from test_app_runs import command, wait_for
 
+from tests import TIMEOUT_SECONDS
+from tests.app.running import command, run
+from tests.app.test_doctor import link_tree
+from tests.app.test_runs import wait_for
 from vsrealbasicvsr.app.cli import run_command
 
 pytestmark = pytest.mark.long
@@ -199,13 +199,6 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing_behind(
     assert "bug" not in line
     assert out == "" or arguments[1] == "verify"
     assert contents(files) == before
-
-
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, **options
-    )
 
 
 def test_debug_shows_the_traceback_above_the_line(files: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT_SECONDS
-from test_app_runs import command, frames_of
+
+from tests import TIMEOUT_SECONDS
+from tests.app.running import command, frames_of
 
 pytestmark = [
     pytest.mark.slow,
