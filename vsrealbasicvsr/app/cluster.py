@@ -180,6 +180,7 @@ class _Run:
         self._under_way: dict[Any, int] = {}
         """The worker that each awaited result comes from."""
         self._deaths_in_a_row = 0
+        self._source_seen: tuple[int, int, int] | None = None
 
     def run(self, resources: list[dict[str, float]]) -> None:
         """Start the workers and hand out segments until all are there."""
@@ -240,7 +241,7 @@ class _Run:
 
     def _keep(self, number: int, encoded: bytes) -> None:
         """Put the segment that a worker rendered in its place."""
-        check_unchanged(self._job)
+        self._check_source()
         segment = self._dispatcher.done(number)
         path = self._job.path_of(segment)
         try:
@@ -251,6 +252,14 @@ class _Run:
                 f"{shown_path(path.parent)} cannot be written ({error.strerror}): make room and run the command again"
             ) from None
         self._on_segment(segment)
+
+    def _check_source(self) -> None:
+        """Raise UserError if the source changed. It is read again only if its time changed."""
+        stat = self._job.source.stat() if self._job.source.exists() else None
+        seen = None if stat is None else (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if seen is None or seen != self._source_seen:
+            check_unchanged(self._job)
+            self._source_seen = seen
 
 
 def _last_line(text: str) -> str:
