@@ -9,6 +9,7 @@ driver, which takes the finished segments one after another.
 
 import argparse
 import heapq
+import logging
 import random
 import tempfile
 import time
@@ -170,6 +171,7 @@ def scenarios(num_workers: int, times: Times) -> Iterator[Cluster]:
 
 def main() -> None:
     """Print a table of the scenarios."""
+    logging.getLogger("vapoursynth").setLevel(logging.ERROR)  # BestSource's values that nobody announced
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=1000)

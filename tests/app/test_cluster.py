@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def workers_of(driver: int) -> list[int]:
     return [number for number, (_, name) in found.items() if name.startswith("ray::Worker") and is_below(number)]
 
 
-def wait_until(what: object, process: subprocess.Popen[bytes]) -> None:
+def wait_until(what: object, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not what():  # type: ignore[operator]
         assert process.poll() is None
@@ -105,6 +106,30 @@ def test_killed_workers_and_a_killed_driver_change_no_frame(
     done = run("upscale", source, output, *options, *CLUSTER, "--json")
     assert done.returncode == 0, done.stderr
     assert f'"done": {10 * kept}' in next(line for line in done.stdout.splitlines() if '"start"' in line)
+    assert frames_of(output) == undisturbed
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills a node's processes")
+def test_a_killed_node_of_two_changes_no_frame(
+    source: Path, options: list[str], undisturbed: str, tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    output = tmp_path / "out.mkv"
+    state = tmp_path / "out.mkv.rbvsr"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        line = command("upscale", source, output, *options, "--cluster", cluster.address, "--workers", "2")
+        with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as driver:
+            wait_until(lambda: len(list(state.glob("*-*.mkv"))) > 1, driver)
+            cluster.remove_node(node, allow_graceful=False)
+            said = driver.communicate(timeout=TIMEOUT_SECONDS)[1]
+        assert driver.returncode == 0, said
+    finally:
+        cluster.shutdown()
     assert frames_of(output) == undisturbed
     assert list(tmp_path.iterdir()) == [output]
 

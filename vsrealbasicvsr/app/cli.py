@@ -164,7 +164,9 @@ def compare(
     overwrite: Replace = False,
     json: AsJson = False,
 ) -> None:
-    """Show the same moments of several videos in a web page: rbvsr compare in.mkv out.mkv [more.mkv ...] page.html
+    """Show the same moments of several videos in a web page.
+
+    rbvsr compare in.mkv out.mkv [more.mkv ...] page.html
 
     The page is one file, which needs no network. Smaller videos are enlarged by bicubic interpolation.
 

@@ -62,21 +62,21 @@ class Job:
         return state_folder(self.output)
 
     def path_of(self, segment: Segment) -> Path:
-        """The file of a finished segment."""
+        """Return the file of a finished segment."""
         return self.folder / f"{segment.first:08d}-{segment.stop:08d}.mkv"
 
     def missing(self) -> list[Segment]:
-        """The segments that are still to be rendered."""
+        """Return the segments that are still to be rendered."""
         return [segment for segment in self.segments if not self.path_of(segment).exists()]
 
 
 def state_folder(output: Path) -> Path:
-    """The folder that keeps a job's finished segments: out.mkv.rbvsr beside out.mkv."""
+    """Return the folder that keeps a job's finished segments: out.mkv.rbvsr beside out.mkv."""
     return output.with_name(output.name + STATE_SUFFIX)
 
 
 def source_identity(path: Path) -> dict[str, Any]:
-    """What a source is known by: its size, and a hash of its first and last MiB."""
+    """Return what a source is known by: its size, and a hash of its first and last MiB."""
     digest = hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:

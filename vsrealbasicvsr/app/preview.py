@@ -48,7 +48,7 @@ class Look:
     loop_frames: int
 
     def __post_init__(self) -> None:
-        """Raises UserError for numbers out of their range."""
+        """Raise UserError for numbers out of their range."""
         for option, value, maximum in (
             ("--shots", self.num_shots, MAX_SHOTS),
             ("--frames", self.loop_frames, MAX_LOOP_FRAMES),

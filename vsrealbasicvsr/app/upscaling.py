@@ -2,7 +2,6 @@
 
 import errno
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +83,19 @@ def upscale_file(
         keep_identity(job, restart=restart)
         if chunk is None:
             remove_leftovers(job)
-        mine = list(job.segments) if chunk is None else share(list(job.segments), chunk[0] - 1, chunk[1])
+        mine = share(list(job.segments), *((0, 1) if chunk is None else (chunk[0] - 1, chunk[1])))
         missing = [segment for segment in job.missing() if segment in mine]
         if join_only and missing:
-            raise UserError(
-                f"{len(missing)} of {len(job.segments)} segments are not rendered yet, the first from frame"
-                f" {missing[0].first}: run the chunks that have them"
-            )
+            raise _not_rendered(job, missing)
         total = sum(segment.num_frames for segment in mine)
         reporter.start(total - sum(segment.num_frames for segment in missing), total)
         reporter.phase("upscaling")
         if cluster is None:
-            _render_missing(job, pipeline, missing, reporter)
+            _render_here(job, pipeline, missing, reporter)
         else:
-            on_segment = partial(_report_segment, reporter)
-            render_on_cluster(job, missing, on_segment, address=cluster, num_workers=num_workers)
-        facts = {"output": str(output), "frames": pipeline.clip.num_frames}
-        facts |= {"width": pipeline.clip.width, "height": pipeline.clip.height}
+            _render_there(job, missing, reporter, cluster, num_workers)
+        clip = pipeline.clip
+        facts = {"output": str(output), "frames": clip.num_frames, "width": clip.width, "height": clip.height}
         if chunk is None:
             reporter.phase("joining")
             _join(job, source, frames)
@@ -110,7 +105,14 @@ def upscale_file(
     return facts
 
 
-def _render_missing(job: Job, pipeline: Pipeline, missing: list[Segment], reporter: Reporter) -> None:
+def _not_rendered(job: Job, missing: list[Segment]) -> UserError:
+    return UserError(
+        f"{len(missing)} of {len(job.segments)} segments are not rendered yet, the first from frame"
+        f" {missing[0].first}: run the chunks that have them"
+    )
+
+
+def _render_here(job: Job, pipeline: Pipeline, missing: list[Segment], reporter: Reporter) -> None:
     """Render the missing segments here, and report each frame."""
     try:
         for _ in render(job, pipeline, missing, on_frame=lambda n: reporter.frame()):
@@ -119,10 +121,14 @@ def _render_missing(job: Job, pipeline: Pipeline, missing: list[Segment], report
         raise full_disk(error, job.folder) from None
 
 
-def _report_segment(reporter: Reporter, segment: Segment) -> None:
-    """Report the frames of a segment that came from a worker."""
-    for _ in range(segment.num_frames):
-        reporter.frame()
+def _render_there(job: Job, missing: list[Segment], reporter: Reporter, address: str, num_workers: int | None) -> None:
+    """Render the missing segments by a cluster, and report the frames of each when it arrives."""
+
+    def arrived(segment: Segment) -> None:
+        for _ in range(segment.num_frames):
+            reporter.frame()
+
+    render_on_cluster(job, missing, arrived, address=address, num_workers=num_workers)
 
 
 def full_disk(error: OSError, folder: Path) -> UserError:

@@ -1,0 +1,73 @@
+"""What the checks of `rbvsr doctor` share: a finding, and the commands that mend it. Needs no other package."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import unquote, urlparse
+
+from vsrealbasicvsr.errors import printable
+
+DISTRIBUTION = "vsrealbasicvsr"
+
+Status = Literal["ok", "warning", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found of one part. `cure`: what to type or do; nothing where all is well."""
+
+    name: str
+    status: Status
+    found: str
+    cure: str = ""
+
+
+def pip(*arguments: str) -> str:
+    """Return a command line of this Python's pip."""
+    return shlex.join([sys.executable or "python", "-m", "pip", *arguments])
+
+
+def reinstall() -> str:
+    """Return the command that installs this package again, in the way in which it was installed."""
+    folder = editable_folder()
+    if folder is not None:
+        return pip("install", "--no-deps", "--editable", folder)
+    return pip("install", "--force-reinstall", "--no-deps", DISTRIBUTION)
+
+
+def editable_folder() -> str | None:
+    """Return the folder of an editable installation."""
+    try:
+        text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+        found = json.loads(text or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
+        return None
+    if not found.get("dir_info", {}).get("editable"):
+        return None
+    return unquote(urlparse(found["url"]).path)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception in one line."""
+    return printable(f"{type(error).__name__}: {error}", 400)
+
+
+def imported(name: str) -> tuple[Any, str]:
+    """Return the module and "", or None and why it cannot be imported."""
+    try:
+        return importlib.import_module(name), ""
+    except Exception as error:  # libraries that cannot be loaded raise many types
+        return None, reason_of(error)
+
+
+def version_of(name: str) -> str:
+    """Return the version of an installed distribution; "?" if there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
