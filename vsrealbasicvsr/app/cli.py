@@ -249,6 +249,7 @@ def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and end the process with its status."""
+    signal.signal(signal.SIGTERM, _interrupt)
     status = run_command(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -260,7 +261,6 @@ def run_command(arguments: list[str]) -> int:
     given = [argument for argument in arguments if argument != "--debug"]
     debug = len(given) < len(arguments)
     failed = partial(_fail, debug=debug, as_json="--json" in given and given[0] in REPORTING_COMMANDS)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
