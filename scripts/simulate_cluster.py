@@ -26,14 +26,18 @@ LENGTH = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Seconds. The defaults were measured by --measure on a 160x96 clip; 2 cores of an AMD EPYC, 2026-11-27."""
+    """Seconds that the parts of a run take.
+
+    The defaults are those of a worker with one core of an AMD EPYC (Zen 5) and a clip of 160x96, rounded; `keep` and
+    `join_frame` were measured on a busy machine with 2 such cores (2026-11-27). --measure replaces them all.
+    """
 
     frame: float = 0.06
     """Of a worker, to upscale and encode a frame."""
     start: float = 4.0
     """Of a worker, to start and open the source."""
-    keep: float = 0.02
-    """Of the driver, to check the source and put a segment in its place."""
+    keep: float = 0.028
+    """Of the driver, to bring a segment of a MiB to the disk; 0.0014 of it are its CPU's."""
     join_frame: float = 60e-6
     """Of the driver, to join a frame at the end."""
 
@@ -167,6 +171,12 @@ def scenarios(num_workers: int, times: Times) -> Iterator[Cluster]:
     fast = replace(times, frame=0.01)
     yield replace(short, name="of 60, 100 frames a second each", times=fast)
     yield replace(short, name="of 240, 100 frames a second each", segment_frames=240, times=fast)
+    yield replace(short, name="of 60, disk that costs 1.4 ms", times=replace(times, keep=0.0014))
+    large = replace(times, frame=1.0)
+    yield replace(short, name="of 60, 1 s a frame (large frames)", times=large)
+    yield replace(usual, name="of 240, 1 s a frame", times=large)
+    yield replace(short, name="of 60, 1 s, a death an hour each", times=large, hours_to_death=1.0)
+    yield replace(short, name="of 60, 1 s, 5 % 4x slower", times=large, slow_share=0.05)
 
 
 def main() -> None:
