@@ -1,6 +1,7 @@
 """Every failure that a user can cause is one line on stderr, a documented status, and nothing half-written."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -240,7 +241,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(files: P
 
     arguments = [*encode("ffv1"), "--length", "5", "--segment-frames", "5", "--overwrite"]
     arguments[1:3] = [str(files / "in.mkv"), str(tmp_path / "out.mkv")]
-    full = run(*arguments, cwd=files, preexec_fn=limit)
+    full = subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=files, timeout=TIMEOUT_SECONDS, preexec_fn=limit
+    )
     assert (full.returncode, full.stdout) == (1, "")
     assert full.stderr.splitlines()[-1].endswith("make room and run the command again, it goes on where it was")
     assert list(tmp_path.rglob("*.partial")) == []
@@ -287,7 +290,11 @@ def test_a_missing_plugin_is_named(files: Path, tmp_path: Path, plugin: str, sai
             path.unlink()
     arguments = up()
     arguments[2] = str(tmp_path / "out.mkv")
-    done = run(*arguments, cwd=files, env={"PYTHONPATH": str(copy.parent)})
+    environment = os.environ | {"PYTHONPATH": str(copy.parent), "COLUMNS": "120"}
+    line = command(*arguments)  # a fork would have VapourSynth already
+    done = subprocess.run(
+        line, capture_output=True, text=True, cwd=files, env=environment, timeout=TIMEOUT_SECONDS, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr.splitlines()[-1]
     assert [path for path in tmp_path.iterdir() if path.name.startswith("out")] == []
