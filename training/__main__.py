@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train, fine-tune or resume a run",
     "evaluate": "measure weights on held-out clips, with pictures",
     "benchmark": "VideoLQ as the paper measures it, beside other methods and the paper's table",
+    "study": "a figure of the paper with footage of your own: trained, measured, with a page",
     "export": "the weights of a run, or of two, as a file for Upscale(model=...)",
     "degrade": "show what the degradations do to a clip",
 }

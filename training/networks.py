@@ -28,12 +28,17 @@ class Networks:
         torch.manual_seed(settings.data.seed)
         self.settings = settings
         self.device = device
-        self.model = RealBasicVSR(settings.architecture)
-        with torch.no_grad():  # begin close to bilinear enlargement without cleaning
-            self.model.basicvsr.conv_last.weight.mul_(0.1)
-            self.model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
+        self.model = self.make_model()
         self.discriminator = make_discriminator(settings)
         self.ema: dict[str, Tensor] = {}
+
+    def make_model(self) -> RealBasicVSR:
+        """Return the generator at its random start, which enlarges bilinearly and does not clean."""
+        model = RealBasicVSR(self.settings.architecture)
+        with torch.no_grad():
+            model.basicvsr.conv_last.weight.mul_(0.1)
+            model.image_cleaning[1].weight.mul_(0.1)  # type: ignore[operator]
+        return model
 
     def start_from(self, start: Path | None, spynet: Path | None) -> None:
         """Load initial weights.

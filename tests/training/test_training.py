@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ import torch
 import vapoursynth as vs
 from PIL import Image
 
-from scripts import study_batch_length
 from tests import ROOT
 from tests.forked import TRAINING, Process, run_module, start_module
 from training.__main__ import main
@@ -541,112 +539,6 @@ def test_a_setting_cannot_change_when_a_run_goes_on(whole_run):
 def test_a_new_run_does_not_write_over_an_old_one(clips, whole_run):
     done = run("train", *TINY, "--data", clips, "--out", whole_run, status=2)
     assert "already holds a run" in done.stderr
-
-
-# ---- scripts/study_batch_length.py -----------------------------------------------------------------------------------
-
-
-def study(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the script in this process; `carry_out` still starts a process for each command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = study_batch_length.main([str(word) for word in words])
-    done = subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
-
-
-def study_started(*words: object) -> None:
-    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words)]
-    subprocess.run(program, cwd=ROOT, env=ENVIRONMENT, timeout=TIMEOUT_SECONDS, check=True)
-
-
-def carry_out_here(command: Sequence[str]) -> None:
-    assert command[:3] == [sys.executable, "-m", "training"]
-    if status := main(command[3:]):
-        raise subprocess.CalledProcessError(status, command)
-
-
-def test_the_study_of_batch_against_length_ends_in_a_table_and_goes_on(clips, tmp_path, monkeypatch):
-    """Both pairs are trained and measured; called again, what is there is not made again and what is missing is.
-
-    Its commands run here at first, then as the processes that they are.
-    """
-    small, held_out = tmp_path / "small", tmp_path / "held_out"
-    small.mkdir()
-    Image.fromarray(skimage.data.astronaut()[:256, 120:376]).save(small / "face.png")
-    run("prepare", small, held_out, "--images", "photographs", "--workers", "1")
-    settings = ["--", *TINY_SETTINGS, "--pool-num-frames", "4", "--iterations", "4", "--checkpoint-every", "2"]
-    words = ["--data", clips, "--held-out", held_out, "--out", tmp_path, "--pairs", "2x2,1x4", "--preset", "smoke"]
-    with monkeypatch.context() as patch:
-        patch.setattr(study_batch_length, "carry_out", carry_out_here)
-        first = study(*words, *settings)
-    rows = json.loads((tmp_path / "study.json").read_text())
-    assert [row["pair"] for row in rows] == ["2x2", "1x4"]
-    assert rows[0]["bicubic"]["psnr_db"] == rows[1]["bicubic"]["psnr_db"]
-    assert rows[0]["ours"]["psnr_db"] != rows[1]["ours"]["psnr_db"]
-    lines = first.stdout.splitlines()
-    table = lines[lines.index("|---|---|---|---|---|---|---|") + 1 :]
-    assert [line.split("|")[1].strip() for line in table[:3]] == ["2x2", "1x4", "bicubic"]
-    for line, row in zip(table, rows, strict=False):
-        assert f"| {row['gain_db']:+.2f} | {row['ours']['psnr_db']:.2f} |" in line
-    for pair, batch, num_frames in (("2x2", 2, 2), ("1x4", 1, 4)):
-        used = json.loads((tmp_path / pair / "settings.json").read_text())
-        assert (used["batch"], used["data"]["num_frames"], used["iterations"]) == (batch, num_frames, 4)
-
-    untouched = (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns
-    (tmp_path / "1x4" / "study" / "results.json").unlink()  # as if it had been cut off after the second step
-    checkpoint_path(tmp_path / "1x4", 4).unlink()
-    study_started(*words, *settings)
-    assert checkpoint_path(tmp_path / "1x4", 4).exists()
-    assert json.loads((tmp_path / "study.json").read_text())[1]["ours"] == rows[1]["ours"]
-    assert (tmp_path / "2x2" / "ema.safetensors").stat().st_mtime_ns == untouched
-
-    other = study(*words, *settings, "--learning-rate", "1e-5", status=2)
-    assert "holds a study with settings" in other.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--pairs", "4x2,3x3"], "the same number of frames a step"),
-        (["--pairs", "4"], "must look like 48x10"),
-        (["--pairs", "0x2"], "numbers from 1 on"),
-        (["--", "--batch", "3"], "--batch cannot stand after --"),
-        (["--", "--length=3"], "--length=3 cannot stand after --"),
-    ],
-)
-def test_a_study_that_cannot_be_is_refused_at_once(clips, tmp_path, words, said):
-    done = study("--data", clips, "--held-out", clips, "--out", tmp_path / "study", *words, status=2)
-    assert said in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "study").exists()
-
-
-def test_a_study_may_be_asked_for_again_with_other_words_until_something_is_trained(clips, tmp_path):
-    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
-    failed = study(*words, "--iterations", "none", status=1)
-    assert "failed; see above" in failed.stderr.splitlines()[-1]
-    again = study(*words, "--iterations", "many", status=1)
-    assert "holds a study" not in again.stderr
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C goes another way there")
-def test_ctrl_c_in_a_study_lets_its_run_end_with_a_checkpoint(clips, tmp_path):
-    words = ["--data", clips, "--held-out", clips, "--out", tmp_path, "--pairs", "1x2", "--preset", "smoke", "--"]
-    settings = [*TINY_SETTINGS, "--pool-num-frames", "2", "--iterations", "100000", "--checkpoint-every", "100000"]
-    program = [sys.executable, "scripts/study_batch_length.py", *map(str, words), *settings]
-    process = subprocess.Popen(
-        program, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not read_log(tmp_path / "1x2"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == 130, said
-    assert "the same command goes on where it was" in said.splitlines()[-1]
-    assert load_checkpoint(list_checkpoints(tmp_path / "1x2")[-1])["iteration"] > 1
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])

@@ -74,7 +74,7 @@ def super_resolve_measured(model: RealBasicVSR, clip: Clip, way: Way) -> Tensor:
                 continue
             frames = torch.from_numpy(clip.frames[piece.start : piece.stop]).permute(0, 3, 1, 2).contiguous()
             cleaned = [_cleaned(model, frame[None].to(device).float() / 255, way) for frame in frames]
-            made |= {piece.start + i: picture for i, picture in _propagated(model, cleaned, wanted).items()}
+            made |= {piece.start + i: picture for i, picture in propagated(model, cleaned, wanted).items()}
     return torch.cat([made[number] for number in clip.measured])
 
 
@@ -87,8 +87,11 @@ def _cleaned(model: RealBasicVSR, frame: Tensor, way: Way) -> Tensor:
     return frame
 
 
-def _propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
-    """Return the images (1, 3, S*H, S*W) of the frames in `wanted`, from both directions."""
+def propagated(model: RealBasicVSR, cleaned: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
+    """Return the images (1, 3, S*H, S*W) of the frames in `wanted`, from both directions.
+
+    cleaned: each frame of the sequence (1, 3, H, W).
+    """
     first, last = min(wanted), max(wanted)
     flows_forward: dict[int, Tensor] = {}  # by the frame that they lead to; frames after the last need none
     backward: dict[int, Tensor] = {}

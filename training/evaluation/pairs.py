@@ -76,7 +76,7 @@ class Pair:
 
 
 def read_footage(
-    folders: Path | Sequence[Path], *, num_clips: int | None, num_frames: int, crop_px: int, seed: int
+    folders: Path | Sequence[Path] | ClipDataset, *, num_clips: int | None, num_frames: int, crop_px: int, seed: int
 ) -> Iterator[Footage]:
     """Yield the clips of prepared folders, one at a time: the middle of their first frames.
 
@@ -92,7 +92,7 @@ def read_footage(
     Raises:
         UserError: The folders hold no clips.
     """
-    dataset = ClipDataset.open(folders)
+    dataset = folders if isinstance(folders, ClipDataset) else ClipDataset.open(folders)
     numbers: Sequence[int] = range(len(dataset))
     if num_clips is not None and num_clips < len(dataset):
         numbers = [round(place) for place in np.linspace(0, len(dataset) - 1, num_clips)]

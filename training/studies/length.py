@@ -1,0 +1,164 @@
+"""Length of the sequence at inference (paper, Fig. 2): does propagation help, or carry artefacts along?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.benchmarking.measured import Way
+from training.settings import changed
+from training.studies.measuring import ONE_PASS, spread
+from training.studies.plan import Study, cut, differences, paper_variant
+from training.studies.report import Column, Crops, Finding, Plot, Report, compared
+from training.studies.variants import Variant
+from training.studies.workbench import Measured, Workbench
+
+LENGTHS = (1, 5, 15, 30)
+CHAINS = {"mild": "mild", "harsh": "severe"}
+"""Chain of the evaluation, and what the paper calls it."""
+WITH, WITHOUT = "with cleaning", "without cleaning"
+NUM_MEASURED = 6
+
+type Found = Mapping[tuple[str, str, int], Measured]
+
+
+def one_stage(bench: Workbench) -> Variant:
+    """Return the network without a cleaning module, trained on the same clips."""
+    settings = changed(bench.scale.stage_1, {"cleaning_weight": 0.0})
+    return Variant(name="one stage", settings=settings, cleaning="none")
+
+
+def make(bench: Workbench) -> Report:
+    """Measure both networks on sequences of each length, cut from the same clips."""
+    num_frames = bench.scale.long_num_frames
+    frames = spread(num_frames, NUM_MEASURED)
+    lengths = [*(length for length in LENGTHS if length < num_frames), num_frames]
+    networks = {WITH: paper_variant(bench), WITHOUT: one_stage(bench)}
+    found = {
+        (name, chain, length): bench.measured(
+            variant, dataclasses.replace(ONE_PASS, length=length), chain, num_frames=num_frames, frames=frames
+        )
+        for name, variant in networks.items()
+        for chain in CHAINS
+        for length in lengths
+    }
+    rows: list[dict[str, Any]] = [
+        {
+            "network": name,
+            "degradation": CHAINS[chain],
+            "length": str(length) if length < num_frames else f"all ({length})",
+            "psnr_db": measured.mean("psnr_db"),
+            "niqe": measured.mean("niqe"),
+        }
+        for (name, chain, length), measured in found.items()
+    ]
+    for chain, words in CHAINS.items():
+        measured = bench.measured(None, Way(theta=255.0), chain, num_frames=num_frames, frames=frames)
+        rows.append({"network": "bicubic", "degradation": words, "length": "-"})
+        rows[-1] |= {"psnr_db": measured.mean("psnr_db"), "niqe": measured.mean("niqe")}
+    shown = [(name, length) for name in (WITHOUT, WITH) for length in (1, num_frames)]
+    pictures = [
+        cut(
+            bench,
+            chain,
+            num_frames=num_frames,
+            frame=frames[len(frames) // 2],
+            clip=0,
+            pictures=[found[name, chain, length].outputs[0] for name, length in shown],
+        )
+        for chain in CHAINS
+    ]
+    return Report(
+        columns=COLUMNS,
+        rows=rows,
+        findings=findings(found, num_frames),
+        plots=[
+            Plot(
+                name="length",
+                caption="PSNR (higher is better) and NIQE (lower is better) by the length of the sequence",
+                num_axes=2,
+                draw=lambda axes: _draw(axes, found, lengths),
+            )
+        ],
+        crops=[
+            Crops(
+                name="crops",
+                caption="Above after the mild chain, below after the severe one; 1 and all: frames of the sequence",
+                columns=["input", *(f"{name}, {_word(length, num_frames)}" for name, length in shown), "truth"],
+                rows=pictures,
+            )
+        ],
+        limits=(
+            "The lengths are those of the same clips with the same weights, so that the curves' shapes are measured"
+            " pair by pair. A small network that was trained for minutes hardly uses what its neighbours tell, and"
+            " removes less noise than it could: the curves are flatter than the paper's. Whether artefacts grow over"
+            " dozens of frames is seen with a network that has learned to keep detail, and this one has not."
+        ),
+    )
+
+
+def findings(found: Found, num_frames: int) -> list[Finding]:
+    """Return what Fig. 2 says, beside ours."""
+
+    def gains(name: str, chain: str) -> list[float]:
+        return differences(found[name, chain, num_frames], found[name, chain, 1], "psnr_db")
+
+    with_cleaning, without = gains(WITH, "harsh"), gains(WITHOUT, "harsh")
+    mild = gains(WITHOUT, "mild")
+    return [
+        compared(
+            mild,
+            paper="mild degradation: longer sequences are better",
+            what="without cleaning, PSNR of all frames less that of single frames",
+            unit="dB",
+        ),
+        compared(
+            [a - b for a, b in zip(mild, without, strict=True)],
+            paper="severe degradation, without cleaning: propagation helps less, and exaggerates artefacts",
+            what="gain by length when mild, less that when severe",
+            unit="dB",
+        ),
+        compared(
+            [a - b for a, b in zip(with_cleaning, without, strict=True)],
+            paper="severe degradation: with cleaning, long sequences help again",
+            what="gain by length with cleaning, less that without",
+            unit="dB",
+        ),
+    ]
+
+
+def _draw(axes: Sequence[Any], found: Found, lengths: Sequence[int]) -> None:
+    for (name, chain), style in zip(
+        ((name, chain) for name in (WITHOUT, WITH) for chain in CHAINS), ("C1--", "C1-", "C0--", "C0-"), strict=True
+    ):
+        for one, score in zip(axes, ("psnr_db", "niqe"), strict=True):
+            values = [found[name, chain, length].mean(score) for length in lengths]
+            if None not in values:
+                one.plot(range(len(lengths)), values, style, marker="o", label=f"{name}, {CHAINS[chain]}")
+    for one, words in zip(axes, ("PSNR, dB", "NIQE"), strict=True):
+        one.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+        one.set_xlabel("frames")
+        one.set_ylabel(words)
+    axes[0].legend(fontsize=7)
+
+
+def _word(length: int, num_frames: int) -> str:
+    return "all" if length == num_frames else str(length)
+
+
+COLUMNS = [
+    Column("network", "network"),
+    Column("degradation", "degradation"),
+    Column("length", "frames"),
+    Column("psnr_db", "PSNR, dB", 2),
+    Column("niqe", "NIQE", 2),
+]
+
+STUDY = Study(
+    name="length",
+    title="Length of the sequence at inference",
+    source="Fig. 2 of the paper",
+    question="Do more frames help, with mild and with severe degradation, with and without cleaning?",
+    make=make,
+)

@@ -1,0 +1,130 @@
+"""Which losses reach the cleaning module (paper, after Eq. 3, and section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.settings import changed
+from training.studies.measuring import ONE_PASS
+from training.studies.plan import Study, cut, pairwise, paper_variant, scores_row
+from training.studies.report import Column, Crops, Finding, Plot, Report, compared
+from training.studies.variants import Variant
+from training.studies.workbench import Measured, Workbench
+
+CHAINS = ("usual", "harsh")
+STAGE_1, KEPT_AWAY, LET_THROUGH, BICUBIC = "stage 1", "kept away from C (paper)", "let through to C (code)", "bicubic"
+
+type Found = Mapping[tuple[str, str], Measured]
+
+
+def variants(bench: Workbench) -> dict[str, Variant | None]:
+    """Return the networks that are compared, by name: after stage 1, and after stage 2 in both ways."""
+    first, second = paper_variant(bench), bench.scale.stage_2
+    networks: dict[str, Variant | None] = {STAGE_1: first}
+    for name, reaches in ((KEPT_AWAY, False), (LET_THROUGH, True)):
+        settings = changed(second, {"cleaning_gets_perceptual": reaches})
+        networks[name] = Variant(name=f"stage 2 {name}", settings=settings, start=first)
+    return {**networks, BICUBIC: None}
+
+
+def make(bench: Workbench) -> Report:
+    """Train stage 2 in both ways from the same stage 1, and measure outputs and cleaned frames."""
+    num_frames = bench.scale.num_frames
+    found = {
+        (name, chain): bench.measured(variant, ONE_PASS, chain, num_frames=num_frames)
+        for name, variant in variants(bench).items()
+        for chain in CHAINS
+    }
+    rows = [
+        {"variant": name, "degradation": chain, **scores_row(measured)} for (name, chain), measured in found.items()
+    ]
+    crops = []
+    for what, words in (("outputs", "Outputs"), ("cleaned", "Cleaned frames")):
+        pictures = [
+            cut(
+                bench,
+                "harsh",
+                num_frames=num_frames,
+                frame=num_frames // 2,
+                clip=clip,
+                pictures=[getattr(found[name, "harsh"], what)[clip] for name in (STAGE_1, KEPT_AWAY, LET_THROUGH)],
+            )
+            for clip in range(min(2, len(bench.footage(num_frames))))
+        ]
+        columns = ["input", STAGE_1, "kept away from C", "let through to C", "truth"]
+        crops.append(Crops(name=what, caption=f"{words}, after the harsh chain", columns=columns, rows=pictures))
+    losses = bench.scale.stage_2.losses
+    return Report(
+        columns=COLUMNS,
+        rows=rows,
+        findings=findings(found),
+        plots=[
+            Plot(
+                name="losses",
+                caption="PSNR of the cleaned frames against the averaged truth; PSNR of the output",
+                num_axes=2,
+                draw=lambda axes: _draw(axes, found),
+            )
+        ],
+        crops=crops,
+        limits=(
+            f"Stage 2 here has the {losses.discriminator} discriminator"
+            f"{' and the perceptual loss' if losses.perceptual_weight else ', without the perceptual loss, whose'}"
+            f"{'' if losses.perceptual_weight else ' weights must be downloaded'}. After minutes the discriminator has"
+            " hardly learned what is real: the study shows whether its gradient moves the cleaned frames, not what a"
+            " trained GAN would make of them."
+        ),
+    )
+
+
+def findings(found: Found) -> list[Finding]:
+    """Return what the text after Eq. 3 says, beside ours."""
+    return [
+        compared(
+            pairwise(found, KEPT_AWAY, LET_THROUGH, CHAINS, "cleaned_db"),
+            paper="Eq. 3: the cleaning module is to remove artefacts, not to make detail: C gets no gradient of the"
+            " perceptual and adversarial losses, so that its frames stay clean",
+            what="PSNR of the cleaned frames kept away, less that let through",
+            unit="dB",
+            decimals=3,
+        ),
+        compared(
+            pairwise(found, KEPT_AWAY, LET_THROUGH, CHAINS, "psnr_db"),
+            paper="and the output has fewer artefacts",
+            what="PSNR of the output kept away, less that let through",
+            unit="dB",
+            decimals=3,
+        ),
+    ]
+
+
+def _draw(axes: Sequence[Any], found: Found) -> None:
+    names = (STAGE_1, KEPT_AWAY, LET_THROUGH)
+    for one, score, words in zip(axes, ("cleaned_db", "psnr_db"), ("cleaned frames, dB", "output, dB"), strict=True):
+        values = [found[name, chain].mean(score) or 0.0 for name in names for chain in CHAINS]
+        for number, chain in enumerate(CHAINS):
+            places = [place + 0.4 * number - 0.2 for place in range(len(names))]
+            one.bar(places, values[number :: len(CHAINS)], 0.4, label=chain)
+        one.set_ylim(bottom=min(values) - 1)
+        one.set_xticks(range(len(names)), ["stage 1", "kept away", "let through"], fontsize=8)
+        one.set_ylabel(words)
+    axes[0].legend(fontsize=8)
+
+
+COLUMNS = [
+    Column("variant", "gradient of stage 2"),
+    Column("degradation", "chain"),
+    Column("cleaned_db", "cleaned frames, dB", 2),
+    Column("psnr_db", "PSNR, dB", 2),
+    Column("niqe", "NIQE", 2),
+    Column("flicker_255", "flicker / 255", 2),
+]
+
+STUDY = Study(
+    name="losses",
+    title="The losses that reach the cleaning module",
+    source="Eq. 3 and section 5 of the paper",
+    question="Should the perceptual and adversarial losses teach the cleaning module?",
+    make=make,
+)
