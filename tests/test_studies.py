@@ -44,7 +44,7 @@ def tiny_scale() -> scales.Scale:
     training = {"batch": 1, "num_frames": 2, "crop_px": 16, "iterations": NUM_STEPS, "checkpoint_every": 2}
     small = {f"architecture.{name}_channels": 8 for name in ("cleaning", "mid", "fusion", "quarter")}
     stages = [changed(settings, {**training, **small}) for settings in (smoke.stage_1, smoke.stage_2)]
-    sizes = {"num_clips": 2, "num_frames": 3, "long_num_frames": 4, "crop_px": 16, "pairs": "2x1,1x2"}
+    sizes = {"start": "flow", "num_clips": 2, "num_frames": 3, "long_num_frames": 4, "crop_px": 16, "pairs": "2x1,1x2"}
     timed = {"num_timed": 1, "timed_num_frames": 2, "timed_crop_px": 16}
     return dataclasses.replace(smoke, stage_1=stages[0], stage_2=stages[1], **sizes, **timed)
 
@@ -117,10 +117,10 @@ def test_a_study_ends_in_a_table_a_plot_crops_and_the_paper_beside_it(name, clip
 
 
 def test_a_study_killed_and_resumed_ends_in_the_same_table(clips, runs, tmp_path):
-    """SIGKILL while its second network learns; then a measurement that was cut off, and a lost picture."""
+    """SIGKILL while its second network learns from the first; then a measurement that was cut off, and a lost picture."""
     whole, killed, own_runs = tmp_path / "whole", tmp_path / "killed", tmp_path / "runs"
-    run(*words_of("length", clips, whole, runs))
-    words = words_of("length", clips, killed, own_runs)
+    run(*words_of("losses", clips, whole, runs))
+    words = words_of("losses", clips, killed, own_runs)
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from tests import test_studies\nfrom training.commands import study\nfrom training.__main__ import main\n"
@@ -128,7 +128,7 @@ def test_a_study_killed_and_resumed_ends_in_the_same_table(clips, runs, tmp_path
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT)
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (begun := [path for path in own_runs.glob("one-stage-*") if list_checkpoints(path)]):
+    while not (begun := [path for path in own_runs.glob("stage-2-*") if list_checkpoints(path)]):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -3,7 +3,7 @@
     python -m training study stochastic --data clips/ --out studies/stochastic
 
 NAME is one of STUDIES. The end is FOLDER/README.md with plots and crops, table.md and table.json. Interrupted, the same
-command resumes. Every setting of training can be changed: --iterations 2000 --architecture.mid-channels 32.
+command resumes. Every setting of training can be changed: --iterations 2000 --learning-rate 2e-4.
 """
 
 import contextlib
@@ -30,6 +30,10 @@ from training.studies.scales import SCALES
 from training.studies.workbench import Workbench, split
 from vsrealbasicvsr.errors import UserError
 
+BEGINNINGS = {
+    "default": "as the default weights, which were trained for hours in the paper's way",
+    "flow": "from nothing but a flow network",
+}
 STUDIES = {
     "length": "length",
     "cleaning": "cleaning",
@@ -53,7 +57,8 @@ class Arguments:
     out: Path | None = None
     """The study's folder, made or continued."""
     scale: str = "smoke"
-    """smoke: minutes on a CPU. small: hours on a CPU, minutes on a GPU. paper: the paper's networks and iterations."""
+    """smoke: minutes on a CPU, from the default weights. small: hours on a CPU, minutes on a GPU, from a flow network.
+    paper: the paper's networks and iterations."""
     runs: Path | None = None
     """Where the trained networks are kept (default: OUT/runs). Studies that name the same folder share networks."""
     pairs: str | None = None
@@ -105,6 +110,8 @@ def workbench(arguments: Arguments) -> Workbench:
         raise UserError(f"--pairs is of the study batch-length, not of {arguments.name}")
     if arguments.spynet is not None and not arguments.spynet.is_file():
         raise UserError(f"--spynet {arguments.spynet} does not exist: name a file, python -m training flow makes one")
+    if arguments.spynet is not None and SCALES[arguments.scale].start == "default":
+        raise UserError(f"--spynet: at the scale {arguments.scale} networks begin with all of the default weights")
     if arguments.scale == "paper" and arguments.spynet is None:
         raise UserError("the paper's networks begin with SPyNet's weights: give their file with --spynet")
     scale = SCALES[arguments.scale].with_changes(arguments.changes)
@@ -118,6 +125,7 @@ def workbench(arguments: Arguments) -> Workbench:
         clips=training,
         device=choose_device(arguments.device),
         num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
+        start=scale.start,
         spynet=arguments.spynet,
         vgg_weights=arguments.vgg_weights,
     )
@@ -150,7 +158,8 @@ def page_words(study: Study, bench: Workbench, arguments: Arguments) -> dict[str
         "question": study.question,
         "command": f"python -m training study {shlex.join(arguments.words)}",
         "scale": scale.name,
-        "training": f"{settings.iterations:,} iterations of {settings.batch} clips of {settings.data.num_frames} frames"
+        "training": f"networks that begin {BEGINNINGS[scale.start]}, then {settings.iterations:,} iterations of"
+        f" {settings.batch} clip{'s' if settings.batch > 1 else ''} of {settings.data.num_frames} frames"
         f" of {settings.data.crop_px}×{settings.data.crop_px} pixels (paper: 300,000 of 16 of 30 of 64×64)",
         "measured": f"{num_clips} clips that were not trained on, {' or '.join(map(str, sorted(num_frames)))} frames of"
         f" {side}×{side}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from training.settings import changed
 from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scores_row
+from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of, scores_row
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared
 from training.studies.variants import Variant
 from training.studies.workbench import Measured, Workbench
@@ -70,9 +70,9 @@ def make(bench: Workbench) -> Report:
         ],
         crops=crops,
         limits=(
-            "What the cleaning loss does to the cleaned frames is seen after minutes: without it nothing asks for clean"
-            " frames. What that does to the output is not: both networks still learn to remove noise wherever they can,"
-            " and artefacts that a recurrent module carries along need sequences longer than those it learned from."
+            f"{scope_of(bench)} From trained weights the cleaned frames stay clean for a while even without their"
+            " loss, and a recurrent module first does what the module of images does: the signs of the"
+            " differences can be read, not their sizes."
         ),
     )
 

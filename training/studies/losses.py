@@ -7,7 +7,7 @@ from typing import Any
 
 from training.settings import changed
 from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scores_row
+from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of, scores_row
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared
 from training.studies.variants import Variant
 from training.studies.workbench import Measured, Workbench
@@ -69,11 +69,10 @@ def make(bench: Workbench) -> Report:
         ],
         crops=crops,
         limits=(
-            f"Stage 2 here has the {losses.discriminator} discriminator"
-            f"{' and the perceptual loss' if losses.perceptual_weight else ', without the perceptual loss, whose'}"
-            f"{'' if losses.perceptual_weight else ' weights must be downloaded'}. After minutes the discriminator has"
-            " hardly learned what is real: the study shows whether its gradient moves the cleaned frames, not what a"
-            " trained GAN would make of them."
+            f"{scope_of(bench)} Stage 2 has the {losses.discriminator} discriminator and"
+            f" {'the' if losses.perceptual_weight else 'no'} perceptual loss (its VGG19 must be downloaded)."
+            " A discriminator that is a few iterations old hardly knows what is real: the study shows whether its"
+            " gradient moves the cleaned frames, not what a trained GAN makes of them."
         ),
     )
 

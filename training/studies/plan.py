@@ -67,3 +67,15 @@ def differences(first: Measured, second: Measured, score: str) -> list[float]:
         for a, b in zip(first.clips, second.clips, strict=True)
         if a[score] is not None and b[score] is not None
     ]
+
+
+def scope_of(bench: Workbench) -> str:
+    """Return the sentence that says how far the networks of this scale have come."""
+    iterations = bench.scale.stage_1.iterations
+    if bench.scale.start == "default":
+        return (
+            f"Every network begins with the default weights, which had hours of training, and took {iterations:,}"
+            " iterations more, with one seed: this shows where a change pulls a trained network at first, not where a"
+            " training from nothing ends."
+        )
+    return f"Every network took {iterations:,} iterations (the paper's 300,000), with one seed."

@@ -19,6 +19,7 @@ from training.data.loader import make_loader
 from training.losses.perceptual import PerceptualLoss
 from training.processes import Processes
 from training.run_folder import EMA, SETTINGS, list_checkpoints, newest_checkpoint, write_text
+from training.studies.scales import Start
 from training.studies.variants import KINDS, Variant, VariantNetworks, build
 from training.trainer import save, save_ema, train
 from vsrealbasicvsr.model import RealBasicVSR
@@ -32,14 +33,15 @@ DONE = "done.json"
 class Trainer:
     """Trains variants from one set of clips into one folder.
 
-    spynet: flow weights to begin with; None: those of the default weights. vgg_weights: of the perceptual loss; None:
-    torchvision's.
+    start: what networks begin with, see Scale. spynet: flow weights to begin with; None: those of the default weights.
+    vgg_weights: of the perceptual loss; None: torchvision's.
     """
 
     folder: Path
     clips: ClipDataset
     device: torch.device
     num_workers: int
+    start: Start
     spynet: Path | None
     vgg_weights: Path | None
 
@@ -49,6 +51,7 @@ class Trainer:
             "settings": dataclasses.asdict(variant.settings),
             "cleaning": variant.cleaning,
             "start": None if variant.start is None else self.identity(variant.start),
+            "begins_with": self.start,
             "clips": self.clips.identity(),
             "spynet": None if self.spynet is None else hashlib.sha256(self.spynet.read_bytes()).hexdigest(),
         }
@@ -113,6 +116,8 @@ class Trainer:
         folder = self.run_folder(variant)
         if variant.start is not None:
             networks.start_from(self.run_folder(variant.start), None)
+        elif self.start == "default":
+            networks.take_default_weights()
         elif self.spynet is not None:
             networks.start_from(None, self.spynet)
         else:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from training.degradations import MODERATE
 from training.presets import COMPACT_ARCHITECTURE, STAGE_1, STAGE_2
 from training.settings import Settings, changed
 from vsrealbasicvsr.model import Architecture
+
+type Start = Literal["default", "flow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Settings of both stages of training, and the clips that are measured.
 
+    start: what networks begin with: all of the default weights, or only the flow network (theirs, or --spynet's).
     Of the held-out clips num_clips are measured, num_frames of each (long_num_frames where a study is about length),
     a square of crop_px low-resolution pixels. pairs: batch and frames of the study batch-length, of one product.
     num_timed: samples whose making is timed, of timed_num_frames frames of timed_crop_px low-resolution pixels.
@@ -24,6 +28,7 @@ class Scale:
     name: str
     stage_1: Settings
     stage_2: Settings
+    start: Start
     num_clips: int | None
     num_frames: int
     long_num_frames: int
@@ -36,23 +41,6 @@ class Scale:
     def with_changes(self, changes: Mapping[str, Any]) -> Scale:
         """Return the scale with settings of both stages changed. Raises SettingsError for values that do not fit."""
         return dataclasses.replace(self, stage_1=changed(self.stage_1, changes), stage_2=changed(self.stage_2, changes))
-
-
-SMOKE_ARCHITECTURE = Architecture(
-    cleaning_channels=16,
-    num_cleaning_blocks=2,
-    mid_channels=16,
-    num_backward_blocks=2,
-    num_forward_blocks=2,
-    fusion_channels=16,
-    quarter_channels=16,
-    hr_channels=8,
-    hr_out_channels=8,
-    num_flow_levels=COMPACT_ARCHITECTURE.num_flow_levels,
-    flow_channels=COMPACT_ARCHITECTURE.flow_channels,
-    flow_stride=COMPACT_ARCHITECTURE.flow_stride,
-)
-"""So small that a step takes a tenth of a second; the flow network has the default weights' sizes, and is theirs."""
 
 
 def _stages(
@@ -74,22 +62,22 @@ def _stages(
 
 
 _SMOKE = _stages(
-    SMOKE_ARCHITECTURE,
-    {"num_frames": 6, "crop_px": 32},
+    COMPACT_ARCHITECTURE,
+    {"num_frames": 6, "crop_px": 24, "degradations": dataclasses.asdict(MODERATE)},
     {
-        "iterations": 100,
-        "batch": 2,
-        "learning_rate": 3e-3,
-        "final_learning_rate": 1e-4,
-        "warm_up_iterations": 5,
-        "max_gradient_norm": 1.0,
-        "ema_decay": 0.95,
-        "checkpoint_every": 20,
+        "iterations": 24,
+        "batch": 1,
+        "learning_rate": 1e-4,
+        "final_learning_rate": 1e-5,
+        "warm_up_iterations": 3,
+        "max_gradient_norm": 0.5,
+        "ema_decay": 0.9,
+        "checkpoint_every": 8,
         "keep_checkpoints": 1,
-        "log_every": 20,
+        "log_every": 8,
         "images_every": 10_000,
     },
-    {"iterations": 50, "learning_rate": 1e-3},
+    {"learning_rate": 2e-4},
 )
 
 _SMALL = _stages(
@@ -116,17 +104,19 @@ SCALES: Mapping[str, Scale] = {
         name="smoke",
         stage_1=_SMOKE[0],
         stage_2=_SMOKE[1],
+        start="default",
         num_clips=3,
-        num_frames=8,
+        num_frames=6,
         long_num_frames=30,
-        crop_px=72,
-        pairs="6x2,3x4,2x6",
+        crop_px=50,
+        pairs="4x2,2x4,1x8",
         num_timed=12,
     ),
     "small": Scale(
         name="small",
         stage_1=_SMALL[0],
         stage_2=_SMALL[1],
+        start="flow",
         num_clips=8,
         num_frames=15,
         long_num_frames=60,
@@ -138,6 +128,7 @@ SCALES: Mapping[str, Scale] = {
         name="paper",
         stage_1=STAGE_1,
         stage_2=STAGE_2,
+        start="flow",
         num_clips=None,
         num_frames=30,
         long_num_frames=100,

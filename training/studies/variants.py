@@ -21,7 +21,8 @@ from vsrealbasicvsr.model.network import ResidualTrunk
 type Cleaning = Literal["image", "recurrent", "none"]
 """The cleaning module: the paper's, which sees one image; a recurrent one; none at all."""
 
-FLOW_PREFIX = "basicvsr.spynet."
+FLOW_PREFIX, CLEANING_PREFIX = "basicvsr.spynet.", "image_cleaning."
+FIRST_OF_CLEANING = f"{CLEANING_PREFIX}0.main.0.weight"
 
 
 class OneStage(RealBasicVSR):
@@ -115,6 +116,21 @@ class VariantNetworks(Networks):
     def ema_model(self) -> RealBasicVSR:
         """Return the moving average as a network of its own, on the CPU."""
         return build(self._kind, self.settings, {name: tensor.cpu() for name, tensor in self.ema.items()})
+
+    def take_default_weights(self) -> None:
+        """Begin with the default weights, as far as this kind of network has them.
+
+        A recurrent cleaning module begins as the module of images: what it takes from its state has weights of 0.
+        Raises TrainingError if the sizes are not theirs.
+        """
+        tensors = faithful_weights(Path("default"))
+        if not len(self.model.image_cleaning):
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLEANING_PREFIX)}
+        if isinstance(self.model, RecurrentCleaning):
+            first = tensors[FIRST_OF_CLEANING]
+            state = first.new_zeros((first.shape[0], self.settings.architecture.cleaning_channels, *first.shape[2:]))
+            tensors[FIRST_OF_CLEANING] = torch.cat((first, state), dim=1)
+        self._load(self.model, tensors, Path("default"))
 
     def take_default_flow(self) -> None:
         """Begin with the flow network of the default weights. Raises TrainingError if its sizes are not these."""
