@@ -117,7 +117,7 @@ def test_a_study_ends_in_a_table_a_plot_crops_and_the_paper_beside_it(name, clip
 
 
 def test_a_study_killed_and_resumed_ends_in_the_same_table(clips, runs, tmp_path):
-    """SIGKILL while its second network learns from the first; then a measurement that was cut off, and a lost picture."""
+    """SIGKILL while its second network learns; then a measurement that was cut off, and a lost picture."""
     whole, killed, own_runs = tmp_path / "whole", tmp_path / "killed", tmp_path / "runs"
     run(*words_of("losses", clips, whole, runs))
     words = words_of("losses", clips, killed, own_runs)

@@ -73,7 +73,7 @@ class Report:
 
 
 def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, decimals: int = 2) -> Finding:
-    """Return the finding of paired differences, one for each clip, that are above 0 where the paper is right.
+    """Return the finding of paired differences, one for each clip and chain, that are above 0 where the paper is right.
 
     what: the words before the number, as "longer less shorter". A mean within DEVIATIONS standard errors of 0 tells
     nothing.
@@ -83,9 +83,9 @@ def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, 
     values = np.asarray(differences, dtype=np.float64)
     mean = float(values.mean())
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
-    ours = f"{what}: {mean:+.{decimals}f} {unit}"
+    ours = f"{what}: {mean:+.{decimals}f} {unit}".rstrip()
     if math.isfinite(error):
-        ours += f", standard error {error:.{decimals}f} over {len(values)} clips"
+        ours += f", standard error {error:.{decimals}f} over {len(values)} pairs"
     if abs(mean) <= DEVIATIONS * error:
         return Finding(paper=paper, ours=ours, verdict="cannot be told")
     return Finding(paper=paper, ours=ours, verdict="agrees" if mean > 0 else "disagrees")

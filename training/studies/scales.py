@@ -21,7 +21,8 @@ class Scale:
 
     start: what networks begin with: all of the default weights, or only the flow network (theirs, or --spynet's).
     Of the held-out clips num_clips are measured, num_frames of each (long_num_frames where a study is about length),
-    a square of crop_px low-resolution pixels. pairs: batch and frames of the study batch-length, of one product.
+    a square of crop_px low-resolution pixels (74: nine patches of NIQE). pairs: batch and frames of the study
+    batch-length, of one product.
     num_timed: samples whose making is timed, of timed_num_frames frames of timed_crop_px low-resolution pixels.
     """
 
@@ -108,7 +109,7 @@ SCALES: Mapping[str, Scale] = {
         num_clips=3,
         num_frames=6,
         long_num_frames=30,
-        crop_px=50,
+        crop_px=74,
         pairs="4x2,2x4,1x8",
         num_timed=12,
     ),
