@@ -147,9 +147,6 @@ def clips_of(arguments: Arguments, pool_folder: Path) -> tuple[ClipDataset, Clip
 def page_words(study: Study, bench: Workbench, arguments: Arguments) -> dict[str, Any]:
     """Return what the page says beside the study's own report."""
     settings, scale, trainer = bench.scale.stage_1, bench.scale, bench.trainer
-    num_frames = {len(clip.truth) for clips in bench._footage.values() for clip in clips}
-    num_clips = max((len(clips) for clips in bench._footage.values()), default=0)
-    side = 4 * scale.crop_px
     seconds = bench.cpu_seconds
     return {
         "study": study.name,
@@ -161,8 +158,7 @@ def page_words(study: Study, bench: Workbench, arguments: Arguments) -> dict[str
         "training": f"networks that begin {BEGINNINGS[scale.start]}, then {settings.iterations:,} iterations of"
         f" {settings.batch} clip{'s' if settings.batch > 1 else ''} of {settings.data.num_frames} frames"
         f" of {settings.data.crop_px}×{settings.data.crop_px} pixels (paper: 300,000 of 16 of 30 of 64×64)",
-        "measured": f"{num_clips} clips that were not trained on, {' or '.join(map(str, sorted(num_frames)))} frames of"
-        f" {side}×{side}",
+        "measured": bench.describe_footage(),
         "cost": f"{seconds / 60:.1f} minutes of CPU time on {machine(trainer.device)}, torch {torch.__version__}",
         "cpu_seconds": seconds,
     }

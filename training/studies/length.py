@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.benchmarking.measured import Way
 from training.settings import changed
 from training.studies.measuring import ONE_PASS, spread
 from training.studies.plan import Study, cut, differences, paper_variant, scope_of
@@ -54,7 +53,7 @@ def make(bench: Workbench) -> Report:
         for (name, chain, length), measured in found.items()
     ]
     for chain, words in CHAINS.items():
-        measured = bench.measured(None, Way(theta=255.0), chain, num_frames=num_frames, frames=frames)
+        measured = bench.measured(None, ONE_PASS, chain, num_frames=num_frames, frames=frames)
         rows.append({"network": "bicubic", "degradation": words, "length": "-"})
         rows[-1] |= {"psnr_db": measured.mean("psnr_db"), "niqe": measured.mean("niqe")}
     shown = [(name, length) for name in (WITHOUT, WITH) for length in (1, num_frames)]

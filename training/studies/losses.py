@@ -70,8 +70,8 @@ def make(bench: Workbench) -> Report:
         crops=crops,
         limits=(
             f"{scope_of(bench)} Stage 2 has the {losses.discriminator} discriminator and"
-            f" {'the' if losses.perceptual_weight else 'no'} perceptual loss (its VGG19 must be downloaded)."
-            " A discriminator that is a few iterations old hardly knows what is real: the study shows whether its"
+            f" {'the' if losses.perceptual_weight else 'no'} perceptual loss (its VGG19 must be downloaded). A"
+            " discriminator that is a few iterations old hardly knows what is real: the study shows whether its"
             " gradient moves the cleaned frames, not what a trained GAN makes of them."
         ),
     )

@@ -96,6 +96,13 @@ class Workbench:
             )
         return self._footage[num_frames]
 
+    def describe_footage(self) -> str:
+        """Return how many clips of which size were measured, for the page."""
+        sizes = sorted({tuple(clip.truth.shape) for clips in self._footage.values() for clip in clips})
+        words = " or ".join(f"{num_frames} frames of {width}×{height}" for num_frames, _, height, width in sizes)
+        num_clips = max((len(clips) for clips in self._footage.values()), default=0)
+        return f"{num_clips} clips that were not trained on, {words}"
+
     def pairs(self, num_frames: int, chain: str) -> list[Pair]:
         """Return the held-out clips after a chain of degradations."""
         if (num_frames, chain) not in self._pairs:
