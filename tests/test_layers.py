@@ -81,7 +81,7 @@ ROOMS = {
     "spandrel": ["training/benchmarking/methods.py"],
     "pycvvdp": ["training/evaluation/visible.py"],
     "ncnn": ["training/evaluation/peers.py"],
-    "scipy": ["training/evaluation/", "scripts/benchmark/plain_pipeline.py"],
+    "scipy": ["training/evaluation/", "training/studies/report.py", "scripts/benchmark/plain_pipeline.py"],
     "skimage": [
         "training/evaluation/metrics.py",
         "scripts/benchmark/input.py",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +18,8 @@ type Bytes = npt.NDArray[np.uint8]
 type Value = str | float | None
 type Verdict = Literal["agrees", "disagrees", "cannot be told"]
 
-DEVIATIONS = 2.0
-"""Standard errors that a mean difference must be away from 0 to count as one."""
+CONFIDENCE = 0.95
+"""Of Student's interval around a mean difference; where it holds 0, the difference cannot be told from chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +76,20 @@ class Report:
 def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, decimals: int = 2) -> Finding:
     """Return the finding of paired differences, one for each clip and chain, that are above 0 where the paper is right.
 
-    what: the words before the number, as "longer less shorter". A mean within DEVIATIONS standard errors of 0 tells
-    nothing.
+    what: the words before the number, as "longer less shorter". Where Student's interval holds 0, nothing can be told.
     """
     if not len(differences):
         return Finding(paper=paper, ours=f"{what}: not measured", verdict="cannot be told")
     values = np.asarray(differences, dtype=np.float64)
     mean = float(values.mean())
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+    spread = math.inf
+    if len(values) > 1:
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        spread = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * error
     ours = f"{what}: {mean:+.{decimals}f} {unit}".rstrip()
-    if math.isfinite(error):
-        ours += f", standard error {error:.{decimals}f} over {len(values)} pairs"
-    if abs(mean) <= DEVIATIONS * error:
+    if math.isfinite(spread):
+        ours += f" ± {spread:.{decimals}f} ({len(values)} pairs)"
+    if abs(mean) <= spread:
         return Finding(paper=paper, ours=ours, verdict="cannot be told")
     return Finding(paper=paper, ours=ours, verdict="agrees" if mean > 0 else "disagrees")
 
@@ -94,8 +97,7 @@ def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, 
 def equal(differences: Sequence[float], *, tolerance: float, paper: str, what: str, unit: str) -> Finding:
     """Return the finding of paired differences that are about 0 where the paper is right.
 
-    It agrees if their mean is within the tolerance, and disagrees if it is farther than that and DEVIATIONS standard
-    errors from 0.
+    It agrees if their mean is within the tolerance, and disagrees if it is farther and can be told from 0.
     """
     found = compared(differences, paper=paper, what=what, unit=unit)
     if not len(differences):
