@@ -1,4 +1,4 @@
-"""Length of the sequence at inference (paper, Fig. 2): does propagation help, or carry artefacts along?"""
+"""Length of the sequence at inference (paper, Fig. 2): whether propagation helps, or carries artefacts along."""
 
 from __future__ import annotations
 

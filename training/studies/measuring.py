@@ -37,8 +37,10 @@ ONE_PASS = Way(theta=255.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What became of a clip: pictures (M, 3, S*H, S*W) of the measured frames, cleaned frames (T, 3, H, W), and the
-    number of cleaning passes of each. All on the CPU; pictures of 8 bits in [0, 1].
+    """What became of a clip, on the CPU.
+
+    pictures (M, 3, S*H, S*W) of the measured frames, of 8 bits in [0, 1]; cleaned frames (T, 3, H, W); num_passes: the
+    cleaning passes of each frame.
     """
 
     pictures: Tensor
@@ -105,9 +107,9 @@ def scores_of(made: Made, pair: Pair, measured: Sequence[int]) -> dict[str, Any]
         "psnr_db": psnr_db(luma(made.pictures), luma(truth)),
         "psnr_by_frame": by_frame,
         "niqe": float(np.mean(there)) if there else None,
-        "cleaned_db": psnr_db(to_bytes(made.cleaned), averaged(pair.truth[None])[0]),
+        "cleaned_db": psnr_db(to_bytes(made.cleaned), averaged(pair.truth[None], pair.scale)[0]),
         "flicker_255": None if math.isnan(flicker) else flicker,
-        "colour_shift_255": colour_shift_255(made.pictures, to_bytes(bicubic(pair.lr[list(measured)]))),
+        "colour_shift_255": colour_shift_255(made.pictures, to_bytes(bicubic(pair.lr[list(measured)], pair.scale))),
         "chroma_error_255": float((_chroma(made.pictures) - _chroma(truth)).abs().mean()) * 255,
         "num_passes": list(made.num_passes),
     }

@@ -10,7 +10,6 @@ from training.studies.measuring import pixels, scaled
 from training.studies.report import Bytes, Report
 from training.studies.variants import Variant
 from training.studies.workbench import Measured, Workbench
-from vsrealbasicvsr.model import SCALE
 
 CROP_PX, CROP_ENLARGED = 72, 2
 """Side of the largest crop in high-resolution pixels, and how many times each pixel is shown."""
@@ -39,12 +38,12 @@ def cut(
     pair = bench.pairs(num_frames, chain)[clip]
     truth = pixels(pair.truth[frame])
     top, left, height, width = most_detailed(truth)
-    top, left, height, width = (side // SCALE * SCALE for side in (top, left, height, width))
+    top, left, height, width = (side // pair.scale * pair.scale for side in (top, left, height, width))
     top, left = top + max(height - CROP_PX, 0) // 2, left + max(width - CROP_PX, 0) // 2
     height, width = min(height, CROP_PX), min(width, CROP_PX)
     enlarged = []
     for picture in (pixels(pair.lr[frame]), *pictures, truth):
-        whole = scaled(picture, SCALE) if picture.shape[0] < truth.shape[0] else picture
+        whole = scaled(picture, pair.scale) if picture.shape[0] < truth.shape[0] else picture
         enlarged.append(scaled(whole[top : top + height, left : left + width], CROP_ENLARGED))
     return enlarged
 

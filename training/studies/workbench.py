@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from training.benchmarking.measured import Way
 from training.benchmarking.methods import digest_of
 from training.data.dataset import ClipDataset
@@ -132,7 +130,7 @@ class Workbench:
         def make(store: Callable[[str, Bytes], None]) -> list[dict[str, Any]]:
             found = []
             for pair in self.pairs(num_frames, chain):
-                made = _made(model, pair.lr, way, measured)
+                made = _made(model, pair, way, measured)
                 middle = len(measured) // 2
                 store(pair.name, pixels(made.pictures[middle]))
                 store(f"{pair.name}.cleaned", pixels(made.cleaned[measured[middle]]))
@@ -202,10 +200,11 @@ def _words_of(way: Way) -> list[str]:
     return words if way.length is None else [*words, f"length {way.length}"]
 
 
-def _made(model: RealBasicVSR | None, lr: Tensor, way: Way, measured: Sequence[int]) -> Made:
+def _made(model: RealBasicVSR | None, pair: Pair, way: Way, measured: Sequence[int]) -> Made:
     if model is not None:
-        return enlarge(model, lr, way, measured)
-    return Made(pictures=bicubic(lr[list(measured)]).clamp(0, 1), cleaned=lr, num_passes=[0] * len(lr))
+        return enlarge(model, pair.lr, way, measured)
+    pictures = bicubic(pair.lr[list(measured)], pair.scale).clamp(0, 1)
+    return Made(pictures=pictures, cleaned=pair.lr, num_passes=[0] * len(pair.lr))
 
 
 def split(clips: Sequence[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[tuple[Path, Any]]]:

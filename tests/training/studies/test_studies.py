@@ -19,8 +19,10 @@ import skimage
 import torch
 from PIL import Image
 
+from tests import ROOT
 from training.__main__ import main
 from training.commands.study import STUDIES
+from training.data.dataset import read_index
 from training.run_folder import list_checkpoints
 from training.settings import changed
 from training.studies import scales
@@ -31,7 +33,6 @@ from training.studies.variants import OneStage, RecurrentCleaning
 from training.studies.workbench import split
 from vsrealbasicvsr.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.long
 TIMEOUT_SECONDS = 240
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -123,7 +124,8 @@ def test_a_study_killed_and_resumed_ends_in_the_same_table(clips, runs, tmp_path
     words = words_of("losses", clips, killed, own_runs)
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from tests import test_studies\nfrom training.commands import study\nfrom training.__main__ import main\n"
+        "from tests.training.studies import test_studies\nfrom training.commands import study\n"
+        "from training.__main__ import main\n"
         f"study.SCALES = {{'smoke': test_studies.tiny_scale()}}\nsys.exit(main({words!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT)
@@ -201,8 +203,6 @@ def test_pairs_that_cannot_be_compared_are_refused(text, said):
 
 
 def test_what_is_measured_is_of_other_sources_than_what_is_trained_on(clips):
-    from training.data.dataset import read_index
-
     training, held_out = split([(clips, clip) for clip in read_index(clips).clips])
     assert len(held_out) == 2
     assert {clip.source for _, clip in training} & {clip.source for _, clip in held_out} == set()
