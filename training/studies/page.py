@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from training.run_folder import whole_file, write_text
-from training.studies.report import Bytes, Column, Crops, Plot, Report, Value
+from training.studies.report import LEAST, Bytes, Column, Crops, Plot, Report, Value
 
 TABLE, TABLE_TEXT, PAGE = "table.json", "table.md", "README.md"
 PLOT_WIDTH_INCHES, PLOT_HEIGHT_INCHES, PLOT_DPI = 4.2, 3.0, 90
@@ -48,8 +48,9 @@ def write_report(report: Report, out: Path, words: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    least = ", ".join(f"{value:g} {unit or 'of NIQE'}" for unit, value in LEAST.items())
     page = environment.get_template("page.md.jinja").render(
-        **words, findings=findings, limits=report.limits, table=table, pictures=pictures
+        **words, findings=findings, least=least, limits=report.limits, table=table, pictures=pictures
     )
     write_text(out / PAGE, page.rstrip() + "\n")
 

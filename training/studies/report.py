@@ -20,6 +20,8 @@ type Verdict = Literal["agrees", "disagrees", "cannot be told"]
 
 CONFIDENCE = 0.95
 """Of Student's interval around a mean difference; where it holds 0, the difference cannot be told from chance."""
+LEAST = {"dB": 0.02, "of 255": 0.02, "": 0.1}
+"""Smallest difference that counts, by unit ("": NIQE): the interval knows the clips, not the seeds of the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class Report:
 def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, decimals: int = 2) -> Finding:
     """Return the finding of paired differences, one for each clip and chain, that are above 0 where the paper is right.
 
-    what: the words before the number, as "longer less shorter". Where Student's interval holds 0, nothing can be told.
+    what: the words before the number, as "longer less shorter". Where Student's interval holds 0 or the mean is
+    below LEAST, nothing can be told.
     """
     if not len(differences):
         return Finding(paper=paper, ours=f"{what}: not measured", verdict="cannot be told")
@@ -89,7 +92,7 @@ def compared(differences: Sequence[float], *, paper: str, what: str, unit: str, 
     ours = f"{what}: {mean:+.{decimals}f} {unit}".rstrip()
     if math.isfinite(spread):
         ours += f" ± {spread:.{decimals}f} ({len(values)} pairs)"
-    if abs(mean) <= spread:
+    if abs(mean) <= spread or abs(mean) < LEAST[unit]:
         return Finding(paper=paper, ours=ours, verdict="cannot be told")
     return Finding(paper=paper, ours=ours, verdict="agrees" if mean > 0 else "disagrees")
 

@@ -215,6 +215,7 @@ def test_a_mean_whose_interval_holds_zero_tells_nothing():
     assert compared([0.3, 0.29, 0.32], **words).verdict == "agrees"
     assert compared([-0.3, -0.29, -0.32], **words).verdict == "disagrees"
     assert compared([0.3, -0.2, 0.1], **words).verdict == "cannot be told"
+    assert compared([0.003, 0.003, 0.0031], **words).verdict == "cannot be told"
     assert compared([0.3], **words).verdict == "cannot be told"
     assert compared([], **words).verdict == "cannot be told"
     assert equal([0.05, -0.05], tolerance=0.1, **words).verdict == "agrees"
