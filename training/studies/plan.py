@@ -78,6 +78,6 @@ def scope_of(bench: Workbench) -> str:
         return (
             f"Every network begins with the default weights, which had hours of training, and took {iterations:,}"
             " iterations more, with one seed: this shows where a change pulls a trained network at first, not where a"
-            " training from nothing ends."
+            " training from nothing ends. So few small clips also unsettle it: its PSNR can fall below bicubic's."
         )
     return f"Every network took {iterations:,} iterations (the paper's 300,000), with one seed."

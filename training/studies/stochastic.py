@@ -89,7 +89,8 @@ def make(bench: Workbench) -> Report:
         columns=COLUMNS,
         rows=rows,
         findings=findings(bench, times, found),
-        plots=[Plot(name="times", caption="Time of a clip of an iteration, by part; quality", num_axes=2,
+        plots=[Plot(name="times", num_axes=2,
+                    caption="Time to make a clip, by part (the network's is the same for all); quality",
                     draw=lambda axes: _draw(axes, times, rows))],
         crops=[Crops(name="crops", caption="After the harsh chain: the networks trained in the three ways",
                      columns=["input", *NAMES, "truth"], rows=pictures)],
@@ -202,11 +203,11 @@ def _bicubic_row(bench: Workbench) -> dict[str, Any]:
 
 def _draw(axes: Sequence[Any], times: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, Any]]) -> None:
     below = np.zeros(len(NAMES))
-    for part in ("loading", "degradation", "network"):
+    for part in ("loading", "degradation"):
         heights = np.array([1000 * parts[part] for parts in times])
         axes[0].bar(NAMES, heights, bottom=below, label=part)
         below += heights
-    axes[0].set_ylabel("ms of a clip")
+    axes[0].set_ylabel("CPU ms for a clip")
     axes[0].tick_params(axis="x", labelsize=7)
     axes[0].legend(fontsize=8)
     places = np.arange(len(NAMES))
