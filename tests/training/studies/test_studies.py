@@ -29,9 +29,11 @@ from training.studies import scales
 from training.studies.batch_length import parse_pairs
 from training.studies.report import compared, equal
 from training.studies.runs import DONE
-from training.studies.variants import OneStage, RecurrentCleaning
+from training.studies.variants import KINDS, OneStage, RecurrentCleaning, Variant, VariantNetworks
 from training.studies.workbench import split
+from vsrealbasicvsr import load_model
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.model import RealBasicVSR
 
 pytestmark = pytest.mark.long
 TIMEOUT_SECONDS = 240
@@ -234,6 +236,25 @@ def test_the_recurrent_module_sees_the_frames_before_and_no_others():
     assert torch.equal(left[:, :2], right[:, :2])
     assert not torch.equal(left[:, 3], right[:, 3])
     assert torch.allclose(left[:, 0], alone)
+
+
+def test_at_smoke_scale_every_kind_of_network_begins_as_the_default_weights(monkeypatch):
+    monkeypatch.undo()
+    settings, clip = scales.SCALES["smoke"].stage_1, torch.rand(1, 2, 3, 16, 16)
+    default = RealBasicVSR(settings.architecture)  # with one start pass
+    default.load_state_dict(load_model("default", device="cpu", detail=0).state_dict())
+    cleaned = {}
+    for cleaning in KINDS:
+        networks = VariantNetworks(Variant(name="x", settings=settings, cleaning=cleaning), torch.device("cpu"))
+        networks.take_default_weights()
+        with torch.inference_mode():
+            cleaned[cleaning] = networks.model.clean(clip)
+            hr = networks.model.super_resolve(clip)
+            assert torch.allclose(hr, default.super_resolve(clip), atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(cleaned["image"], default.clean(clip), atol=1e-5)
+    assert torch.allclose(cleaned["recurrent"], cleaned["image"], atol=1e-5)
+    assert torch.equal(cleaned["none"], clip)
 
 
 def test_the_one_stage_network_propagates_frames_as_they_come():
