@@ -47,7 +47,13 @@ ROOMS = {
         "scripts/sanitize.py",
         "scripts/sanitized_frames.py",
     ],
-    "triton": ["vsrealbasicvsr/backends/cuda/epilogue_triton.py"],
+    "triton": [
+        "vsrealbasicvsr/backends/cuda/convolution_triton.py",
+        "vsrealbasicvsr/backends/cuda/epilogue_triton.py",
+        "vsrealbasicvsr/backends/cuda/flow_triton.py",
+        "vsrealbasicvsr/backends/cuda/join_triton.py",
+        "scripts/compile_triton.py",
+    ],
     "vsutil": ["vsrealbasicvsr/filter/"],
     "safetensors": ["vsrealbasicvsr/weights/"],
     "cyclopts": [
@@ -86,6 +92,7 @@ ROOMS = {
         "training/evaluation/metrics.py",
         "scripts/benchmark/input.py",
         "scripts/demo.py",
+        "scripts/measure_half_flow.py",
         "scripts/measure_hdr.py",
         "scripts/measure_scenes.py",
     ],

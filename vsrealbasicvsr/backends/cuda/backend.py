@@ -16,10 +16,11 @@ from vsrealbasicvsr.model import RealBasicVSR
 
 from ..base import PropagationInputs
 from ..memory import free_device_bytes
-from ..torch import TorchBackend
 from .arithmetic import fix_arithmetic
-from .epilogue import Epilogue, by_triton, fuse, unsupported_reason
+from .epilogue import Epilogue, by_triton
+from .fused import BY_TRITON, Kernels
 from .graphs import CAPTURE_LOCK, Call, Capture, GraphCapture, Step, StepGraphs
+from .steps import choose_steps
 from .streams import MAX_CONCURRENT_CALLS, place_of
 
 GRAPH_SHARE = 0.15
@@ -68,6 +69,7 @@ class CudaBackend:
         *,
         max_tile_rows: int | None = None,
         capture: Capture | None = None,
+        kernels: Kernels | None = BY_TRITON,
         epilogue: Epilogue = by_triton,
         busy_px: int | None = None,
         free_bytes: int | None = None,
@@ -78,19 +80,17 @@ class CudaBackend:
             model: The network.
             max_tile_rows: See `Backend.max_tile_rows`.
             capture: How steps are captured. None: as CUDA graphs.
-            epilogue: The operations after a convolution, used where they give torch's values on this device.
+            kernels: Operations for fused convolutions, used where they give torch's values on this device. None: none.
+            epilogue: The operations after a convolution, used likewise where convolutions are not fused.
             busy_px: Low-resolution pixels that keep the device busy. None: by the device's size.
             free_bytes: Memory of which graphs may take a share. None: what is free on the device at the first step.
         """
         fix_arithmetic(model)
         self._device = model.basicvsr.fusion.weight.device
-        self._notes: list[str] = []
         with place_of(self._device):
-            if reason := unsupported_reason(epilogue, self._device, model.dtype):
-                self._notes.append(f"bias, activation and residual sum are not fused ({reason})")
-            else:
-                fuse(model, epilogue)
-        self._eager = TorchBackend(model, max_tile_rows=max_tile_rows)
+            self._eager, self._notes = choose_steps(
+                model, kernels=kernels, epilogue=epilogue, max_tile_rows=max_tile_rows
+            )
         self._graphs = StepGraphs(capture or GraphCapture(self._device))
         self._graph_bytes_px = graph_bytes_px(model)
         self._free_bytes = free_bytes
