@@ -2,9 +2,9 @@
 
 `python -m scripts.compile_triton [--targets 75,86,89,90,120] [--models published,default]`. Needs no GPU: Triton's
 wheel has the assembler. Prints for each kernel and target the registers of a thread, the bytes that it spills, the
-shared memory of a program, and how it multiplies and copies. The exit status is 1 if a kernel spills, takes more shared memory
-than the GPU has, or if a convolution does without tensor cores or copies that run beside the products: such a change is
-seen here before it is felt on a GPU.
+shared memory of a program, and how it multiplies and copies. The exit status is 1 if a kernel spills, takes more shared
+memory than the GPU has, or if a convolution does without tensor cores or copies that run beside the products: such a
+change is seen here before it is felt on a GPU.
 """
 
 import argparse

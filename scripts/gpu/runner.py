@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-from . import device_stages, program_stages
+from . import device_stages, kernel_stages, program_stages
 from .results import Results
 from .setting import Setting
 
@@ -51,6 +51,7 @@ STAGES = (
     Stage("parity", _Measures(device_stages.parity), 90),
     Stage("graphs", _Measures(device_stages.graphs), 60),
     Stage("convolutions", _Measures(device_stages.convolutions), 40),
+    Stage("fused", _Measures(kernel_stages.fused), 90),
     Stage("peaks", _Measures(device_stages.peaks), 20),
     Stage("steps", _Measures(device_stages.steps), 60),
     Stage("engine", _Measures(device_stages.engine), 90),

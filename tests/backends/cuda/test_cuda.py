@@ -16,9 +16,12 @@ from vsrealbasicvsr.backends.cuda import backend as cuda
 from vsrealbasicvsr.backends.cuda import streams
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
 from vsrealbasicvsr.backends.cuda.epilogue import by_triton, unsupported_reason
+from vsrealbasicvsr.backends.cuda.fused import BY_TRITON, FusedBackend
+from vsrealbasicvsr.backends.cuda.steps import kernels_unsupported_reason
 from vsrealbasicvsr.backends.torch import TorchBackend
 from vsrealbasicvsr.engine import DeviceConfig, choose_device
 from vsrealbasicvsr.filter import entry
+from vsrealbasicvsr.model import RealBasicVSR
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -138,13 +141,32 @@ def test_the_epilogues_work_here_and_change_last_bits_only(precision):
 
     frames = pictures(3, 90, 160)
     model = load_model("default").to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
-    networks = [CudaBackend(copy.deepcopy(model), epilogue=epilogue) for epilogue in (by_triton, fails)]
+    networks = [CudaBackend(copy.deepcopy(model), kernels=None, epilogue=epilogue) for epilogue in (by_triton, fails)]
     made = [steps(compute, network, frames) for network in networks]
     assert networks[0].notes == []
     assert len(networks[1].notes) == 1
     for fused, unfused in zip(*made, strict=True):
         apart = (fused - unfused).norm() / unfused.norm()
         assert apart <= {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}[precision]
+
+
+@pytest.mark.parametrize("weights", ["tiny", "default", "published"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_fused_kernels_work_here_and_change_last_bits_only(precision, weights, tiny_model):
+    compute = choose_device("cuda", precision)
+    if torch.cuda.get_device_capability(compute.device) < (8, 0):
+        pytest.skip("they are for compute capability 8.0 and above")
+    network = RealBasicVSR() if weights == "published" else load_model(tiny_model if weights == "tiny" else "default")
+    model = network.to(compute.device, compute.dtype).to(memory_format=torch.channels_last)
+    assert compute.run(lambda: kernels_unsupported_reason(BY_TRITON, model)) is None
+    frames = pictures(3, 90, 160)
+    networks = [CudaBackend(copy.deepcopy(model), kernels=kernels) for kernels in (BY_TRITON, None)]
+    fused, again, unfused = (steps(compute, one, frames) for one in (networks[0], networks[0], networks[1]))
+    assert networks[0].notes == []
+    assert isinstance(networks[0]._eager, FusedBackend)
+    assert_same_bits(fused, again)
+    for one, other in zip(fused, unfused, strict=True):
+        assert (one - other).norm() / other.norm() <= {"fp16": 1e-2, "bf16": 5e-2}[precision]
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
