@@ -25,7 +25,8 @@ from triton.compiler import ASTSource
 
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import convolution_triton, epilogue_triton, flow_triton, join_triton
-from vsrealbasicvsr.backends.cuda.convolution import Task, pack, plan_for
+from vsrealbasicvsr.backends.cuda.convolution import pack
+from vsrealbasicvsr.backends.cuda.convolution_task import Task, plan_for
 from vsrealbasicvsr.backends.cuda.fused import LayerKind, flow_kinds_of, kinds_of
 from vsrealbasicvsr.backends.cuda.steps import MIN_CAPABILITY
 from vsrealbasicvsr.model import RealBasicVSR

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vsrealbasicvsr.backends.cuda import epilogue
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
-from vsrealbasicvsr.backends.cuda.convolution import Plan, Task, capability_of, pack, plan_for
+from vsrealbasicvsr.backends.cuda.convolution import capability_of, pack
+from vsrealbasicvsr.backends.cuda.convolution_task import Plan, Task, plan_for
 from vsrealbasicvsr.backends.cuda.fused import BY_TORCH, BY_TRITON, LayerKind, flow_kinds_of, kinds_of
 
 from .results import Results

@@ -18,7 +18,7 @@ from vsrealbasicvsr.backends.base import rows_per_tile
 from vsrealbasicvsr.backends.cpu import ENVIRONMENT, pages
 from vsrealbasicvsr.backends.cpu import backend as cpu_backend
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
-from vsrealbasicvsr.engine import DeviceConfig, Grid, SourceFrame, WindowUpscaler, thumbnail
+from vsrealbasicvsr.engine import DeviceConfig, Grid, SourceFrame, WindowUpscaler, cleaning, thumbnail
 from vsrealbasicvsr.engine.memory import Budget
 from vsrealbasicvsr.engine.worker import Worker
 from vsrealbasicvsr.model import RealBasicVSR, refine
@@ -157,6 +157,27 @@ def test_what_may_run_concurrently_does(request):
     assert capture.done[("flow",)] == 2 + 2 + 1
     assert capture.done[tuple(both)] == 2 + 9
     assert [capture.done[(name,)] for name in both] == [2 + 2, 2 + 2]
+
+
+def test_the_host_waits_once_for_several_large_frames_to_know_which_are_cleaned_again(request, monkeypatch):
+    if request.node.callspec.params["kernels"] != "concurrent":
+        pytest.skip("devices that nobody has to wait for")
+    asked = []
+
+    def counted(backend, lr, **given):
+        asked.append(lr.shape[1])
+        return refine(backend, lr, **given)
+
+    monkeypatch.setattr(cleaning, "refine", counted)
+    frames, made = clip(12), []
+    for busy_px in (1, 3 * 24 * 32):
+        asked.clear()
+        engine = upscaler(12, theta=1.5)
+        worker_of(engine).backend._busy_px = busy_px
+        made.append([get(engine, frames, n) for n in range(12)])
+        # Of each window's first frames the last one tells the size; the second shares four frames with the first.
+        assert asked == {1: [1, 4, 3, 1, 3], 3 * 24 * 32: [1, 6, 1, 1, 3]}[busy_px]
+    assert all(map(torch.equal, *made))
 
 
 @counts

@@ -49,6 +49,13 @@ class Backend(Protocol):
         """
         ...
 
+    def num_cleaned_together(self, height: int, width: int) -> int:
+        """Return for how many frames of this size to decide together whether they are cleaned again.
+
+        Who decides waits for the device. If it is more than 1, `cleaning_residue` takes batches, as above.
+        """
+        ...
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames, shaped like them."""
         ...

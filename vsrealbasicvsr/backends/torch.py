@@ -38,6 +38,10 @@ class TorchBackend:
         """Return 1: torch's convolutions may round differently in a batch."""
         return 1
 
+    def num_cleaned_together(self, height: int, width: int) -> int:
+        """Return 1: for the same reason."""
+        return 1
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames."""
         frames = frames.contiguous(memory_format=torch.channels_last)

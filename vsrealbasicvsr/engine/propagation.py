@@ -109,11 +109,14 @@ class ScenePropagator:
         if self.scene.is_begun():
             return
         frames, worker = self.scene.frames, self.worker
-        num = worker.backend.num_concurrent_frames(*self.cleaned(frames.stop - 1).shape[-2:])
+        size = self.cleaned(frames.stop - 1).shape[-2:]
+        num, num_cleaned = worker.backend.num_concurrent_frames(*size), worker.backend.num_cleaned_together(*size)
         budget = worker.budget
-        if num == 1 or budget is None:
+        if num_cleaned == 1 or budget is None:
             return
-        self.cleaner.clean_concurrently([self.sources[i] for i in frames], num)
+        self.cleaner.clean_concurrently([self.sources[i] for i in frames], num_cleaned)
+        if num == 1:
+            return
         if budget.holds_flows:
             self._compute_flows(num)
         if budget.num_states >= 2 * len(self.scene.left):

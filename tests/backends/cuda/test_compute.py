@@ -314,11 +314,13 @@ def test_only_small_frames_that_are_captured_go_abreast(model):
     network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
     sizes = [(64, 64), (96, 128), (180, 320), (16, 16), (720, 1280)]
     assert [network.num_concurrent_frames(*size) for size in sizes] == [8, 3, 1, 8, 1]
+    assert [network.num_cleaned_together(*size) for size in sizes] == [8, 6, 4, 8, 4]
     network.max_tile_rows = 48
     assert network.num_concurrent_frames(64, 64) == 1  # in bands
     assert network.num_concurrent_frames(48, 64) == 8
     network.release()
     assert network.num_concurrent_frames(48, 64) == 1  # memory was short
+    assert network.num_cleaned_together(48, 64) == 1
 
 
 def test_a_wrong_graph_shows_in_no_picture(model):

@@ -110,6 +110,10 @@ class CpuBackend:
         """Return 1: a single frame of any size keeps a CPU busy."""
         return 1
 
+    def num_cleaned_together(self, height: int, width: int) -> int:
+        """Return 1: there is no device to wait for."""
+        return 1
+
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames (B, 3, H, W), shaped like them."""
         residues = torch.zeros_like(frames, memory_format=torch.contiguous_format)

@@ -34,6 +34,11 @@ _GRAPH_STATES, _GRAPH_FLOW_BYTES_PX = 12, 640
 of the flow network, which is in float32. By count of what is alive at once in the steps, which share a pool, and of the
 arguments and results of four graphs: 11 states with the published network, the flow's 611 bytes included."""
 
+MIN_CLEANED_TOGETHER = 4
+"""Minimum number of frames that are cleaned before the host waits to know whether they are cleaned again. Their
+memory is three values a pixel. A GPU idles while it waits for the host, and the launches after that begin with none
+ahead of them."""
+
 BUSY_PX = 256
 """Low-resolution pixels that keep one of a GPU's multiprocessors busy: two tiles of a convolution, of 128 pixels each.
 An H100 has 132, which makes 33,792: eight frames of 64x64, three of 128x96, one of 320x180."""
@@ -115,6 +120,13 @@ class CudaBackend:
         if not (self._graphs.is_capturing and self._is_captured(height, width)):
             return 1
         return min(-(-self._busy_px // (height * width)), MAX_CONCURRENT_CALLS)
+
+    def num_cleaned_together(self, height: int, width: int) -> int:
+        """Return a multiple of the concurrent frames, MIN_CLEANED_TOGETHER at least; 1 once memory was short."""
+        if not self._graphs.is_capturing:
+            return 1
+        num = self.num_concurrent_frames(height, width)
+        return num * -(-MIN_CLEANED_TOGETHER // num)
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames."""

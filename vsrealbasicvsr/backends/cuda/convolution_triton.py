@@ -5,7 +5,7 @@ import os
 import triton
 import triton.language as tl
 
-from .convolution import Plan, Task
+from .convolution_task import Plan, Task
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, which multiplies bfloat16 as if they were integers."""
@@ -92,7 +92,6 @@ def _convolution(  # type: ignore[no-untyped-def]
     first_row = (tile // tiles_across) * TILE_HEIGHT
     first_column = (tile % tiles_across) * TILE_WIDTH
     first = frame * height * width + first_row * width + first_column
-    # Places within a tile, in int32; the tile's own is in int64.
     down = tl.arange(0, TILE_HEIGHT * TILE_WIDTH) // TILE_WIDTH
     right = tl.arange(0, TILE_HEIGHT * TILE_WIDTH) % TILE_WIDTH
     row = first_row + down
@@ -106,9 +105,7 @@ def _convolution(  # type: ignore[no-untyped-def]
         SIDE, CHANNELS, STEP, K_PADDED // STEP, TILE_HEIGHT * TILE_WIDTH, OUT_BLOCK, PIXELS_ARE_COLUMNS, WIDEN,
     )
     # fmt: on
-    y += tl.load(bias + channel, mask=channel < OUT_CHANNELS, other=0.0).to(tl.float32)[None, :]
-    below = tl.where(slope == 0, 0.0, y * slope)  # not a product: an infinite value times 0 is not a number
-    y = tl.where(y < 0, below, y)
+    y = _activated(y, tl.load(bias + channel, mask=channel < OUT_CHANNELS, other=0.0).to(tl.float32), slope)
     inside = ((row < height) & (column < width))[:, None] & (channel < OUT_CHANNELS)[None, :]
     if PLANAR:
         plane = frame * OUT_CHANNELS + channel[None, :]
@@ -116,19 +113,38 @@ def _convolution(  # type: ignore[no-untyped-def]
         if HAS_BASE:
             y += _enlarged(residual, plane, row[:, None], column[:, None], height, width, inside)
     elif SHUFFLE:
-        corner = channel // (OUT_CHANNELS // 4)
-        pixel = (down * 2) * (width * 2) + right * 2
-        beside = (corner // 2) * (width * 2) + corner % 2
-        first = frame * height * width * 4 + (first_row * 2) * (width * 2) + first_column * 2
-        place = beside * (OUT_CHANNELS // 4) + channel % (OUT_CHANNELS // 4)
-        place = (first + pixel)[:, None] * (OUT_CHANNELS // 4) + place[None, :]
+        shuffled = frame * height * width * 4 + (first_row * 2) * (width * 2) + first_column * 2
+        place = _shuffled(shuffled, down, right, channel, width, OUT_CHANNELS // 4)
     else:
         place = (first + down * width + right)[:, None] * OUT_CHANNELS + channel[None, :]
+    _store(out, y, residual, place, inside, HAS_RESIDUAL, LIMIT)
+
+
+@triton.jit
+def _activated(y, bias, slope):  # type: ignore[no-untyped-def]
+    """Add the bias of each channel, and multiply what is below zero by the slope."""
+    y += bias[None, :]
+    below = tl.where(slope == 0, 0.0, y * slope)  # not a product: an infinite value times 0 is not a number
+    return tl.where(y < 0, below, y)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _store(out, y, residual, place, inside, HAS_RESIDUAL: tl.constexpr, LIMIT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store the values, plus the residual, which lies as they do."""
     if HAS_RESIDUAL:
         y += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
     if LIMIT:
         y = tl.minimum(tl.maximum(y, -65504.0), 65504.0)
     tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _shuffled(first, down, right, channel, width, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return where the channels of a tile's pixels are after a pixel shuffle by 2; `first` is its first pixel."""
+    corner = channel // CHANNELS
+    pixel = (down * 2) * (width * 2) + right * 2
+    beside = ((corner // 2) * (width * 2) + corner % 2) * CHANNELS + channel % CHANNELS
+    return (first + pixel)[:, None] * CHANNELS + beside[None, :]
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -16,9 +16,13 @@ from vsrealbasicvsr.model.network import ResidualBlock, ResidualTrunk
 
 from ..torch import TorchBackend
 from . import convolution, half_flow, join
-from .convolution import CHANNEL_MULTIPLE, Convolve, Task, pack
+from .convolution import Convolve, pack
+from .convolution_task import CHANNEL_MULTIPLE, Task
 from .half_flow import HalfSPyNet, PrepareLevel, can_be_half
 from .join import FRAME_CHANNELS, Join, order_of
+
+SCALE = 4
+"""Scale of the kernels: two pixel shuffles by 2, and an image of a quarter of the size that is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class _Reconstruct:
 def unfit_reason(model: RealBasicVSR) -> str | None:
     """Return why the model's layers cannot be fused; None if they can."""
     sizes = model.sizes
+    if sizes.scale != SCALE:
+        return f"they enlarge by {SCALE}, the network by {sizes.scale}"
     counted = (
         sizes.cleaning_channels,
         sizes.mid_channels,

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from vsrealbasicvsr.model import SPyNet, flow_warp
 from vsrealbasicvsr.model.flow import resize
 
-from .convolution import CHANNEL_MULTIPLE, MAX_FLOAT16, Convolve, Packed, Task, pack
+from .convolution import MAX_FLOAT16, Convolve, pack
+from .convolution_task import CHANNEL_MULTIPLE, Packed, Task
 
 INPUT_CHANNELS = 8
 """Channels of a level's input: the first frame, the second one as sampled along the flow, the flow."""

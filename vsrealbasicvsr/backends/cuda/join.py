@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vsrealbasicvsr.model import flow_warp
 
-from .convolution import CHANNEL_MULTIPLE
+from .convolution_task import CHANNEL_MULTIPLE
 
 FRAME_CHANNELS = 8
 """Channels that a frame takes in a joined map: three, and zeros."""

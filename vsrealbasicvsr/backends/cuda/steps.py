@@ -17,7 +17,8 @@ from vsrealbasicvsr.model import RealBasicVSR
 from ..memory import is_out_of_memory
 from ..torch import TorchBackend
 from . import convolution, half_flow, join
-from .convolution import Task, capability_of, pack
+from .convolution import capability_of, pack
+from .convolution_task import Task
 from .epilogue import Epilogue, fuse, unsupported_reason
 from .fused import FusedBackend, Kernels, LayerKind, flow_kinds_of, fuse_convolutions, kinds_of, unfit_reason
 

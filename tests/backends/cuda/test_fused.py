@@ -10,16 +10,17 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT_SECONDS
-from fake_capture import FakeCapture
-from test_compute import pictures, steps
 
 from scripts import compile_triton, measure_half_flow
+from tests import ROOT, TIMEOUT_SECONDS
+from tests.backends.cuda.stepping import pictures, steps
+from tests.fake_capture import FakeCapture
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import convolution, join
 from vsrealbasicvsr.backends.cuda import steps as choosing
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
-from vsrealbasicvsr.backends.cuda.convolution import Task, pack
+from vsrealbasicvsr.backends.cuda.convolution import pack
+from vsrealbasicvsr.backends.cuda.convolution_task import Task
 from vsrealbasicvsr.backends.cuda.epilogue import by_torch
 from vsrealbasicvsr.backends.cuda.fused import BY_TORCH, BY_TRITON, FusedBackend, Kernels, flow_kinds_of, kinds_of
 from vsrealbasicvsr.backends.cuda.half_flow import HalfSPyNet, can_be_half, prepare_by_torch
@@ -256,7 +257,8 @@ def test_a_packed_convolution_is_the_convolution():
 IN_THE_INTERPRETER = """
 import random, sys, torch
 from vsrealbasicvsr.backends.cuda import convolution, half_flow, join
-from vsrealbasicvsr.backends.cuda.convolution import Task, pack
+from vsrealbasicvsr.backends.cuda.convolution import pack
+from vsrealbasicvsr.backends.cuda.convolution_task import Task
 
 def like(x, planar):
     return x.contiguous(memory_format=torch.contiguous_format if planar else torch.channels_last)
