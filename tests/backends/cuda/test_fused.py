@@ -13,8 +13,9 @@ import torch
 
 from scripts import compile_triton, measure_half_flow
 from tests import ROOT, TIMEOUT_SECONDS
-from tests.backends.cuda.stepping import pictures, steps
+from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
+from tests.networks import smooth_frames
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import convolution, join
 from vsrealbasicvsr.backends.cuda import steps as choosing
@@ -54,7 +55,7 @@ def apart(made, expected) -> float:
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 def test_fused_steps_make_the_pictures_of_the_plain_ones_in_float32(model, dtype, most):
-    frames = pictures(4, 23, 37)
+    frames = smooth_frames(4, 23, 37)
     network = fused(model, dtype)
     assert isinstance(network._eager, FusedBackend)
     with torch.inference_mode():
@@ -66,7 +67,7 @@ def test_fused_steps_make_the_pictures_of_the_plain_ones_in_float32(model, dtype
 
 
 def test_fused_steps_give_the_same_bits_twice_captured_or_not_and_abreast(model):
-    frames = pictures(4, 23, 37)
+    frames = smooth_frames(4, 23, 37)
     with torch.inference_mode():
         once, again = (steps(fused(model, capture=capture), frames) for capture in (FakeCapture(), FakeCapture()))
         plain = steps(fused(model, capture=FakeCapture(lambda made, _: made + 1)), frames)  # every graph is refused
@@ -81,7 +82,7 @@ def test_fused_steps_give_the_same_bits_twice_captured_or_not_and_abreast(model)
 
 
 def test_tiles_give_the_frame_as_a_whole(model):
-    frames = pictures(3, 96, 21)
+    frames = smooth_frames(3, 96, 21)
     with torch.inference_mode():
         whole, tiled = (steps(fused(model, max_tile_rows=rows), frames) for rows in (None, 40))
     for a, b in zip(whole, tiled, strict=True):
@@ -89,7 +90,7 @@ def test_tiles_give_the_frame_as_a_whole(model):
 
 
 def test_states_stay_in_half_precision_and_channels_last(model):
-    (first, second), network = pictures(2, 17, 19), fused(model)
+    (first, second), network = smooth_frames(2, 17, 19), fused(model)
     with torch.inference_mode():
         state = network.propagate_backward(first, None, None)
         state = network.propagate_backward(second, state, network.flow(second, first))
@@ -151,7 +152,7 @@ def raises(task):
     [(wrong, "differed from torch's results"), (never_twice_the_same, "differed"), (raises, "RuntimeError: no compil")],
 )
 def test_kernels_that_are_not_right_here_leave_the_convolutions_to_torch_with_one_note(model, convolve, reason):
-    frames = pictures(3, 23, 37)
+    frames = smooth_frames(3, 23, 37)
     network = fused(model, kernels=Kernels(convolve, BY_TORCH.join, BY_TORCH.prepare))
     (note,) = network.notes
     assert note.startswith("convolutions are cuDNN's, and the flow is in float32 (")
