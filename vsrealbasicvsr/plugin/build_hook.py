@@ -23,17 +23,10 @@ PLUGIN_FOLDER = "vapoursynth/plugins/rbvsr"
 COMPILERS = ("cc", "gcc", "clang")
 
 # VapourSynth's headers are included with -isystem, which hides their warnings. The tests compile with these flags too.
-UNIX_FLAGS = (
-    "-std=c99",
-    "-O2",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-shared",
-    "-Wl,-x" if sys.platform == "darwin" else "-s",
-)
+PLUGIN_FLAGS = ("-std=c99", "-O2")
 
 KERNELS_FOLDER = "rbvsr_kernels"
-KERNEL_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread")
+KERNEL_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast")
 INSTRUCTION_SETS = {
     "avx512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"),
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
@@ -63,10 +56,34 @@ def version_macros(source: Path = Path(__file__).parents[1] / "__init__.py") -> 
     return {"RBVSR_VERSION_MAJOR": found[1], "RBVSR_VERSION_MINOR": found[2]}
 
 
+def compiler_target(compiler: list[str]) -> str:
+    """Return what gcc or clang compiles for, such as "x86_64-w64-mingw32"; this platform if it does not say."""
+    try:
+        done = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
+    except OSError:
+        return sysconfig.get_platform()
+    return done.stdout.strip() if done.returncode == 0 else sysconfig.get_platform()
+
+
+def library_flags(target: str) -> list[str]:
+    """Return the flags for a library on `target` that needs nothing that the system does not bring.
+
+    Windows: mingw's gcc links its own DLLs unless told not to. It also takes the stack to be aligned to 32 bytes, which
+    Windows aligns to 16 (GCC's bug 54412), so moves that need it crash: the assembler writes the others.
+    """
+    if "mingw" in target:  # gcc: clang's triples end in windows-gnu or windows-msvc
+        return ["-shared", "-static", "-s", "-Wa,-muse-unaligned-vector-move"]
+    if "win" in target and "darwin" not in target:
+        return ["-shared", "-static"] if "gnu" in target else ["-shared"]
+    apple = "darwin" in target or "mac" in target
+    return ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-x" if apple else "-s"]
+
+
 def unix_command(compiler: list[str], source: Path, library: Path) -> list[str]:
-    """Return the command that compiles `source` into `library` with gcc or clang."""
+    """Return the command that compiles `source` into `library` with gcc or clang, for the compiler's own target."""
     versions = [f"-D{name}={number}" for name, number in version_macros().items()]
-    return [*compiler, *UNIX_FLAGS, *versions, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
+    flags = [*PLUGIN_FLAGS, *library_flags(compiler_target(compiler)), *versions]
+    return [*compiler, *flags, "-isystem", vapoursynth.get_include(), "-o", str(library), str(source)]
 
 
 def compile_plugin(source: Path, library: Path) -> None:
@@ -122,28 +139,42 @@ def compile_with_visual_c(source: Path, library: Path) -> None:
 
 
 def instruction_sets(machine: str = platform.machine()) -> list[str]:
-    """Return the instruction sets that a processor of this kind may have."""
-    return {"x86_64": ["avx512", "avx2"], "aarch64": ["neon"], "arm64": ["neon"]}.get(machine, [])
+    """Return the instruction sets that a processor of this kind may have; Windows writes AMD64 and ARM64."""
+    x86, arm = ["avx512", "avx2"], ["neon"]
+    return {"x86_64": x86, "amd64": x86, "aarch64": arm, "arm64": arm}.get(machine.lower(), [])
+
+
+def kernels_name(instruction_set: str, platform: str = sys.platform) -> str:
+    """Return the file name of the kernels for an instruction set; cpu/library.py looks for the same."""
+    return f"{instruction_set}.dll" if platform == "win32" else f"{instruction_set}.so"
 
 
 def kernel_command(compiler: list[str], source: Path, library: Path, instruction_set: str) -> list[str]:
     """Return the command that compiles kernels.c for an instruction set with gcc or clang."""
-    return [*compiler, *KERNEL_FLAGS, *INSTRUCTION_SETS[instruction_set], "-o", str(library), str(source)]
+    flags = [*KERNEL_FLAGS, *INSTRUCTION_SETS[instruction_set], *library_flags(compiler_target(compiler))]
+    if "-fPIC" in flags:  # not Windows, whose threads need no library
+        flags.append("-pthread")
+    return [*compiler, *flags, "-o", str(library), str(source)]
 
 
 def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """Compile kernels.c for every instruction set of this processor.
 
     Returns:
-        The libraries created in `folder`, and the compiler's output for those that failed: torch, which is slower, is
-        then used instead.
+        The libraries created in `folder`, and why others are lacking, with the compiler's output: torch, which is
+        slower, is then used instead.
     """
-    if sys.platform == "win32":  # written for gcc and clang, and for POSIX threads
-        return [], []
-    compiler = find_compiler()
+    try:
+        compiler = find_compiler()
+    except RuntimeError:  # Windows: Visual C++ has compiled the plugin
+        compiler = []
+    if not compiler or Path(compiler[0]).stem.lower() in ("cl", "clang-cl"):
+        return [], [f"{source.name} is written for gcc and clang, which are not there: install one (mingw-w64, LLVM)"]
+    if sys.platform == "win32" and not instruction_sets(compiler_target(compiler).split("-")[0]):
+        return [], [f"{compiler[0]} compiles {source.name} for 32 bits: install a compiler for 64 bits (mingw-w64)"]
     made, failures = [], []
     for name in instruction_sets():
-        library = folder / f"{name}.so"
+        library = folder / kernels_name(name)
         command = kernel_command(compiler, source, library, name)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:

@@ -10,12 +10,21 @@
  * LANES (`stride` floats in all). Planes are (3, rows, columns), as a picture is kept.
  */
 
-#include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+
+#include <malloc.h>
+#else
+#include <pthread.h>
+#include <sched.h>
+#endif
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -29,7 +38,11 @@
 #define LANES 4
 #endif
 
+#ifdef _WIN32
+#define EXPORT __attribute__((dllexport))
+#else
 #define EXPORT __attribute__((visibility("default")))
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define TILES 12 /* Winograd tiles in a block: a multiple of every micro-kernel's rows */
 #define CHUNKS 8 /* portions of an operation for each thread */
@@ -90,8 +103,8 @@ typedef struct {
 /* ---- matrix products --------------------------------------------------------------------------------------------- */
 
 /* rows x (columns * LANES) of c = a b. b: panels of LANES columns, `panel` floats apart. */
-INLINE void product(const int rows, const int columns, int depth, const float *a, long a_stride, const float *b,
-                    long panel, float *c, long c_stride) {
+INLINE void product(const int rows, const int columns, int depth, const float *a, ptrdiff_t a_stride, const float *b,
+                    ptrdiff_t panel, float *c, ptrdiff_t c_stride) {
     vec sum[14][4];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
@@ -100,7 +113,7 @@ INLINE void product(const int rows, const int columns, int depth, const float *a
     for (int k = 0; k < depth; k++) {
         vec right[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < columns; j++) right[j] = load(b + j * panel + (long)k * LANES);
+        for (int j = 0; j < columns; j++) right[j] = load(b + j * panel + (ptrdiff_t)k * LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             vec left = splat(a[i * a_stride + k]);
@@ -115,9 +128,9 @@ INLINE void product(const int rows, const int columns, int depth, const float *a
 }
 
 /* `rows` <= TILES rows of c (rounded up to the micro-kernel's) = a b, all `panels` panels of columns. */
-static void multiply(int rows, int depth, int panels, const float *a, long a_stride, const float *b, float *c,
-                     long c_stride) {
-    const long panel = (long)depth * LANES;
+static void multiply(int rows, int depth, int panels, const float *a, ptrdiff_t a_stride, const float *b, float *c,
+                     ptrdiff_t c_stride) {
+    const ptrdiff_t panel = (ptrdiff_t)depth * LANES;
     int p = 0;
 #if LANES == 16
     for (; p + 4 <= panels; p += 4)
@@ -176,8 +189,8 @@ INLINE void transform_out(const int size, const vec *m, vec *y) {
 }
 
 /* The pixels of one tile, LANES channels of them, from `p` on, transformed; the bits say which rows and columns exist. */
-INLINE void tile_in(const int size, const float *p, long row, long pixel, const int checked, unsigned rows_ok,
-                    unsigned columns_ok, float *out, long plane) {
+INLINE void tile_in(const int size, const float *p, ptrdiff_t row, ptrdiff_t pixel, const int checked, unsigned rows_ok,
+                    unsigned columns_ok, float *out, ptrdiff_t plane) {
     vec columns[8][8];
 #pragma GCC unroll 8
     for (int x = 0; x < size; x++) {
@@ -198,7 +211,7 @@ INLINE void tile_in(const int size, const float *p, long row, long pixel, const 
     }
 }
 
-INLINE void tile_out(const int size, const int made, const float *in, long plane, vec out[4][4]) {
+INLINE void tile_out(const int size, const int made, const float *in, ptrdiff_t plane, vec out[4][4]) {
     vec columns[4][8];
 #pragma GCC unroll 8
     for (int x = 0; x < size; x++) {
@@ -213,20 +226,21 @@ INLINE void tile_out(const int size, const int made, const float *in, long plane
     for (int i = 0; i < made; i++) transform_out(size, columns[i], out[i]);
 }
 
-INLINE void convolve(const operation *o, long block, float *scratch, const int size, const int made) {
+INLINE void convolve(const operation *o, ptrdiff_t block, float *scratch, const int size, const int made) {
     const int reach = (size - made) / 2;
     const int tiles_across = (o->width + made - 1) / made, tiles_down = (o->stop - o->first + made - 1) / made;
-    const long first = block * TILES, all = (long)tiles_across * tiles_down;
+    const ptrdiff_t first = block * TILES, all = (ptrdiff_t)tiles_across * tiles_down;
     const int num = (int)(all - first < TILES ? all - first : TILES);
     const int padded_in = (o->channels_in + LANES - 1) / LANES * LANES, points = size * size;
-    const long in_plane = (long)TILES * padded_in + PLANE_PAD, out_plane = (long)TILES * o->channels_out + PLANE_PAD;
+    const ptrdiff_t in_plane = (ptrdiff_t)TILES * padded_in + PLANE_PAD;
+    const ptrdiff_t out_plane = (ptrdiff_t)TILES * o->channels_out + PLANE_PAD;
     float *in = scratch, *out = scratch + points * in_plane;
-    const long row = (long)o->width * o->source_stride;
+    const ptrdiff_t row = (ptrdiff_t)o->width * o->source_stride;
 
     for (int t = 0; t < num; t++) {
         const int ty = (int)((first + t) / tiles_across), tx = (int)((first + t) % tiles_across);
         const int y0 = o->first + made * ty - reach, x0 = made * tx - reach;
-        const float *p = o->source + ((long)(y0 - o->source_first) * o->width + x0) * o->source_stride;
+        const float *p = o->source + ((ptrdiff_t)(y0 - o->source_first) * o->width + x0) * o->source_stride;
         unsigned rows_ok = 0, columns_ok = 0;
         const unsigned every = (1u << size) - 1;
         for (int i = 0; i < size; i++) {
@@ -236,16 +250,17 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
         }
         if ((rows_ok & columns_ok) == every)
             for (int c = 0; c < padded_in; c += LANES)
-                tile_in(size, p + c, row, o->source_stride, 0, every, every, in + (long)t * padded_in + c, in_plane);
+                tile_in(size, p + c, row, o->source_stride, 0, every, every, in + (ptrdiff_t)t * padded_in + c,
+                        in_plane);
         else
             for (int c = 0; c < padded_in; c += LANES)
-                tile_in(size, p + c, row, o->source_stride, 1, rows_ok, columns_ok, in + (long)t * padded_in + c,
+                tile_in(size, p + c, row, o->source_stride, 1, rows_ok, columns_ok, in + (ptrdiff_t)t * padded_in + c,
                         in_plane);
     }
     const int panels = o->channels_out / LANES;
     for (int f = 0; f < points; f++)
         multiply(num, o->channels_in, panels, in + f * in_plane, padded_in,
-                 o->weights + (long)f * o->channels_in * o->channels_out, out + f * out_plane, o->channels_out);
+                 o->weights + (ptrdiff_t)f * o->channels_in * o->channels_out, out + f * out_plane, o->channels_out);
 
     const int group = o->channels_out / 4; /* of the pixel shuffle */
     for (int t = 0; t < num; t++) {
@@ -254,19 +269,19 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
         const int rows = o->stop - y0 < made ? o->stop - y0 : made, columns = o->width - x0 < made ? o->width - x0 : made;
         for (int c = 0; c < o->channels_out; c += LANES) {
             vec y[4][4];
-            tile_out(size, made, out + (long)t * o->channels_out + c, out_plane, y);
+            tile_out(size, made, out + (ptrdiff_t)t * o->channels_out + c, out_plane, y);
             const vec bias = load(o->bias + c);
             for (int i = 0; i < rows; i++)
                 for (int j = 0; j < columns; j++) {
                     vec v = activate(y[i][j] + bias, o->slope);
-                    const long py = y0 + i - o->target_first, px = x0 + j;
+                    const ptrdiff_t py = y0 + i - o->target_first, px = x0 + j;
                     if (o->store_as == TO_MAP) {
-                        const long at = (py * o->width + px) * o->target_stride + c;
+                        const ptrdiff_t at = (py * o->width + px) * o->target_stride + c;
                         if (o->residual) v += load(o->residual + at);
                         store(o->target + at, v);
                     } else {
                         const int quarter = c / group, k = c % group;
-                        const long sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
+                        const ptrdiff_t sy = 2 * py + quarter / 2, sx = 2 * px + quarter % 2;
                         store(o->target + (sy * 2 * o->width + sx) * o->target_stride + k, v);
                     }
                 }
@@ -274,8 +289,8 @@ INLINE void convolve(const operation *o, long block, float *scratch, const int s
     }
 }
 
-static void convolve3(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 6, 4); }
-static void convolve7(const operation *o, long block, float *scratch) { convolve(o, block, scratch, 8, 2); }
+static void convolve3(const operation *o, ptrdiff_t block, float *scratch) { convolve(o, block, scratch, 6, 4); }
+static void convolve7(const operation *o, ptrdiff_t block, float *scratch) { convolve(o, block, scratch, 8, 2); }
 
 /* ---- convolution to few channels --------------------------------------------------------------------------------- */
 
@@ -302,7 +317,7 @@ INLINE void dot_pixels(const operation *o, int y, int x, const int num, const in
     for (int dy = 0; dy < taps; dy++) {
         const int sy = y + dy - reach;
         if (sy < 0 || sy >= o->height) continue;
-        const float *row = o->source + (long)(sy - o->source_first) * o->width * padded;
+        const float *row = o->source + (ptrdiff_t)(sy - o->source_first) * o->width * padded;
         for (int dx = 0; dx < taps; dx++)
             for (int c = 0; c < padded; c += LANES) {
                 vec w[3];
@@ -312,7 +327,7 @@ INLINE void dot_pixels(const operation *o, int y, int x, const int num, const in
                 for (int p = 0; p < num; p++) {
                     const int sx = x + p + dx - reach;
                     if (checked && (sx < 0 || sx >= o->width)) continue;
-                    const vec v = load(row + (long)sx * padded + c);
+                    const vec v = load(row + (ptrdiff_t)sx * padded + c);
 #pragma GCC unroll 3
                     for (int k = 0; k < planes; k++) sums[p][k] += v * w[k];
                 }
@@ -322,11 +337,11 @@ INLINE void dot_pixels(const operation *o, int y, int x, const int num, const in
     for (int p = 0; p < num; p++)
 #pragma GCC unroll 3
         for (int k = 0; k < planes; k++)
-            o->target[(long)k * o->target_stride + (long)(y - o->target_first) * o->width + x + p] +=
+            o->target[(ptrdiff_t)k * o->target_stride + (ptrdiff_t)(y - o->target_first) * o->width + x + p] +=
                 sum_of(sums[p][k]) + o->bias[k];
 }
 
-INLINE void dot_row(const operation *o, long block, const int taps, const int planes) {
+INLINE void dot_row(const operation *o, ptrdiff_t block, const int taps, const int planes) {
     const int y = o->first + (int)block, reach = taps / 2;
     for (int x = 0; x < o->width;) {
         if (x >= reach && x + 4 + reach <= o->width) {
@@ -339,39 +354,39 @@ INLINE void dot_row(const operation *o, long block, const int taps, const int pl
     }
 }
 
-static void dot3(const operation *o, long block) { dot_row(o, block, 3, 3); }
-static void dot7(const operation *o, long block) { dot_row(o, block, 7, 2); }
+static void dot3(const operation *o, ptrdiff_t block) { dot_row(o, block, 3, 3); }
+static void dot7(const operation *o, ptrdiff_t block) { dot_row(o, block, 7, 2); }
 
 /* ---- 1x1 convolution of two maps --------------------------------------------------------------------------------- */
 
 /* target = activate(bias + source w + second w'), one row of pixels; both maps have `channels_in` = `source_stride`
  * channels, the weights of the second follow those of the first. */
-static void convolve1(const operation *o, long block, float *scratch) {
+static void convolve1(const operation *o, ptrdiff_t block, float *scratch) {
     const int y = o->first + (int)block, depth = o->channels_in, panels = o->channels_out / LANES;
-    const long row = (long)(y - o->source_first) * o->width * depth;
+    const ptrdiff_t row = (ptrdiff_t)(y - o->source_first) * o->width * depth;
     const float *sources[2] = {o->source, o->second};
-    float *target = o->target + (long)(y - o->target_first) * o->width * o->target_stride;
+    float *target = o->target + (ptrdiff_t)(y - o->target_first) * o->width * o->target_stride;
     float *copy = scratch, *sums[2] = {scratch + TILES * depth, scratch + TILES * (depth + o->channels_out)};
     for (int x = 0; x < o->width; x += TILES) {
         const int num = o->width - x < TILES ? o->width - x : TILES;
         for (int s = 0; s < 2; s++) {
-            const long at = row + (long)x * depth;
+            const ptrdiff_t at = row + (ptrdiff_t)x * depth;
             const float *a = sources[s] + at;
             if (o->half_source) {
                 const uint16_t *halves = (const uint16_t *)sources[s] + at;
-                for (long i = 0; i < (long)num * depth; i += LANES) store(copy + i, load_half(halves + i));
+                for (ptrdiff_t i = 0; i < (ptrdiff_t)num * depth; i += LANES) store(copy + i, load_half(halves + i));
                 a = copy;
             } else if (num < TILES) {
                 a = memcpy(copy, a, (size_t)num * depth * sizeof *a); /* whole groups of rows are read */
             }
-            multiply(num, depth, panels, a, depth, o->weights + (long)s * depth * o->channels_out, sums[s],
+            multiply(num, depth, panels, a, depth, o->weights + (ptrdiff_t)s * depth * o->channels_out, sums[s],
                      o->channels_out);
         }
         for (int i = 0; i < num; i++)
             for (int c = 0; c < o->channels_out; c += LANES) {
-                const long at = (long)i * o->channels_out + c;
+                const ptrdiff_t at = (ptrdiff_t)i * o->channels_out + c;
                 const vec sum = load(o->bias + c) + load(sums[0] + at) + load(sums[1] + at);
-                store(target + (long)(x + i) * o->target_stride + c, activate(sum, o->slope));
+                store(target + (ptrdiff_t)(x + i) * o->target_stride + c, activate(sum, o->slope));
             }
     }
 }
@@ -387,12 +402,12 @@ INLINE void sample(const operation *o, const int half, float x, float y, float *
     const float sy = height > 1 ? within(y, -1.0f, (float)height) : 0.0f;
     const int x0 = (int)(sx + 1.0f) - 1, y0 = (int)(sy + 1.0f) - 1; /* rounded down */
     const float fx = sx - (float)x0, fy = sy - (float)y0;
-    long corner[4];
+    ptrdiff_t corner[4];
     float share[4];
     for (int i = 0; i < 4; i++) {
         const int cx = x0 + i % 2, cy = y0 + i / 2;
         const int inside = cx >= 0 && cx < width && cy >= 0 && cy < height;
-        corner[i] = inside ? ((long)cy * width + cx) * o->source_stride : 0;
+        corner[i] = inside ? ((ptrdiff_t)cy * width + cx) * o->source_stride : 0;
         share[i] = inside ? (i % 2 ? fx : 1.0f - fx) * (i / 2 ? fy : 1.0f - fy) : 0.0f;
     }
     for (int c = 0; c < o->channels_in; c += LANES) {
@@ -406,12 +421,12 @@ INLINE void sample(const operation *o, const int half, float x, float y, float *
 
 /* One row of a trunk's input: the state (source, of `channels_in` channels; NULL: zeros) sampled where the flow
  * (second, two planes) points, bilinear, zero outside; then the frame (residual, three planes) in LANES channels. */
-static void gather(const operation *o, long block) {
+static void gather(const operation *o, ptrdiff_t block) {
     const int y = o->first + (int)block, channels = o->channels_in;
-    const long plane = (long)o->height * o->width;
-    float *target = o->target + (long)(y - o->target_first) * o->width * o->target_stride;
+    const ptrdiff_t plane = (ptrdiff_t)o->height * o->width;
+    float *target = o->target + (ptrdiff_t)(y - o->target_first) * o->width * o->target_stride;
     for (int x = 0; x < o->width; x++, target += o->target_stride) {
-        const long at = (long)y * o->width + x;
+        const ptrdiff_t at = (ptrdiff_t)y * o->width + x;
         if (!o->source)
             memset(target, 0, (size_t)channels * sizeof *target);
         else if (o->half_source)
@@ -433,7 +448,7 @@ INLINE float between(float at, int size, int *first, int *next) {
 }
 
 INLINE float bilinear(const float *p, int width, int y0, int y1, float fy, int x0, int x1, float fx) {
-    const float *above = p + (long)y0 * width, *below = p + (long)y1 * width;
+    const float *above = p + (ptrdiff_t)y0 * width, *below = p + (ptrdiff_t)y1 * width;
     const float a = above[x0] * (1.0f - fx) + above[x1] * fx, b = below[x0] * (1.0f - fx) + below[x1] * fx;
     return a * (1.0f - fy) + b * fy;
 }
@@ -441,14 +456,14 @@ INLINE float bilinear(const float *p, int width, int y0, int y1, float fy, int x
 /* One row: the frame's planes (residual), the other frame's (source) sampled where the flow points, its outermost
  * pixels outside, and the flow: twice that of the coarser level (second; NULL: zeros), its corners on ours. The flow
  * goes to the planes `second_target` too, rows [kept_first, kept_stop) of it. */
-static void flow_input(const operation *o, long block) {
+static void flow_input(const operation *o, ptrdiff_t block) {
     const int y = o->first + (int)block, width = o->width, height = o->height, coarse = width / 2;
-    const long plane = (long)height * width, coarse_plane = (long)(height / 2) * coarse;
-    float *target = o->target + (long)(y - o->target_first) * width * o->target_stride;
+    const ptrdiff_t plane = (ptrdiff_t)height * width, coarse_plane = (ptrdiff_t)(height / 2) * coarse;
+    float *target = o->target + (ptrdiff_t)(y - o->target_first) * width * o->target_stride;
     const float step_x = width > 1 ? (float)(coarse - 1) / (float)(width - 1) : 0.0f;
     const float step_y = height > 1 ? (float)(height / 2 - 1) / (float)(height - 1) : 0.0f;
     for (int x = 0; x < width; x++, target += o->target_stride) {
-        const long at = (long)y * width + x;
+        const ptrdiff_t at = (ptrdiff_t)y * width + x;
         int x0, x1, y0, y1;
         float flow[2] = {0.0f, 0.0f};
         if (o->second) {
@@ -475,15 +490,16 @@ static void flow_input(const operation *o, long block) {
 
 /* One row of three planes, four times as wide and high (bilinear, the pixels' areas aligned). Rows [first, stop) and
  * target_first are counted in what is made, height and width in the source. */
-static void enlarge(const operation *o, long block) {
+static void enlarge(const operation *o, ptrdiff_t block) {
     static const float share[4] = {0.625f, 0.875f, 0.125f, 0.375f}; /* of the later of two samples */
     const int y = o->first + (int)block, width = o->width;
-    const long plane = (long)o->height * width;
+    const ptrdiff_t plane = (ptrdiff_t)o->height * width;
     const int y0 = (y + 2) / 4 - 1, above = y0 < 0 ? 0 : y0, below = y0 + 1 < o->height ? y0 + 1 : o->height - 1;
     const float fy = y0 < 0 ? 0.0f : share[y % 4];
     for (int k = 0; k < 3; k++) {
-        const float *a = o->source + k * plane + (long)above * width, *b = o->source + k * plane + (long)below * width;
-        float *target = o->target + (long)k * o->target_stride + (long)(y - o->target_first) * 4 * width;
+        const float *a = o->source + k * plane + (ptrdiff_t)above * width;
+        const float *b = o->source + k * plane + (ptrdiff_t)below * width;
+        float *target = o->target + (ptrdiff_t)k * o->target_stride + (ptrdiff_t)(y - o->target_first) * 4 * width;
         float left = a[0] + (b[0] - a[0]) * fy;
         target[0] = target[1] = left;
         for (int x = 0; x < width; x++) {
@@ -503,8 +519,8 @@ static void enlarge(const operation *o, long block) {
 
 /* ---- operations on threads --------------------------------------------------------------------------------------- */
 
-static long num_blocks(const operation *o) {
-    const long rows = o->stop - o->first, made = o->kind == CONV3 ? 4 : 2;
+static ptrdiff_t num_blocks(const operation *o) {
+    const ptrdiff_t rows = o->stop - o->first, made = o->kind == CONV3 ? 4 : 2;
     if (o->kind != CONV3 && o->kind != CONV7) return rows;
     return ((rows + made - 1) / made * ((o->width + made - 1) / made) + TILES - 1) / TILES;
 }
@@ -519,7 +535,7 @@ static size_t scratch_floats(const operation *o) {
     }
 }
 
-static void run_block(const operation *o, long block, float *scratch) {
+static void run_block(const operation *o, ptrdiff_t block, float *scratch) {
     switch (o->kind) {
     case CONV3: convolve3(o, block, scratch); break;
     case CONV7: convolve7(o, block, scratch); break;
@@ -532,6 +548,54 @@ static void run_block(const operation *o, long block, float *scratch) {
     }
 }
 
+/* Locks, conditions, threads and aligned memory, of Windows or of POSIX. */
+#ifdef _WIN32
+typedef SRWLOCK lock_type;
+typedef CONDITION_VARIABLE condition;
+typedef DWORD thread_result;
+#define THREAD_CALL WINAPI
+
+static void lock_init(lock_type *l) { InitializeSRWLock(l); }
+static void lock_take(lock_type *l) { AcquireSRWLockExclusive(l); }
+static void lock_give(lock_type *l) { ReleaseSRWLockExclusive(l); }
+static void condition_init(condition *c) { InitializeConditionVariable(c); }
+static void condition_wait(condition *c, lock_type *l) { SleepConditionVariableSRW(c, l, INFINITE, 0); }
+static void condition_wake(condition *c) { WakeAllConditionVariable(c); }
+static void yield_processor(void) { SwitchToThread(); }
+
+static int start_thread(thread_result(THREAD_CALL *run)(void *), void *argument) {
+    HANDLE thread = CreateThread(NULL, 0, run, argument, 0, NULL);
+    return thread && CloseHandle(thread);
+}
+
+static float *scratch_memory(size_t floats) { return _aligned_malloc(floats * sizeof(float), 64); }
+static void scratch_free(float *memory) { _aligned_free(memory); }
+#else
+typedef pthread_mutex_t lock_type;
+typedef pthread_cond_t condition;
+typedef void *thread_result;
+#define THREAD_CALL
+
+static void lock_init(lock_type *l) { pthread_mutex_init(l, NULL); }
+static void lock_take(lock_type *l) { pthread_mutex_lock(l); }
+static void lock_give(lock_type *l) { pthread_mutex_unlock(l); }
+static void condition_init(condition *c) { pthread_cond_init(c, NULL); }
+static void condition_wait(condition *c, lock_type *l) { pthread_cond_wait(c, l); }
+static void condition_wake(condition *c) { pthread_cond_broadcast(c); }
+static void yield_processor(void) { sched_yield(); }
+
+static int start_thread(thread_result (*run)(void *), void *argument) {
+    pthread_t thread;
+    return !pthread_create(&thread, NULL, run, argument) && !pthread_detach(thread);
+}
+
+static float *scratch_memory(size_t floats) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, floats * sizeof(float)) ? NULL : memory;
+}
+static void scratch_free(float *memory) { free(memory); }
+#endif
+
 static inline void relax(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -540,47 +604,42 @@ static inline void relax(void) {
 
 typedef struct pool {
     struct pool *older; /* the pool that was opened before this one */
-    pthread_mutex_t caller; /* held by the thread whose operations run */
+    lock_type caller; /* held by the thread whose operations run */
     int num_threads, num_wanted;
-    pthread_mutex_t lock;
-    pthread_cond_t begin, end;
+    lock_type lock;
+    condition begin, end;
     uint64_t round;
     int busy;
     const operation *operations;
-    long num_operations;
-    atomic_long *next, *done; /* blocks given out and finished, of each operation */
+    ptrdiff_t num_operations;
+    atomic_ptrdiff_t *next, *done; /* blocks given out and finished, of each operation */
     float **scratch;
     size_t *scratch_size;
     atomic_int failed;
 } pool;
 
-static float *scratch_memory(size_t floats) {
-    void *memory = NULL;
-    return posix_memalign(&memory, 64, floats * sizeof(float)) ? NULL : memory;
-}
-
 static void work(pool *p, int number) {
-    for (long k = 0; k < p->num_operations; k++) {
+    for (ptrdiff_t k = 0; k < p->num_operations; k++) {
         const operation *o = p->operations + k;
-        const long all = num_blocks(o);
+        const ptrdiff_t all = num_blocks(o);
         const size_t wanted = scratch_floats(o);
         if (wanted > p->scratch_size[number]) {
-            free(p->scratch[number]);
+            scratch_free(p->scratch[number]);
             p->scratch[number] = scratch_memory(wanted);
             p->scratch_size[number] = p->scratch[number] ? wanted : 0;
             if (!p->scratch[number]) atomic_store(&p->failed, 1);
         }
         /* Neighbouring blocks go to one thread: they share rows, and each thread reads on where it was. */
-        const long chunk = (all + p->num_threads * CHUNKS - 1) / (p->num_threads * CHUNKS);
+        const ptrdiff_t chunk = (all + p->num_threads * CHUNKS - 1) / (p->num_threads * CHUNKS);
         for (;;) {
-            const long first = atomic_fetch_add(&p->next[k], chunk), stop = first + chunk < all ? first + chunk : all;
+            const ptrdiff_t first = atomic_fetch_add(&p->next[k], chunk), stop = first + chunk < all ? first + chunk : all;
             if (first >= all) break;
             if (!atomic_load_explicit(&p->failed, memory_order_relaxed))
-                for (long block = first; block < stop; block++) run_block(o, block, p->scratch[number]);
+                for (ptrdiff_t block = first; block < stop; block++) run_block(o, block, p->scratch[number]);
             atomic_fetch_add(&p->done[k], stop - first);
         }
         for (int spins = 0; atomic_load(&p->done[k]) < all; spins++)
-            if (spins > SPINS) sched_yield(); /* whoever has the block may be waiting for this core */
+            if (spins > SPINS) yield_processor(); /* whoever has the block may be waiting for this core */
             else relax();
     }
 }
@@ -591,21 +650,21 @@ typedef struct {
     uint64_t round; /* the last one before it was started */
 } worker;
 
-static void *serve(void *argument) {
+static thread_result THREAD_CALL serve(void *argument) {
     worker self = *(worker *)argument;
     free(argument);
     pool *p = self.pool;
     uint64_t seen = self.round;
-    pthread_mutex_lock(&p->lock);
+    lock_take(&p->lock);
     for (;;) {
-        while (p->round == seen) pthread_cond_wait(&p->begin, &p->lock);
+        while (p->round == seen) condition_wait(&p->begin, &p->lock);
         seen = p->round;
-        pthread_mutex_unlock(&p->lock);
+        lock_give(&p->lock);
         work(p, self.number);
-        pthread_mutex_lock(&p->lock);
-        if (--p->busy == 0) pthread_cond_signal(&p->end);
+        lock_take(&p->lock);
+        if (--p->busy == 0) condition_wake(&p->end);
     }
-    return NULL; /* never */
+    return 0; /* never */
 }
 
 EXPORT int rbvsr_lanes(void) { return LANES; }
@@ -618,10 +677,10 @@ static _Atomic(pool *) newest;
  * while one of them held a lock, or was replacing its scratch memory. That memory is given up: it is the parent's until
  * somebody writes to it. */
 static void begin_anew(pool *p) {
-    pthread_mutex_init(&p->caller, NULL);
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->begin, NULL);
-    pthread_cond_init(&p->end, NULL);
+    lock_init(&p->caller);
+    lock_init(&p->lock);
+    condition_init(&p->begin);
+    condition_init(&p->end);
     memset(p->scratch, 0, (size_t)p->num_wanted * sizeof *p->scratch);
     memset(p->scratch_size, 0, (size_t)p->num_wanted * sizeof *p->scratch_size);
     p->num_threads = 1;
@@ -629,31 +688,31 @@ static void begin_anew(pool *p) {
     p->busy = 0;
 }
 
+#ifndef _WIN32 /* where nothing forks */
 static void after_fork(void) {
     for (pool *p = atomic_load(&newest); p; p = p->older) begin_anew(p);
 }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+#endif
 
 /* Start the threads that are wanted and are not there; fewer do the same work, where no more can be had. */
 static void start_threads(pool *p) {
     while (p->num_threads < p->num_wanted) {
-        pthread_t thread;
         worker *w = malloc(sizeof *w);
         if (!w) break;
         *w = (worker){p, p->num_threads, p->round};
-        if (pthread_create(&thread, NULL, serve, w)) {
+        if (!start_thread(serve, w)) {
             free(w);
             break;
         }
-        pthread_detach(thread);
         p->num_threads++;
     }
     p->num_wanted = p->num_threads;
 }
 
 /* Threads that wait for work, asleep; NULL for want of memory. The caller's thread is one of the `num_threads`. They
- * live as long as the process; after a fork the child starts its own when it first has work for them. */
+ * live as ptrdiff_t as the process; after a fork the child starts its own when it first has work for them. */
 EXPORT pool *rbvsr_open(int num_threads) {
     pool *p = calloc(1, sizeof *p);
     if (!p) return NULL;
@@ -676,12 +735,12 @@ EXPORT pool *rbvsr_open(int num_threads) {
 
 /* Carry out the operations one after another; 0, or 1 for want of memory. Callers at once wait for each
  * other. */
-EXPORT int rbvsr_run(pool *p, const operation *operations, long num) {
-    atomic_long *counters = calloc(2 * (size_t)num, sizeof *counters);
+EXPORT int rbvsr_run(pool *p, const operation *operations, ptrdiff_t num) {
+    atomic_ptrdiff_t *counters = calloc(2 * (size_t)num, sizeof *counters);
     if (!counters) return 1;
-    pthread_mutex_lock(&p->caller);
+    lock_take(&p->caller);
     start_threads(p);
-    pthread_mutex_lock(&p->lock);
+    lock_take(&p->lock);
     p->operations = operations;
     p->num_operations = num;
     p->next = counters;
@@ -689,14 +748,14 @@ EXPORT int rbvsr_run(pool *p, const operation *operations, long num) {
     atomic_store(&p->failed, 0);
     p->busy = p->num_threads - 1;
     p->round++;
-    pthread_cond_broadcast(&p->begin);
-    pthread_mutex_unlock(&p->lock);
+    condition_wake(&p->begin);
+    lock_give(&p->lock);
     work(p, 0);
-    pthread_mutex_lock(&p->lock);
-    while (p->busy) pthread_cond_wait(&p->end, &p->lock);
-    pthread_mutex_unlock(&p->lock);
+    lock_take(&p->lock);
+    while (p->busy) condition_wait(&p->end, &p->lock);
+    lock_give(&p->lock);
     const int failed = atomic_load(&p->failed);
-    pthread_mutex_unlock(&p->caller);
+    lock_give(&p->caller);
     free(counters);
     return failed;
 }

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import os
 import platform
+import sys
 import threading
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Kernels:
         """Load a library; raises OSError if the file is none of ours, MemoryError if its threads cannot start."""
         self._library = ctypes.CDLL(str(path))
         self._library.rbvsr_open.argtypes, self._library.rbvsr_open.restype = [ctypes.c_int], ctypes.c_void_p
-        self._library.rbvsr_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+        self._library.rbvsr_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t]
         if self._library.rbvsr_operation_bytes() != OPERATION.itemsize:
             raise OSError(f"{path} was compiled from another version of kernels.c. Install the package again.")
         self.name = path.stem
@@ -108,7 +109,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
 @functools.cache
 def available() -> tuple[str, ...]:
     """Return the names of the kernels that are installed and that this processor can run, the fastest first."""
-    if platform.machine() in ("arm64", "aarch64"):
+    if platform.machine().lower() in ("arm64", "aarch64"):
         can: tuple[str, ...] = ("neon",)
     else:
         can = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(torch.backends.cpu.get_cpu_capability(), ())
@@ -119,7 +120,8 @@ def find_library(name: str) -> Path | None:
     """Return the file of these kernels, None if they are not installed."""
     found = importlib.util.find_spec("rbvsr_kernels")  # a folder, no package
     folders = found.submodule_search_locations if found else None
-    return next((path for folder in folders or () if (path := Path(folder) / f"{name}.so").is_file()), None)
+    file = f"{name}.dll" if sys.platform == "win32" else f"{name}.so"
+    return next((path for folder in folders or () if (path := Path(folder) / file).is_file()), None)
 
 
 _loaded: dict[tuple[str, int], Kernels] = {}
