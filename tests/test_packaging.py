@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.check_wheel import faults, main
 from tests import ROOT
 
 BUILD = "import sys; from hatchling import build; print(getattr(build, 'build_' + sys.argv[1])(sys.argv[2]))"
@@ -46,3 +47,26 @@ def test_an_installation_brings_our_packages_to_the_import_path_and_nothing_else
 
 def test_an_installation_holds_no_source_that_only_its_build_needs(installed):
     assert not [path for path in installed.rglob("*") if path.suffix == ".c" or path.name == "build_hook.py"]
+
+
+def test_a_wheel_holds_what_it_should_and_nothing_else(installed):
+    if wheels := [path for path in installed.parent.glob("*.whl") if (installed / "vsrealbasicvsr").is_dir()]:
+        assert faults(wheels[0]) == []
+
+
+def test_a_wheel_that_lacks_something_or_holds_too_much_is_told(tmp_path, capsys):
+    wheel = tmp_path / "vapoursynth_rbvsr-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("vsrealbasicvsr/weights/default.safetensors", b"")
+        archive.writestr("tests/test_x.py", b"")
+    assert main([str(wheel)]) == 1
+    said = capsys.readouterr().out
+    assert "the licence is missing" in said
+    assert "the plugin is missing" in said
+    assert "the default weights" not in said
+    assert "tests/test_x.py does not belong there" in said
+    assert "its name does not say py3-none and a platform" in said
+
+
+def test_the_installed_plugin_and_kernels_are_those_of_a_working_wheel():
+    assert main(["--installed"]) == 0

@@ -18,7 +18,7 @@ from vsrealbasicvsr.app.dispatch import MAX_LOSSES, Dispatcher
 from vsrealbasicvsr.app.plan import Segment
 from vsrealbasicvsr.errors import UserError
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'vsrealbasicvsr[cluster]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'vapoursynth-rbvsr[cluster]'")
 
 pytestmark = pytest.mark.long
 

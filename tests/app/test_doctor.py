@@ -187,7 +187,7 @@ def test_a_gpu_that_torch_does_not_use_and_damaged_default_weights(
 
 
 def is_editable() -> bool:
-    text = importlib.metadata.distribution("vsrealbasicvsr").read_text("direct_url.json") or "{}"
+    text = importlib.metadata.distribution("vapoursynth-rbvsr").read_text("direct_url.json") or "{}"
     return bool(json.loads(text).get("dir_info", {}).get("editable"))
 
 

@@ -79,7 +79,7 @@ def test_train_without_its_package_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("rbvsr: the package training is not installed")
-    assert "pip install 'vsrealbasicvsr[train]'" in done.stderr
+    assert "pip install 'vapoursynth-rbvsr[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -225,7 +225,7 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line_with_the_way_
     """)
     assert output == (
         "rbvsr.Upscale: cannot import vsrealbasicvsr: ImportError: blocked by the test. Install it into the Python"
-        f" that runs this script ({sys.executable}): pip install vsrealbasicvsr\n"
+        f" that runs this script ({sys.executable}): pip install vapoursynth-rbvsr\n"
     )
 
 

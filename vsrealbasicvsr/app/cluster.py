@@ -73,7 +73,7 @@ def connect(address: str) -> Any:
         UserError: Ray is not installed, or no cluster answers at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError("--cluster needs Ray: pip install 'vsrealbasicvsr[cluster]'")
+        raise UserError("--cluster needs Ray: pip install 'vapoursynth-rbvsr[cluster]'")
     _check_address(address)
     import ray
 

@@ -23,7 +23,7 @@ def train_command(arguments: Sequence[str]) -> list[str]:
     if not folders or not (Path(folders[0]) / "__main__.py").is_file():
         raise UserError(
             "the package training is not installed: install rbvsr again with its training extra,"
-            " pip install 'vsrealbasicvsr[train]'"
+            " pip install 'vapoursynth-rbvsr[train]'"
         )
     # -P: a folder called training in the current folder is not taken for it.
     safe = [] if Path(folders[0]).resolve().parent == Path.cwd().resolve() else ["-P"]

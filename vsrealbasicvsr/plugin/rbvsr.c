@@ -108,7 +108,7 @@ static const char PROGRAM[] =
     "            cure += ' mount it with exec.'\n"
     "        else:\n"
     "            cure = (f'Install it into the Python that runs this script ({sys.executable or sys.prefix}):'\n"
-    "                    ' pip install vsrealbasicvsr')\n"
+    "                    ' pip install vapoursynth-rbvsr')\n"
     "        return {'error': f'rbvsr.{NAME}: cannot import vsrealbasicvsr: {reason}. {cure}'}\n"
     "    try:\n"
     "        result = entry.FUNCTIONS[NAME](**arguments)\n"

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from vsrealbasicvsr.errors import printable
 
-DISTRIBUTION = "vsrealbasicvsr"
+DISTRIBUTION = "vapoursynth-rbvsr"
 
 Status = Literal["ok", "warning", "fault"]
 
