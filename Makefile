@@ -9,6 +9,7 @@
 #   make check                             ruff, mypy and the default tests
 #   make sanitize                          both C files under gcc's sanitizers, address, undefined and thread, with
 #                                          frames through a real core on 8 threads: minutes; it says what is lacking
+#   make docs                              the documentation's site, into build/site; a link that leads nowhere is an error
 #   make clean                             remove .venv, .venv-oldest and what tools left
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
@@ -17,7 +18,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-fast test-oldest check sanitize install clean
+.PHONY: demo test test-fast test-oldest check sanitize docs install clean
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/python -m scripts.demo $${INPUT:+--input "$$INPUT"} $${FRAMES:+--frames "$$FRAMES"} \
@@ -38,6 +39,9 @@ check: $(INSTALLED)
 
 sanitize: $(INSTALLED)
 	$(VENV)/bin/python scripts/sanitize.py
+
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m mkdocs build --strict
 
 install: $(INSTALLED)
 

@@ -40,6 +40,7 @@ ROOMS = {
         "vsrealbasicvsr/app/",
         "vsrealbasicvsr/filter/",
         "vsrealbasicvsr/plugin/build_hook.py",
+        "scripts/check_wheel.py",
         "vsrealbasicvsr/plugin/rbvsr.pyi",
         "scripts/benchmark/peers.py",
         "scripts/demo.py",
@@ -103,6 +104,7 @@ ROOMS = {
         "scripts/benchmark/basicvsrpp.py",
     ],
     "hatchling": ["vsrealbasicvsr/plugin/build_hook.py"],
+    "mkdocs": ["scripts/site_pages.py"],
 }
 
 
