@@ -1,4 +1,4 @@
-"""What a wheel must hold and must not, and that an installed one works as far as it goes without torch.
+"""Check the contents of a wheel, and an installed one as far as it works without torch.
 
     python scripts/check_wheel.py FILE.whl      prints what is wrong; ends with 1 if anything is
     python scripts/check_wheel.py --installed   in an environment with the wheel and vapoursynth alone
@@ -31,7 +31,7 @@ MAX_BYTES = 8 * 2**20
 
 
 def faults(wheel: Path) -> list[str]:
-    """What is wrong with a wheel: a line each."""
+    """Return what is wrong with a wheel, a line each."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     found = [f"{what} is missing" for what, name in WANTED.items() if not any(re.fullmatch(name, n) for n in names)]
@@ -46,7 +46,7 @@ def faults(wheel: Path) -> list[str]:
 
 
 def faults_installed() -> list[str]:
-    """What is wrong with the compiled parts of the installed package: a line each."""
+    """Return what is wrong with the compiled parts of the installed package, a line each."""
     import vapoursynth
 
     if not hasattr(vapoursynth.core, "rbvsr"):
