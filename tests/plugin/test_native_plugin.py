@@ -231,7 +231,7 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line_with_the_way_
 
 def test_the_version_stands_in_one_place_and_everything_tells_it(core: vs.Core) -> None:
     expected = vsrealbasicvsr.__version__
-    assert importlib.metadata.version("vsrealbasicvsr") == expected
+    assert importlib.metadata.version("vapoursynth-rbvsr") == expected
     assert list(core.rbvsr.version) == [int(number) for number in expected.split(".")[:2]]
     copies = [
         path

@@ -69,7 +69,7 @@ def library_flags(target: str) -> list[str]:
     """Return the flags for a library on `target` that needs nothing that the system does not bring.
 
     Windows: mingw's gcc links its own DLLs unless told not to. It also takes the stack to be aligned to 32 bytes, which
-    Windows aligns to 16 (GCC's bug 54412), so moves that need it crash: the assembler writes the others.
+    Windows aligns to 16 (GCC bug 54412), so moves that need it may crash: the assembler writes the others.
     """
     if "mingw" in target:  # gcc: clang's triples end in windows-gnu or windows-msvc
         return ["-shared", "-static", "-s", "-Wa,-muse-unaligned-vector-move"]
