@@ -15,8 +15,9 @@ import torch
 
 from tests import ROOT
 from tests.backends.cpu.foreign_kernels import ForeignKernels
-from tests.backends.cpu.test_kernels import network, sizes, smooth, steps
+from tests.backends.cpu.test_kernels import sizes, steps
 from tests.build_hook import load_build_hook
+from tests.networks import random_network, smooth_frames
 from tests.tolerances import WINOGRAD
 from vsrealbasicvsr.backends.cpu import CpuBackend, available
 from vsrealbasicvsr.backends.torch import TorchBackend
@@ -92,7 +93,7 @@ def foreign(request, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 4), (33, 2), (24, 33), (45, 19)])
 def test_any_network_on_any_frame_gives_what_torch_gives(foreign, height, width):
-    model, frames = network(sizes(seed=height)), smooth(2, height, width)
+    model, frames = random_network(sizes(seed=height)), smooth_frames(2, height, width)
     expected = steps(TorchBackend(model), frames)
     for name, ours in steps(CpuBackend(model, foreign), frames).items():
         largest = max(expected[name].abs().max().item(), 1.0)
@@ -102,7 +103,7 @@ def test_any_network_on_any_frame_gives_what_torch_gives(foreign, height, width)
 @pytest.mark.slow
 def test_tiles_and_halves_give_what_torch_gives(foreign, monkeypatch):
     monkeypatch.setattr("vsrealbasicvsr.backends.cpu.backend.is_large", lambda height, width: True)
-    model, frames = network(sizes(seed=4)), smooth(2, 37, 20)
+    model, frames = random_network(sizes(seed=4)), smooth_frames(2, 37, 20)
     expected = steps(TorchBackend(model), frames)
     for name, ours in steps(CpuBackend(model, foreign, max_tile_rows=16), frames).items():
         assert torch.isfinite(ours).all()

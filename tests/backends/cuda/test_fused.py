@@ -365,7 +365,14 @@ print("right")
 @needs_triton
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("part", "seed"), [*(("convolutions", seed) for seed in range(4)), ("joins", 0), ("levels", 0), ("network", 0)]
+    ("part", "seed"),
+    [
+        ("convolutions", 0),
+        *(pytest.param("convolutions", seed, marks=pytest.mark.slow) for seed in range(1, 4)),
+        ("joins", 0),
+        ("levels", 0),
+        ("network", 0),
+    ],
 )
 def test_the_kernels_give_torchs_values_in_tritons_interpreter(part, seed, tiny_model):
     given = tiny_model if part == "network" else seed
