@@ -27,6 +27,7 @@ from vsrealbasicvsr.backends.cuda.fused import BY_TORCH, BY_TRITON, FusedBackend
 from vsrealbasicvsr.backends.cuda.half_flow import HalfSPyNet, can_be_half, prepare_by_torch
 from vsrealbasicvsr.backends.cuda.steps import choose_steps, kernels_unsupported_reason
 from vsrealbasicvsr.backends.torch import TorchBackend
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet, flow_warp
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch came without Triton")
@@ -234,6 +235,28 @@ def test_without_triton_nothing_of_it_is_asked_for(model, monkeypatch):
         monkeypatch.delitem(sys.modules, f"vsrealbasicvsr.backends.cuda.{name}", raising=False)
     monkeypatch.setattr(choosing, "_verdicts", {})
     assert "(Triton is not installed)" in fused(model, kernels=BY_TRITON).notes[0]
+
+
+def test_without_triton_the_user_hears_of_it_once(model):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    (note,) = fused(model, kernels=Kernels(missing, BY_TORCH.join, BY_TORCH.prepare), epilogue=missing).notes
+    assert note.endswith("(Triton is not installed)")
+
+
+def test_a_kernel_that_breaks_the_device_is_an_error_that_says_what_to_do(model, monkeypatch):
+    def illegal(task):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(choosing, "_responds", lambda device: False)
+    with pytest.raises(UserError, match=r"illegal memory access .*RBVSR_KERNELS=off"):
+        fused(model, kernels=Kernels(illegal, BY_TORCH.join, BY_TORCH.prepare))
+
+
+def test_amds_capabilities_are_not_taken_for_nvidias(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert convolution.capability_of(torch.device("cuda:0")) < choosing.MIN_CAPABILITY
 
 
 # ---- the reference operations ----------------------------------------------------------------------------------------

@@ -98,8 +98,13 @@ def by_triton(task: Task) -> None:
 
 
 def capability_of(device: torch.device) -> int:
-    """Return the compute capability of a CUDA device, 90 for 9.0; of others 80, in Triton's interpreter."""
+    """Return the compute capability of a CUDA device, 90 for 9.0; of others 80, in Triton's interpreter.
+
+    It is 0 for AMD's GPUs, whose numbers mean something else: 9.0 is no Hopper, and 10.3 has no matrix products.
+    """
     if device.type != "cuda":
         return 80
+    if torch.version.hip is not None:
+        return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

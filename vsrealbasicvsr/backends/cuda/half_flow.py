@@ -75,7 +75,7 @@ def prepare_by_triton(frames: Tensor, coarse: Tensor | None) -> tuple[Tensor, Te
     from .flow_triton import launch  # not above: loading Triton takes long, and only a GPU has a use for it
 
     num, _, height, width = frames.shape
-    flow = torch.empty(num // 2, 2, height, width, device=frames.device)
+    flow = torch.empty(num // 2, 2, height, width, dtype=torch.float32, device=frames.device)
     joined = _new_map(flow, INPUT_CHANNELS)
     launch(frames, coarse, joined, flow)
     return joined, flow

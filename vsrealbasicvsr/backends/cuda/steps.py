@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.model import RealBasicVSR
 
 from ..memory import is_out_of_memory
@@ -47,16 +48,18 @@ def choose_steps(
     if os.environ.get(ENVIRONMENT) == "off":
         return TorchBackend(model, max_tile_rows=max_tile_rows), []
     device, dtype = model.basicvsr.fusion.weight.device, model.dtype
-    notes = []
+    notes, reason = [], None
     if kernels is not None and dtype != torch.float32 and capability_of(device) >= MIN_CAPABILITY:
         if (reason := unfit_reason(model) or kernels_unsupported_reason(kernels, model)) is None:
             fuse_convolutions(model, kernels)
             return FusedBackend(model, kernels, max_tile_rows=max_tile_rows), []
         notes.append(f"convolutions are cuDNN's, and the flow is in float32 ({reason})")
-    if reason := unsupported_reason(epilogue, device, dtype):
-        notes.append(f"bias, activation and residual sum are not fused ({reason})")
-    else:
+    if (unfused := unsupported_reason(epilogue, device, dtype)) is None:
         fuse(model, epilogue)
+    elif notes and unfused == reason:  # Triton is missing: the user hears of it once
+        notes = [f"convolutions are cuDNN's, nothing is fused with them, and the flow is in float32 ({reason})"]
+    else:
+        notes.append(f"bias, activation and residual sum are not fused ({unfused})")
     return TorchBackend(model, max_tile_rows=max_tile_rows), notes
 
 
@@ -64,8 +67,11 @@ def kernels_unsupported_reason(kernels: Kernels, model: RealBasicVSR) -> str | N
     """Return why the kernels of a model cannot be used on its kind of device; None if they give torch's values there.
 
     Each is compiled and compared with torch's operations, on random maps, and has to give the same bytes twice. The
-    check runs once in a process: devices of one kind, and filters of one process, have to compute alike. Raises torch's
-    error if there is no memory for the check.
+    check runs once in a process: devices of one kind, and filters of one process, have to compute alike.
+
+    Raises:
+        RuntimeError: There is no memory for the check.
+        UserError: A kernel broke the process's connection to the device, where torch could not compute either.
     """
     device, dtype = model.basicvsr.fusion.weight.device, model.dtype
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -101,8 +107,22 @@ def _find_reason(
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == "triton":  # Windows
             return "Triton is not installed"
+        if not _responds(device):
+            raise UserError(
+                f"{device} does not respond any more after our kernels were tried on it "
+                f"({printable(str(error), 200)}). Start again with {ENVIRONMENT}=off in the environment."
+            ) from error
         return f"after {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None
+
+
+def _responds(device: torch.device) -> bool:
+    """Return whether a device still computes: after an illegal access CUDA refuses all else in the same process."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except Exception:  # drivers raise what they like
+        return False
+    return True
 
 
 class _Random:
