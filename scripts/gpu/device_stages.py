@@ -21,6 +21,7 @@ from scripts.benchmark.engine_runs import Arguments, engine_waits, make_upscaler
 from scripts.benchmark.peak_rate import measure_peak
 from scripts.benchmark.subjects import moving_clip
 from scripts.benchmark.turns import psnr_db
+from vsrealbasicvsr.backends import triton_version
 from vsrealbasicvsr.engine import DeviceConfig, SceneCuts
 from vsrealbasicvsr.model import flow_warp
 
@@ -42,6 +43,7 @@ def about(setting: Setting, results: Results) -> None:
         capability=torch.cuda.get_device_capability(0) if setting.device == "cuda" else None,
         torch=torch.__version__,
         cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        triton=triton_version(),
         python=platform.python_version(),
         cores=os.cpu_count(),
         shared_memory_gib=_free_gib(Path("/dev/shm")),

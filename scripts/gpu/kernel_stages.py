@@ -21,20 +21,9 @@ from .setting import DTYPES, Setting, median_ms, network
 
 
 def fused(setting: Setting, results: Results) -> None:
-    """Each fused convolution, cuDNN's in its place, and the plans that might be better; a flow with and without."""
+    """A flow with and without; each fused convolution, and cuDNN's in its place; last, plans that might be better."""
     device = setting.compute("fp32").device
     kernels = BY_TRITON if device.type == "cuda" else BY_TORCH
-    for model, size in itertools.product(setting.models, setting.sizes[:2]):
-        layers = network(model)
-        for kind in sorted(kinds_of(layers) | flow_kinds_of(layers), key=repr):
-            task = _task(kind, size, device)
-            name = f"{size[0]}x{size[1]} {kind.side}x{kind.side} {kind.channels}-{kind.channels_out} {kind.residual}"
-            with torch.inference_mode():
-                found: dict[str, float] = {"ms": median_ms(partial(kernels.convolve, task), device)}
-                found["cudnn_ms"] = median_ms(partial(_by_cudnn, kind, task), device)
-                if device.type == "cuda" and model == "published":
-                    found |= _plans(task, device)
-            results.add(name, **found)
     for size, some in itertools.product(setting.sizes, (kernels, None)):
         layers = network(setting.models[-1]).to(device, DTYPES["fp16"])
         prepared = CudaBackend(layers.to(memory_format=torch.channels_last), kernels=some)
@@ -42,6 +31,27 @@ def fused(setting: Setting, results: Results) -> None:
         with torch.inference_mode():
             ms = median_ms(partial(prepared._eager.flow, frame, frame), device)
         results.add(f"{size[0]}x{size[1]} flow", fused=some is not None, ms=ms, notes=prepared.notes)
+    for size, kind in itertools.product(setting.sizes[:2], _kinds(setting.models)):
+        task = _task(kind, size, device)
+        with torch.inference_mode():
+            ms = median_ms(partial(kernels.convolve, task), device)
+            cudnn_ms = median_ms(partial(_by_cudnn, kind, task), device)
+        results.add(_name(kind, size), ms=ms, cudnn_ms=cudnn_ms)
+    if device.type == "cuda":  # each is compiled anew: a second or so, of which the others lose none
+        for kind in _kinds(setting.models[-1:]):
+            with torch.inference_mode():
+                plans = _plans(_task(kind, setting.sizes[1], device), device)
+            results.add(f"plans of {_name(kind, setting.sizes[1])}", **plans)
+
+
+def _kinds(models: list[str]) -> list[LayerKind]:
+    layers = [network(model) for model in models]
+    return sorted(set().union(*(kinds_of(one) | flow_kinds_of(one) for one in layers)), key=repr)
+
+
+def _name(kind: LayerKind, size: tuple[int, int]) -> str:
+    layer = f"{kind.side}x{kind.side} {kind.channels}-{kind.channels_out} {kind.residual}"
+    return f"{size[0]}x{size[1]} {layer}{' shuffle' if kind.shuffle else ''}{' planar' if kind.planar else ''}"
 
 
 def _plans(task: Task, device: torch.device) -> dict[str, float]:
