@@ -104,7 +104,7 @@ class BackendFactory(Protocol):
         Args:
             model: The network, in float32 on the CPU. It is not changed.
             device: Where to compute.
-            dtype: Type of the convolutions; flow and warp coordinates are always float32.
+            dtype: Type of the convolutions; flows and sampling coordinates are float32 whatever it is.
             max_tile_rows: See `Backend.max_tile_rows`.
 
         Returns:

@@ -34,7 +34,7 @@ class DeviceConfig:
 
     Attributes:
         device: The device, with its index if there may be several.
-        dtype: Type of the convolutions. Flow and warp coordinates are always float32.
+        dtype: Type of the convolutions. Flows and sampling coordinates are float32 whatever it is.
         notes: What the user may not expect of the choice, a line each.
     """
 

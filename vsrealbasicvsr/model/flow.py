@@ -1,7 +1,7 @@
 """Optical flow between two frames (SPyNet, Ranjan and Black, CVPR 2017) and sampling along it.
 
 Always computed in float32, under autocast too: in float16 the sampling coordinates are wrong by half a pixel at a width
-of 1920.
+of 1920. A backend may compute the convolutions in half precision (backends/cuda/half_flow.py), never the coordinates.
 """
 
 from collections.abc import Callable, Mapping

@@ -19,7 +19,9 @@ from vsrealbasicvsr.backends.cuda import backend as cuda
 from vsrealbasicvsr.backends.cuda import streams
 from vsrealbasicvsr.backends.cuda.arithmetic import fix_arithmetic
 from vsrealbasicvsr.backends.cuda.backend import CudaBackend
+from vsrealbasicvsr.backends.cuda.fused import FusedBackend, Kernels, fuse_convolutions
 from vsrealbasicvsr.backends.cuda.graphs import Call, GraphCapture, StepGraphs
+from vsrealbasicvsr.backends.cuda.join import FRAME_CHANNELS
 from vsrealbasicvsr.backends.torch import TorchBackend
 from vsrealbasicvsr.engine import Grid, SourceFrame, WindowUpscaler, choose_device, is_out_of_memory
 from vsrealbasicvsr.engine import device as compute
@@ -373,6 +375,34 @@ def test_graphs_take_no_more_memory_than_is_counted_for_them(monkeypatch, name, 
     sizes = Architecture() if name == "published" else load_model("default").sizes
     with torch.device("meta"):
         network = TorchBackend(RealBasicVSR(sizes).to(dtype).to(memory_format=torch.channels_last))
+    counted = cuda.graph_bytes_px(network._model) * 96 * 128
+    assert 0.5 * counted < most_alive_bytes(network) < counted
+
+
+@pytest.mark.parametrize("name", ["published", "default"])
+def test_graphs_of_fused_steps_take_no_more_than_those_of_torchs(name):
+    """With kernels that compute nothing: what they read and write is all that is alive."""
+
+    def join(frame, state, flow_px, dtype):
+        channels = FRAME_CHANNELS + (0 if state is None else state.shape[1])
+        return torch.empty((1, channels, *frame.shape[-2:]), dtype=dtype, device="meta")
+
+    def prepare(frames, coarse):
+        size = frames.shape[-2:]
+        joined = torch.empty((1, 8, *size), dtype=torch.float16, device="meta")
+        return joined, torch.empty((1, 2, *size), device="meta")
+
+    sizes = Architecture() if name == "published" else load_model("default").sizes
+    kernels = Kernels(lambda task: None, join, prepare)
+    with torch.device("meta"):
+        model = RealBasicVSR(sizes).half().to(memory_format=torch.channels_last)
+        counted = cuda.graph_bytes_px(model) * 96 * 128
+        fuse_convolutions(model, kernels)
+    assert 0.25 * counted < most_alive_bytes(FusedBackend(model, kernels)) < counted
+
+
+def most_alive_bytes(network) -> int:
+    """Return the most that is alive at once in any captured step of a frame of 128x96, and all graphs' buffers."""
     frame = torch.empty(1, 3, 96, 128, device="meta")
     most, buffers = 0, 0
     with torch.inference_mode():
@@ -387,8 +417,7 @@ def test_graphs_take_no_more_memory_than_is_counted_for_them(monkeypatch, name, 
                 result = step(*arguments)
             most = max(most, alive.most)
             buffers += sum(x.nbytes for x in (*arguments, result))
-    counted = cuda.graph_bytes_px(network._model) * 96 * 128
-    assert 0.5 * counted < most + buffers < counted
+    return most + buffers
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ _TRITONS = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-x
 
 
 def triton_version() -> str:
-    """Return the version of Triton, which compiles the epilogues; "none" where torch came without it."""
+    """Return the version of Triton, which compiles the kernels; "none" where torch came without it."""
     for name in _TRITONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)

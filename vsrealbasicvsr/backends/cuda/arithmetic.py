@@ -73,9 +73,9 @@ def fix_arithmetic(model: RealBasicVSR) -> None:
     """Make the model's convolutions compute the same bits at every run, whatever torch's switches say.
 
     TF32 rounds the factors of float32 products to 10 bits of mantissa. A network in float32 does not use it, to stay
-    float32. In half precision it is allowed: only the flow network is in float32 then, which without tensor cores would
-    take (by estimate, on an H100) as long as all the rest, and float16 has the same 10 bits. Its products are summed in
-    float32.
+    float32. In half precision it is allowed: where convolutions are not fused (steps.py) the flow network is in float32
+    then, and without tensor cores it would take (by estimate, on an H100) as long as all the rest; float16 has the same
+    10 bits. Its products are summed in float32. A fused model has convolutions of its own, which read no switch.
     """
     allow_tf32 = model.dtype != torch.float32
     for parent in list(model.modules()):

@@ -1,4 +1,4 @@
-"""The CUDA backend: torch's operations with fixed arithmetic, steps as CUDA graphs, epilogues fused.
+"""The CUDA backend: fused kernels, or torch's operations with fixed arithmetic, and steps as CUDA graphs.
 
 An optimization that is bound to fail is not tried, and one that fails falls back to torch's eager operations: no
 picture may depend on it.
@@ -31,8 +31,9 @@ Graphs pay at every size: on an H100 the flow of 720x480 took 7.2 ms eagerly and
 
 _GRAPH_STATES, _GRAPH_FLOW_BYTES_PX = 12, 640
 """Memory of the graphs of one frame size for each low-resolution pixel: hidden states, in the network's type, and bytes
-of the flow network, which is in float32. By count of what is alive at once in the steps, which share a pool, and of the
-arguments and results of four graphs: 11 states with the published network, the flow's 611 bytes included."""
+of the flow network in float32. By count of what is alive at once in torch's steps, which share a pool, and of the
+arguments and results of four graphs: 11 states with the published network, the flow's 611 bytes included. Fused steps
+take less (1,392 of 2,176 B with the published network in float16), and are counted as torch's."""
 
 MIN_CLEANED_TOGETHER = 4
 """Minimum number of frames that are cleaned before the host waits to know whether they are cleaned again. Their
@@ -58,11 +59,12 @@ def create_cuda_backend(
 class CudaBackend:
     """The steps of a RealBasicVSR on a CUDA device. See `Backend` for the contract.
 
-    They are TorchBackend's with fixed arithmetic; where memory allows they need few launches, and several small frames
-    are processed concurrently. Cleaning, flow and the propagation from a state are captured: 600 of a frame's 613
-    operations. The first step of a propagation is rare, and the reconstruction needs few launches with large feature
-    maps, whose memory a graph would keep; at four and sixteen times the pixels it keeps a GPU busy by itself. What
-    depends on values (how often a frame is cleaned) lies outside of the steps.
+    They are FusedBackend's, or TorchBackend's with fixed arithmetic (steps.py); where memory allows they need few
+    launches, and several small frames are processed concurrently. Cleaning, flow and the propagation from a state are
+    captured: 600 of the 613 operations that torch needs for a frame. The first step of a propagation is rare, and the
+    reconstruction needs few launches with large feature maps, whose memory a graph would keep; at four and sixteen
+    times the pixels it keeps a GPU busy by itself. What depends on values (how often a frame is cleaned) lies outside
+    of the steps.
 
     Concurrent frames are branches of one graph and no batch: the convolutions of a batch may be different ones, with
     different rounding, and then a frame's bits would depend on the other frames.
