@@ -412,6 +412,64 @@ def test_the_kernels_give_torchs_values_in_tritons_interpreter(part, seed, tiny_
     assert done.stdout == "right\n"
 
 
+ON_A_GPU_THAT_ONLY_COMPILES = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+class Driver:
+    def get_current_target(self):
+        return GPUTarget("cuda", 80, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+run, made = JITFunction.run, {}
+
+def compile_only(self, *given, grid, warmup, **others):
+    kernel = run(self, *given, grid=grid, warmup=True, **others)
+    made.setdefault(self.__name__, {})[id(kernel)] = kernel
+
+driver.set_active(Driver())
+JITFunction.run = compile_only
+
+from vsrealbasicvsr.backends.cuda import convolution, half_flow, join
+from vsrealbasicvsr.backends.cuda.convolution_task import Task
+
+half = torch.float16
+packed = convolution.pack(torch.zeros(64, 8, 3, 3), torch.zeros(64), half)
+for height, width in ((1, 1), (16, 16), (45, 67), (480, 720)):
+    x, out = (torch.zeros(1, height, width, channels, dtype=half).permute(0, 3, 1, 2) for channels in (8, 64))
+    for slope in (0.0, 0.1, 1.0):
+        convolution.by_triton(Task(x=x, packed=packed, slope=slope, out=out))
+    frame, flow = torch.zeros(1, 3, height, width), torch.zeros(1, 2, height, width)
+    join.by_triton(frame, x, flow, half)
+    half_flow.prepare_by_triton(torch.cat((frame, frame)), torch.zeros(1, 2, max(height // 2, 1), max(width // 2, 1)))
+print({name: len(kernels) for name, kernels in made.items()})
+"""
+
+
+@needs_triton
+@pytest.mark.long
+def test_launched_for_frames_of_any_size_a_kernel_is_compiled_once(tmp_path):
+    """In the middle of a clip nobody waits for a compiler; a size of 1, or of a multiple of 16, is no other kernel."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_GPU_THAT_ONLY_COMPILES],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'_convolution': 1, '_join': 1, '_prepare': 1}\n"
+
+
 @needs_triton
 @pytest.mark.long
 def test_compiled_for_a_gpu_that_is_not_here_no_kernel_spills(tmp_path, monkeypatch, capsys):
