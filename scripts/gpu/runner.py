@@ -48,7 +48,7 @@ class _Measures:
 
 STAGES = (
     Stage("about", _Measures(device_stages.about), 30),
-    Stage("parity", _Measures(device_stages.parity), 90),
+    Stage("parity", _Measures(device_stages.parity), 120),
     Stage("graphs", _Measures(device_stages.graphs), 60),
     Stage("convolutions", _Measures(device_stages.convolutions), 40),
     Stage("fused", _Measures(kernel_stages.fused), 90),
