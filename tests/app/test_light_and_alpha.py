@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from vsrealbasicvsr.app.hdr import Light, from_network, to_network
+from vsrealbasicvsr.app.hdr import Light, from_network, light_of, to_network
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.rendering import upscaled
@@ -49,6 +49,37 @@ def test_the_whole_range_of_light_goes_to_the_network_and_back(transfer: int) ->
         back = np.asarray(frame[0])[0].astype(int)
         assert {int(value) for value in (frame.props["_Transfer"], frame.props["_Matrix"])} == {transfer, BT2020}
     assert np.max(np.abs(back - RAMP)) <= 1
+
+
+@pytest.mark.parametrize("location", [0, 1, 2])
+def test_chroma_samples_stay_where_they_were(location: int) -> None:
+    """HDR of discs and streams has them at the top left (2), and the output is tagged as its source."""
+    props = {"_Matrix": BT2020, "_Transfer": PQ, "_Primaries": BT2020, "_Range": 0, "_ChromaLocation": location}
+    blank = vs.core.std.BlankClip(width=32, height=32, format=vs.YUV420P10, length=1, color=[400, 512, 512])
+    slope = np.linspace(400, 624, 16).round().astype(np.uint16)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        made = f.copy()
+        np.asarray(made[1])[:] = slope
+        np.asarray(made[2])[:] = slope[:, None]
+        return made
+
+    clip = blank.std.ModifyFrame(blank, fill).std.SetFrameProps(**props)
+    light = light_of(props, matrix=BT2020, color_range=0)
+    assert light is not None
+    with from_network(to_network(clip, light), clip.format, light).get_frame(0) as frame:
+        assert int(frame.props["_ChromaLocation"]) == location
+        for plane, wanted in ((1, slope[None]), (2, slope[:, None])):
+            off = (np.asarray(frame[plane]).astype(int) - wanted)[4:-4, 4:-4]
+            assert np.max(np.abs(off)) <= 1
+
+
+def test_interlaced_light_is_taken_as_progressive() -> None:
+    """--force lets it pass; of a height that is no multiple of 4 core.resize would convert no fields."""
+    clip = ramp(PQ).std.AddBorders(bottom=2).std.SetFrameProps(_FieldBased=2)
+    light = Light(matrix=BT2020, primaries=BT2020, transfer=PQ, color_range=0)
+    with to_network(clip, light).get_frame(0) as frame:
+        assert frame.height == 10
 
 
 def test_reference_white_of_sdr_has_more_than_half_of_the_network_s_contrast() -> None:

@@ -33,6 +33,8 @@ class Light:
     primaries: int
     transfer: int
     color_range: int
+    chroma_location: int = 0
+    """Of subsampled frames, as VapourSynth numbers it: 0 left, 1 centre, 2 top left."""
 
 
 def light_of(source_props: Mapping[str, Any], *, matrix: int, color_range: int) -> Light | None:
@@ -48,14 +50,22 @@ def light_of(source_props: Mapping[str, Any], *, matrix: int, color_range: int) 
         return None
     primaries = int(source_props.get("_Primaries", UNSPECIFIED))
     known = PRIMARIES_BT2020 if primaries in (0, UNSPECIFIED, 3) else primaries
-    return Light(matrix=matrix, primaries=known, transfer=transfer, color_range=color_range)
+    return Light(
+        matrix=matrix,
+        primaries=known,
+        transfer=transfer,
+        color_range=color_range,
+        chroma_location=int(source_props.get("_ChromaLocation", 0)),
+    )
 
 
 def to_network(clip: vs.VideoNode, light: Light, *, peak_nits: float = PEAK_NITS) -> vs.VideoNode:
     """Return the clip as RGBS whose samples are (L / peak_nits)^(1/2.4), without a limit.
 
-    The primaries stay as they are, so that no colour leaves the gamut.
+    The primaries stay as they are, so that no colour leaves the gamut. Frames are treated as progressive, as by
+    rbvsr.Upscale.
     """
+    clip = clip.std.SetFrameProps(_FieldBased=0)  # core.resize converts the two fields apart, and not of every height
     given = {} if clip.format is not None and clip.format.color_family == vs.RGB else {"matrix_in": light.matrix}
     named = {"transfer_in": light.transfer, "primaries_in": light.primaries}
     signal = clip.resize.Bicubic(format=vs.RGBS, transfer=light.transfer, primaries=light.primaries, **named, **given)
@@ -73,6 +83,8 @@ def from_network(
 ) -> vs.VideoNode:
     """Return the RGBS clip of `to_network` in the format `wanted`, with its light encoded as it was."""
     given = {} if wanted.color_family == vs.RGB else {"matrix": light.matrix}
+    if wanted.subsampling_w or wanted.subsampling_h:
+        given["chromaloc"] = light.chroma_location
     return clip.resize.Bicubic(
         format=wanted.id,
         transfer_in=TRANSFER_BT1886,
