@@ -31,6 +31,8 @@ def files(ffmpeg: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
     sound = ["-f", "lavfi", "-i", "sine=duration=0.4"]
     for name, made in (("in.mkv", [*picture, "-pix_fmt", "yuv420p"]), ("audio.mka", sound)):
         subprocess.run([str(ffmpeg), "-v", "error", *made, str(folder / name)], check=True)
+    colour = [*picture, "-pix_fmt", "yuv444p", str(folder / "444.mkv")]
+    subprocess.run([str(ffmpeg), "-v", "error", *colour], check=True)
     (folder / "broken.mp4").write_bytes(b"no video")
     (folder / "empty.mkv").touch()
     shutil.copy(folder / "in.mkv", folder / "other.mkv")
@@ -106,6 +108,10 @@ ENCODERS = [
 ]
 PICTURES = [
     (up("--width", "101", "--height", "99"), "a width divisible by 2 and a height divisible by 2, got 101x99"),
+    (
+        ["upscale", "444.mkv", *encode("libsvtav1")[2:], "--width", "101"],
+        "frames of YUV420P8 have a width divisible by 2",
+    ),
     (up("--width", "-2"), "--width must be above 0"),
     (up("--scale", "0"), "--scale must be above 0"),
     (up("--scale", "nan"), "--scale must be above 0"),
@@ -250,6 +256,25 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(files: P
     assert not (tmp_path / "out.mkv").exists()
     assert run(*arguments, cwd=files).returncode == 0
     assert list(tmp_path.iterdir()) == [tmp_path / "out.mkv"]
+
+
+def test_a_codec_that_the_container_refuses_only_while_it_is_written_is_one_line(files: Path, tmp_path: Path) -> None:
+    arguments = encode("rawvideo")
+    arguments[1:3] = [str(files / "in.mkv"), str(tmp_path / "out.mkv")]
+    done = run(*arguments, cwd=files)
+    assert done.returncode == 1
+    assert ".mkv does not take the video or what is copied beside it (Invalid argument)" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out.mkv").exists()
+    assert not list(tmp_path.rglob("joined*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes streams by a POSIX shell")
+def test_it_works_where_the_standard_streams_are_closed(files: Path, tmp_path: Path) -> None:
+    arguments = up()
+    arguments[1:3] = [str(files / "in.mkv"), str(tmp_path / "out.mkv")]
+    line = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command(*arguments)]
+    assert subprocess.run(line, cwd=files, timeout=TIMEOUT_SECONDS, check=False).returncode == 0
+    assert (tmp_path / "out.mkv").exists()
 
 
 def test_a_source_that_changes_is_not_joined(files: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.app.hdr import Light, from_network, light_of, to_network
 from vsrealbasicvsr.app.job import Choices
+from vsrealbasicvsr.app.opening import open_job
 from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.rendering import upscaled
 from vsrealbasicvsr.app.source import open_source
@@ -118,6 +119,20 @@ def test_flat_light_of_every_strength_stays_as_it_is(make: Any, tmp_path: Path) 
             assert frame.format.name == "YUV420P10"
             middle = np.asarray(frame[0])[24:40, 24:40].astype(int)
         assert np.max(np.abs(middle - code)) <= 12, code
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("transfer", ["smpte2084", "bt709"])
+def test_a_job_of_hdr_is_of_its_conversion(make: Any, tiny_model: Path, tmp_path: Path, transfer: str) -> None:
+    """Else frames of two conversions could be joined."""
+    picture = f"testsrc2=size=16x16:rate=25:duration=0.12,format=yuv420p10le,setparams=color_trc={transfer}"
+    source = make("in.mkv", "-f", "lavfi", "-i", picture, "-c:v", "ffv1")
+    choices = Choices(upscale={"model": str(tiny_model), "device": "cpu"}, codec="ffv1")
+    job, *_ = open_job(source, tmp_path / "out.mkv", choices)
+    found = job.identity.get("conversion of HDR", {})
+    assert (found.get("transfer"), found.get("peak_nits")) == (
+        (PQ, 1000.0) if transfer == "smpte2084" else (None, None)
+    )
 
 
 def with_dolby_vision(mp4: bytes) -> bytes:

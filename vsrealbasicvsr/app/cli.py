@@ -249,6 +249,9 @@ def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and end the process with its status."""
+    for name in ("stdout", "stderr"):  # where the caller closed them, as some that start programs do
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     signal.signal(signal.SIGTERM, _interrupt)
     status = run_command(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()

@@ -73,7 +73,11 @@ def _logged() -> Iterator[list[tuple[int, str, str]]]:
 def _stderr_dropped() -> Iterator[None]:
     """Drop what libraries write to the process's standard error: libx264 repeats there what it tells ffmpeg."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
     try:
         with tempfile.TemporaryFile() as dropped:
             os.dup2(dropped.fileno(), 2)

@@ -83,7 +83,7 @@ def choose_encoder(
     pix_fmt = next((name for name in candidates if name in accepted or not accepted), None)
     if pix_fmt is None:
         raise UserError(
-            f"the encoder {name} takes none of the formats that the clip can be converted to: choose another"
+            f"the encoder {name} takes none of the formats that the clip can be converted to: choose another --codec"
         )
     chosen = dict(options)
     crf_given = DEFAULT_CRF.get(name) if crf is None else crf

@@ -129,7 +129,7 @@ def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
 
 
 def discard(folder: Path) -> None:
-    """Delete a state folder, the lock last."""
+    """Delete what a state folder holds, but for its lock."""
     for path in folder.iterdir():
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -183,7 +183,13 @@ def remove_state(output: Path) -> None:
 
 
 def identity_of(
-    source: Path, choices: Choices, *, frames: tuple[int, int], encoder: Mapping[str, Any], versions: Mapping[str, Any]
+    source: Path,
+    choices: Choices,
+    *,
+    frames: tuple[int, int],
+    encoder: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    hdr: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything that decides the result, as JSON holds it."""
     options = dataclasses.asdict(choices)
@@ -199,6 +205,7 @@ def identity_of(
                 "encoder": dict(encoder),
                 "weights": weights,
                 "versions": dict(versions),
+                **({"conversion of HDR": dict(hdr)} if hdr else {}),
             }
         )
     )

@@ -14,11 +14,12 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoder_check import check_encoder
 from .encoding import choose_encoder
+from .hdr import PEAK_NITS
 from .job import Choices, Job, identity_of, state_folder
 from .joining import muxer_of
 from .pixel_formats import ALPHA, has_alpha, to_pix_fmt
 from .plan import plan_segments
-from .rendering import Pipeline, matrix_of, tags_of, upscaled
+from .rendering import Pipeline, light_of_source, matrix_of, tags_of, upscaled
 from .source import Source, check_suitable, open_source
 
 LOG = logging.getLogger(__name__)
@@ -78,9 +79,17 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
         window_length=int(choices.upscale.get("length") or DEFAULT_WINDOW_LENGTH),
         segment_frames=choices.segment_frames,
     )
-    identity = identity_of(source_path, choices, frames=frames, encoder=asdict(encoder), versions=_versions())
+    identity = identity_of(
+        source_path, choices, frames=frames, encoder=asdict(encoder), versions=_versions(), hdr=_hdr(source)
+    )
     job = Job(source=source_path, output=output, choices=choices, identity=identity, segments=tuple(segments))
     return job, source, frames, pipeline
+
+
+def _hdr(source: Source) -> dict[str, Any]:
+    """Return how PQ and HLG are converted for the network; empty for other sources."""
+    light = light_of_source(source)
+    return {} if light is None else {**asdict(light), "peak_nits": PEAK_NITS}
 
 
 def _versions() -> dict[str, Any]:

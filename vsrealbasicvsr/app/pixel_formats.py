@@ -7,6 +7,8 @@ import av
 import numpy as np
 import vapoursynth as vs
 
+from vsrealbasicvsr.errors import UserError
+
 ALPHA = "_Alpha"
 """The frame property that holds an alpha plane, as BestSource delivers it."""
 
@@ -52,10 +54,23 @@ def has_alpha(pix_fmt: str) -> bool:
     return any(component.is_alpha for component in av.VideoFormat(pix_fmt).components)
 
 
+def check_divisible(video_format: vs.VideoFormat, width: int, height: int) -> None:
+    """Raise UserError for a size that does not go with the chroma planes."""
+    step_x, step_y = 1 << video_format.subsampling_w, 1 << video_format.subsampling_h
+    if width % step_x or height % step_y:
+        raise UserError(
+            f"frames of {video_format.name} have a width divisible by {step_x} and a height divisible by {step_y}, got"
+            f" {width}x{height}: change --width or --height"
+        )
+
+
 def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str, *, matrix: int) -> vs.VideoNode:
     """Convert the clip, and its alpha planes, to a pixel format of ffmpeg, with dithering where depth is lost.
 
     matrix: between YUV and RGB.
+
+    Raises:
+        UserError: The format has chroma planes of a fraction of the size, which the clip's size is no multiple of.
     """
     planar = _PLANAR.get(pix_fmt, pix_fmt)
     depth = av.VideoFormat(planar).components[0].bits
@@ -65,6 +80,7 @@ def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str, *, matrix: int) -> vs.VideoNode
     else:
         layout = _LAYOUTS[planar.removeprefix("yuva").removeprefix("yuv")[:3]]
     wanted = vs.core.query_video_format(family, vs.INTEGER, depth, *layout)
+    check_divisible(wanted, clip.width, clip.height)
     alpha = clip.std.PropToClip(ALPHA) if has_alpha(pix_fmt) else None
     if clip.format is None or clip.format.id != wanted.id:
         arguments: dict[str, Any] = {}

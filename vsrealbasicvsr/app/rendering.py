@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import av
 import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
@@ -14,9 +15,9 @@ from vsrealbasicvsr.filter import conversion
 from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
 from .encoding import Encoder, SegmentWriter, Tags
-from .hdr import from_network, light_of, to_network
+from .hdr import Light, from_network, light_of, to_network
 from .job import Choices, Job
-from .pixel_formats import ALPHA
+from .pixel_formats import ALPHA, check_divisible
 from .plan import Segment, runs
 from .source import Source
 
@@ -42,20 +43,25 @@ def upscaled(source: Source, choices: Choices, frames: tuple[int, int]) -> vs.Vi
     alpha = clip.std.PropToClip(ALPHA) if ALPHA in source.props else None
     if alpha is not None:  # it is resized once, to the output's size
         clip = clip.std.RemoveFrameProps(ALPHA)
-    light = light_of(source.props, matrix=matrix_of(source), color_range=range_of(source.clip.format, source.props))
+    light = light_of_source(source)
     if light is not None:
         clip = to_network(clip, light)
     clip = _by_network(clip, choices)
     if light is not None:
         clip = from_network(clip, source.clip.format, light)
     width, height = output_size(source.clip, choices)
-    _check_divisible(clip.format, width, height)
+    check_divisible(clip.format, width, height)
     if (width, height) != (clip.width, clip.height):
         clip = clip.resize.Lanczos(width, height, **_matrix_arguments(source))
     if alpha is not None:
         full = {"range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
         clip = clip.std.ClipToProp(alpha.resize.Lanczos(width, height, **full), prop=ALPHA)
     return clip
+
+
+def light_of_source(source: Source) -> Light | None:
+    """Return how a source of PQ or HLG encodes its light; None for all others."""
+    return light_of(source.props, matrix=matrix_of(source), color_range=range_of(source.clip.format, source.props))
 
 
 def _by_network(clip: vs.VideoNode, choices: Choices) -> vs.VideoNode:
@@ -98,16 +104,6 @@ def output_size(clip: vs.VideoNode, choices: Choices) -> tuple[int, int]:
         height = height if choices.height is not None else _even(clip.height * choices.width / clip.width)
         width = choices.width
     return width, height
-
-
-def _check_divisible(video_format: vs.VideoFormat, width: int, height: int) -> None:
-    """Raise UserError for a size that does not go with the chroma planes."""
-    step_x, step_y = 1 << video_format.subsampling_w, 1 << video_format.subsampling_h
-    if width % step_x or height % step_y:
-        raise UserError(
-            f"frames of {video_format.name} have a width divisible by {step_x} and a height divisible by {step_y}, got"
-            f" {width}x{height}: change --width or --height"
-        )
 
 
 def _even(length: float) -> int:
@@ -175,7 +171,7 @@ def render(
         on_frame: Called with each frame's number when it is encoded.
 
     Raises:
-        UserError: A frame cannot be had, or the encoder refuses its options.
+        UserError: A frame cannot be had, the encoder refuses its options, or no segment can hold what it encodes.
         OSError: The disk is full.
     """
     for run in runs(segments):
@@ -185,6 +181,13 @@ def render(
                 yield _render_one(job, pipeline, segment, frames, on_frame)
         except vs.Error as error:
             raise UserError(printable(str(error), 1000)) from None
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise UserError(
+                f"what {pipeline.encoder.codec} encodes cannot be written ({printable(str(error.strerror), 200)}):"
+                " choose another --codec"
+            ) from None
         finally:
             frames.close()
 

@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
+
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .cluster import render_on_cluster
@@ -163,3 +165,9 @@ def _join(job: Job, source: Source, frames: tuple[int, int]) -> None:
         with suppress(OSError):
             made.unlink(missing_ok=True)
         raise full_disk(error, job.output.parent) from None
+    except av.FFmpegError as error:
+        made.unlink(missing_ok=True)
+        raise UserError(
+            f"{job.output.suffix} does not take the video or what is copied beside it"
+            f" ({printable(str(error.strerror), 200)}): choose another suffix of the output or another --codec"
+        ) from None
