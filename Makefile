@@ -52,6 +52,8 @@ $(INSTALLED): pyproject.toml vsrealbasicvsr/plugin/rbvsr.c vsrealbasicvsr/plugin
 	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) && \
 		echo "installing into $(VENV) with $$python: PyTorch is some 5 GB on disk, this takes minutes" && \
 		"$$python" -m venv $(VENV)
+	@# The name before the first release: its files are the same ones, and its copy of the package would be imported.
+	@$(VENV)/bin/python -m pip uninstall --quiet --quiet --yes vsrealbasicvsr
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

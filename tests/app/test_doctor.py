@@ -206,6 +206,21 @@ def test_packages_that_are_missing_or_cannot_be_imported_stop_nothing(
         assert f"pip install --force-reinstall {name}" in checks[which]["cure"]
 
 
+def test_the_earlier_name_beside_the_new_one_and_an_installation_from_a_clone(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("vsrealbasicvsr", "vapoursynth_rbvsr"):
+        folder = tmp_path / "site" / f"{name}-0.1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n")
+    (folder / "direct_url.json").write_text(json.dumps({"url": "file:///home/me/a%20clone", "dir_info": {}}))
+    check = doctor(environment | {"PYTHONPATH": str(folder.parent)}, tmp_path, 0)["rbvsr"]
+    assert check["status"] == "warning"
+    assert check["found"].endswith("and under its earlier name vsrealbasicvsr too")
+    assert "pip uninstall --yes vsrealbasicvsr, then " in check["cure"]
+    assert check["cure"].endswith("pip install --force-reinstall --no-deps '/home/me/a clone'")
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who is not root")
 def test_a_folder_in_which_nothing_can_be_written(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o500)

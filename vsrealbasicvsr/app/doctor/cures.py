@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlparse
 from vsrealbasicvsr.errors import printable
 
 DISTRIBUTION = "vapoursynth-rbvsr"
+EARLIER_DISTRIBUTION = "vsrealbasicvsr"
+"""Its name before the first release."""
 
 Status = Literal["ok", "warning", "fault"]
 
@@ -37,19 +39,28 @@ def reinstall() -> str:
     folder = editable_folder()
     if folder is not None:
         return pip("install", "--no-deps", "--editable", folder)
-    return pip("install", "--force-reinstall", "--no-deps", DISTRIBUTION)
+    return pip("install", "--force-reinstall", "--no-deps", _local_path(_origin()) or DISTRIBUTION)
 
 
 def editable_folder() -> str | None:
     """Return the folder of an editable installation."""
+    origin = _origin()
+    return _local_path(origin) if origin.get("dir_info", {}).get("editable") else None
+
+
+def _origin() -> dict[str, Any]:
+    """Return what pip wrote down of a folder or file that it installed from (PEP 610); empty for an index."""
     try:
         text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
         found = json.loads(text or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
-        return None
-    if not found.get("dir_info", {}).get("editable"):
-        return None
-    return unquote(urlparse(found["url"]).path)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _local_path(origin: dict[str, Any]) -> str | None:
+    url = urlparse(origin.get("url", ""))
+    return unquote(url.path) if url.scheme == "file" else None
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vsrealbasicvsr.errors import shown_path
 
-from .cures import DISTRIBUTION, Check, Status, imported, pip, reinstall
+from .cures import DISTRIBUTION, EARLIER_DISTRIBUTION, Check, Status, imported, pip, reinstall, version_of
 
 MIN_PYTHON = (3, 12)
 MIN_FREE_BYTES = 2 * 2**30
@@ -41,9 +41,15 @@ def check_package() -> Iterator[Check]:
     try:
         installed = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        yield Check("rbvsr", "warning", f"{found}, which is not installed", pip("install", DISTRIBUTION))
+        clone = Path(place).resolve().parents[1]
+        target = str(clone) if (clone / "pyproject.toml").is_file() else DISTRIBUTION
+        yield Check("rbvsr", "warning", f"{found}, which is not installed", pip("install", target))
         return
-    if installed != __version__:
+    if version_of(EARLIER_DISTRIBUTION) != "?":
+        # Both have the same files: uninstalling the earlier one takes them from the other.
+        cure = f"{pip('uninstall', '--yes', EARLIER_DISTRIBUTION)}, then {reinstall()}"
+        yield Check("rbvsr", "warning", f"{found}, and under its earlier name {EARLIER_DISTRIBUTION} too", cure)
+    elif installed != __version__:
         yield Check("rbvsr", "warning", f"{found}, but {installed} is installed", reinstall())
     else:
         yield Check("rbvsr", "ok", found)
