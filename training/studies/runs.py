@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ from training.studies.scales import Start
 from training.studies.variants import KINDS, Variant, VariantNetworks, build
 from training.trainer import save, save_ema, train
 from vsrealbasicvsr.model import RealBasicVSR
-from vsrealbasicvsr.weights import read_tensors
+from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, read_tensors
 
 DONE = "done.json"
 """Written last: a run with it is finished."""
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +57,9 @@ class Trainer:
             "settings": dataclasses.asdict(variant.settings),
             "cleaning": variant.cleaning,
             "start": None if variant.start is None else self.identity(variant.start),
-            "begins_with": self.start,
+            "begins_with": [self.start, None if self.spynet else _digest(DEFAULT_WEIGHTS)],
             "clips": self.clips.identity(),
-            "spynet": None if self.spynet is None else hashlib.sha256(self.spynet.read_bytes()).hexdigest(),
+            "spynet": None if self.spynet is None else _digest(self.spynet),
         }
 
     def run_folder(self, variant: Variant) -> Path:

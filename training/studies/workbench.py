@@ -77,7 +77,7 @@ class Workbench:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU seconds that the runs and measurements of this study took, whenever that was."""
+        """CPU seconds of this study's measurements, and of its runs since their last start, whenever that was."""
         return self._cpu_seconds + sum(self.trainer.what_it_took(v)["cpu_seconds"] for v in self._variants.values())
 
     def footage(self, num_frames: int) -> list[Footage]:
@@ -160,6 +160,7 @@ class Workbench:
             values, pictures, seconds = found
             self._cpu_seconds += seconds
             return values, pictures
+        path.unlink(missing_ok=True)  # it would vouch for pictures that are now written over
         begun, pictures = time.process_time(), {}
 
         def store(picture_name: str, picture: Bytes) -> None:

@@ -30,7 +30,7 @@ from training.studies.batch_length import parse_pairs
 from training.studies.report import compared, equal
 from training.studies.runs import DONE
 from training.studies.variants import KINDS, OneStage, RecurrentCleaning, Variant, VariantNetworks
-from training.studies.workbench import split
+from training.studies.workbench import Workbench, split
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
@@ -269,3 +269,23 @@ def test_the_one_stage_network_propagates_frames_as_they_come():
 def test_every_study_is_named_as_its_module_says():
     for name, module in STUDIES.items():
         assert importlib.import_module(f"training.studies.{module}").STUDY.name == name
+
+
+def test_a_measurement_that_was_written_over_in_part_is_made_again(tmp_path):
+    """Its pictures are another's once the next has begun, even if that is killed."""
+    bench = Workbench(out=tmp_path, scale=tiny_scale(), trainer=None, held_out=None)
+    picture = np.zeros((4, 4, 3), np.uint8)
+
+    def first(store):
+        store("picture", picture)
+        return "first"
+
+    def killed(store):
+        store("picture", picture + 200)
+        raise KeyboardInterrupt
+
+    bench.kept("unit", {"weights": "first"}, first)
+    with pytest.raises(KeyboardInterrupt):
+        bench.kept("unit", {"weights": "second"}, killed)
+    _, pictures = bench.kept("unit", {"weights": "first"}, first)
+    assert pictures["picture"].max() == 0
