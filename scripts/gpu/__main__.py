@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `pack`."""
+    """Add the options of `pack`."""
     parser.add_argument("--photographs", type=Path, nargs="*", default=[], metavar="FOLDER", help="for training")
     parser.add_argument(
         "--videos", type=Path, nargs="*", default=[], metavar="FOLDER", help="for training, as they are"
@@ -40,7 +40,7 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `measure`."""
+    """Add the options of `measure`."""
     parser.add_argument("--seconds", type=float, required=True, help="after which it has ended")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for results.jsonl and logs")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -93,7 +93,7 @@ def _names(text: str, known: list[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 2 with one line on standard error for what the user can mend."""
+    """Run the command; return its exit status: 2 with one line on standard error for what the user can mend."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Stages that measure the device from within one process: is it right, and how fast is each piece?
+"""Stages that measure the device from within one process: whether it is right, and how fast each piece is.
 
 Each stage is called with (setting, results) and adds what it finds as soon as it is known.
 """
@@ -36,7 +36,7 @@ FLOPS_PER_PX = 12.9e6
 
 
 def about(setting: Setting, results: Results) -> None:
-    """The machine, and what it has."""
+    """Record the machine, and what it has."""
     results.add(
         "machine",
         device=torch.cuda.get_device_name(0) if setting.device == "cuda" else setting.device,
@@ -85,7 +85,7 @@ def parity(setting: Setting, results: Results) -> None:
 
 
 def graphs(setting: Setting, results: Results) -> None:
-    """Captured steps against the eager ones, bit by bit, with and without what ran before."""
+    """Compare captured steps with the eager ones, bit by bit, with and without what ran before."""
     for model, (width, height), precision in itertools.product(setting.models, setting.sizes, setting.precisions):
         compute = setting.compute(precision)
         prepared = compute.prepare(network(model))
@@ -184,7 +184,7 @@ def _convolution(
 
 
 def peaks(setting: Setting, results: Results) -> None:
-    """What the device can do at most: products, a convolution, a copy."""
+    """Measure what the device can do at most: products, a convolution, a copy."""
     for precision in setting.precisions:
         found = measure_peak(setting.compute(precision), tiny=setting.tiny)
         results.add(precision, product_tflops=found.product / 1e12, convolution_tflops=found.convolution / 1e12)

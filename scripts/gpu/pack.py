@@ -52,7 +52,7 @@ def pack_all(arguments: argparse.Namespace) -> None:
 
 
 def call(packed: str, seconds: int) -> str:
-    """The command line for the other machine. Raises ValueError if it is too long for it."""
+    """Return the command line for the other machine. Raises ValueError if it is too long for it."""
     site = "/tmp/site"
     text = (
         f'mkdir -p {site} "$OUT" && tar -xJf {packed}/site.tar.xz -C {site} && PYTHONUNBUFFERED=1'

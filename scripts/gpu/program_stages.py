@@ -84,7 +84,7 @@ class ProgramError(RuntimeError):
 
 
 def vspipe(setting: Setting, results: Results, seconds: float) -> None:
-    """The network's benchmark, one size after another, so that a cut-off run keeps the sizes that it has."""
+    """Run the network's benchmark, one size after another, so that a cut-off run keeps the sizes that it has."""
     until = time.monotonic() + seconds
     failed = []
     for width, height in setting.sizes:
@@ -156,7 +156,7 @@ def training(setting: Setting, results: Results, seconds: float) -> None:
 
 
 def _start_of(folder: Path) -> Path:
-    """What to begin from: the one file that was packed, or the folder of a run."""
+    """Return what to begin from: the one file that was packed, or the folder of a run."""
     files = list(folder.iterdir())
     return files[0] if len(files) == 1 and files[0].is_file() else folder
 

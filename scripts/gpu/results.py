@@ -31,7 +31,7 @@ class Results:
         print(line[:1000], flush=True)
 
     def of(self, stage: str) -> Results:
-        """The same file, for this stage."""
+        """Return the same file, for this stage."""
         return Results(self.folder, stage, self.started)
 
 

@@ -119,7 +119,7 @@ def _do_nothing() -> None:
 
 
 def _in_process(stage: Stage, setting: Setting, results: Results, seconds: float, sender: Connection) -> None:
-    """What the process of a stage does; it sends "" or why the stage failed."""
+    """Run a stage in its own process, and send "" or why the stage failed."""
     if hasattr(os, "setsid"):
         os.setsid()  # so that its children end with it
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -54,7 +54,7 @@ class Setting:
         return ["fp32"] if self.device == "cpu" else list(DTYPES)
 
     def compute(self, precision: str) -> DeviceConfig:
-        """The engine's way to compute on the device in this precision."""
+        """Return the engine's way to compute on the device in this precision."""
         name = "cuda:0" if self.device == "cuda" else self.device
         return DeviceConfig(torch.device(name), DTYPES[precision])
 
@@ -65,12 +65,12 @@ class Setting:
 
 
 def network(model: str) -> RealBasicVSR:
-    """The default network, or the published sizes with random weights."""
+    """Return the default network, or the published sizes with random weights."""
     return build_network(model)
 
 
 def pictures(num: int, width: int, height: int) -> list[Tensor]:
-    """A smooth picture that moves, (3, H, W) each: the same for the same arguments."""
+    """Return a smooth picture that moves, (3, H, W) each: the same for the same arguments."""
     generator = torch.Generator().manual_seed(width * 10_000 + height)
     coarse = torch.rand(1, 3, height // 8 + 2, (width + num) // 8 + 2, generator=generator)
     base = F.interpolate(coarse, size=(height, width + num), mode="bicubic")[0].clamp(0, 1)

@@ -24,7 +24,10 @@ IN_THE_TREE = ("vsrealbasicvsr", "training")
 
 
 def fetch_wheels(root: Path, folder: Path) -> list[Path]:
-    """The wheels of PACKAGES, of the versions installed here, and that of the repository `root`. Raises UserError."""
+    """Return the wheels of PACKAGES, of the versions installed here, and that of the repository `root`.
+
+    Raises UserError.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     wanted = []
