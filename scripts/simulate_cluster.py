@@ -28,8 +28,8 @@ LENGTH = 30
 class Times:
     """Seconds that the parts of a run take.
 
-    The defaults are those of a worker with one core of an AMD EPYC (Zen 5) and a clip of 160x96, rounded; `keep` and
-    `join_frame` were measured on a busy machine with 2 such cores (2026-11-27). --measure replaces them all.
+    `keep` and `join_frame` were measured on a busy machine with 2 cores of an AMD EPYC (Zen 5), 2026-11-27. `frame` and
+    `start` are assumed: what a worker with one such core may take for a clip of 160x96. --measure replaces them all.
     """
 
     frame: float = 0.06
