@@ -42,20 +42,7 @@ def make(bench: Workbench) -> Report:
         for chain in CHAINS
         for length in lengths
     }
-    rows: list[dict[str, Any]] = [
-        {
-            "network": name,
-            "degradation": CHAINS[chain],
-            "length": str(length) if length < num_frames else f"all ({length})",
-            "psnr_db": measured.mean("psnr_db"),
-            "niqe": measured.mean("niqe"),
-        }
-        for (name, chain, length), measured in found.items()
-    ]
-    for chain, words in CHAINS.items():
-        measured = bench.measured(None, ONE_PASS, chain, num_frames=num_frames, frames=frames)
-        rows.append({"network": "bicubic", "degradation": words, "length": "-"})
-        rows[-1] |= {"psnr_db": measured.mean("psnr_db"), "niqe": measured.mean("niqe")}
+    rows = _rows(bench, found, frames, num_frames)
     shown = [(name, length) for name in (WITHOUT, WITH) for length in (1, num_frames)]
     pictures = [
         cut(
@@ -95,6 +82,25 @@ def make(bench: Workbench) -> Report:
             " look at the crops and at NIQE."
         ),
     )
+
+
+def _rows(bench: Workbench, found: Found, frames: Sequence[int], num_frames: int) -> list[dict[str, Any]]:
+    """Return the rows of the table, those of bicubic interpolation last."""
+    rows: list[dict[str, Any]] = [
+        {
+            "network": name,
+            "degradation": CHAINS[chain],
+            "length": str(length) if length < num_frames else f"all ({length})",
+            "psnr_db": measured.mean("psnr_db"),
+            "niqe": measured.mean("niqe"),
+        }
+        for (name, chain, length), measured in found.items()
+    ]
+    for chain, words in CHAINS.items():
+        measured = bench.measured(None, ONE_PASS, chain, num_frames=num_frames, frames=frames)
+        rows.append({"network": "bicubic", "degradation": words, "length": "-"})
+        rows[-1] |= {"psnr_db": measured.mean("psnr_db"), "niqe": measured.mean("niqe")}
+    return rows
 
 
 def findings(found: Found, num_frames: int) -> list[Finding]:

@@ -92,10 +92,7 @@ def upscale_file(
         total = sum(segment.num_frames for segment in mine)
         reporter.start(total - sum(segment.num_frames for segment in missing), total)
         reporter.phase("upscaling")
-        if cluster is None:
-            _render_here(job, pipeline, missing, reporter)
-        else:
-            _render_there(job, missing, reporter, cluster, num_workers)
+        _render(job, pipeline, missing, reporter, cluster=cluster, num_workers=num_workers)
         clip = pipeline.clip
         facts = {"output": str(output), "frames": clip.num_frames, "width": clip.width, "height": clip.height}
         if chunk is None:
@@ -112,6 +109,22 @@ def _not_rendered(job: Job, missing: list[Segment]) -> UserError:
         f"{len(missing)} of {len(job.segments)} segments are not rendered yet, the first from frame"
         f" {missing[0].first}: run the chunks that have them"
     )
+
+
+def _render(
+    job: Job,
+    pipeline: Pipeline,
+    missing: list[Segment],
+    reporter: Reporter,
+    *,
+    cluster: str | None,
+    num_workers: int | None,
+) -> None:
+    """Render the missing segments, here or by the cluster."""
+    if cluster is None:
+        _render_here(job, pipeline, missing, reporter)
+    else:
+        _render_there(job, missing, reporter, cluster, num_workers)
 
 
 def _render_here(job: Job, pipeline: Pipeline, missing: list[Segment], reporter: Reporter) -> None:
