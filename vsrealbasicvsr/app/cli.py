@@ -65,7 +65,7 @@ def upscale(
     *,
     network: NetworkOptions = _NETWORK,
     detail: Detail = None,
-    length: Annotated[int | None, option(NETWORK, "Frames that a window keeps.")] = None,
+    length: Annotated[int | None, option(NETWORK, "Frames of a window; default 30.")] = None,
     device: Annotated[str | None, option(NETWORK, "auto, cpu, cuda, cuda:1, cuda:0,cuda:1.")] = None,
     picture: PictureOptions = _PICTURE,
     start: Annotated[str | None, option(PICTURE, "Begin here: seconds or h:mm:ss.")] = None,

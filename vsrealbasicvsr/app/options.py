@@ -44,13 +44,11 @@ class NetworkOptions:
     """Arguments of rbvsr.Upscale that every command has."""
 
     theta: Annotated[
-        float | None, option(NETWORK, "Clean again while cleaning changes a frame by theta/255 or more.")
+        float | None, option(NETWORK, "Clean again while cleaning changes a frame by theta/255 or more; default 5.")
     ] = None
     cleaning: Annotated[float | None, option(NETWORK, "0: no cleaning, for good masters; 1: as trained.")] = None
     model: Model = None
-    overlap: Annotated[int | None, option(NETWORK, "Frames that a window sees besides, on each side; default 8.")] = (
-        None
-    )
+    overlap: Annotated[int | None, option(NETWORK, "Frames of context on each side of a window; default 8.")] = None
     scene_cuts: Annotated[str | None, option(NETWORK, "auto, props or off.")] = None
     precision: Precision = None
     tile: Annotated[int | None, option(NETWORK, "Rows that are processed at once; 0: as many as fit.")] = None
@@ -69,7 +67,8 @@ class PictureOptions:
     scale: Annotated[
         float | None,
         option(
-            PICTURE, "Size of the output, of the source's. Other than 4, the network's output is resized by Lanczos."
+            PICTURE,
+            "Output size as a multiple of the source's; other than 4, the network's output is resized by Lanczos.",
         ),
     ] = None
     width: Annotated[int | None, option(PICTURE, "Width of the output in pixels.")] = None
@@ -94,7 +93,10 @@ class EncodingOptions:
         ),
     ] = None
     crf: Annotated[
-        float | None, option(ENCODING, "Quality; lower is better. Default: 17 for libx264, 18 for libx265.")
+        float | None,
+        option(
+            ENCODING, "Quality; lower is better. Default: 17 for libx264, 18 for libx265, 24 for libsvtav1 and VP9."
+        ),
     ] = None
     preset: Annotated[str | None, option(ENCODING, "Speed of the encoder.")] = None
     encoder_option: Annotated[
