@@ -21,7 +21,7 @@ from .setting import DTYPES, Setting, median_ms, network
 
 
 def fused(setting: Setting, results: Results) -> None:
-    """A flow with and without; each fused convolution, and cuDNN's in its place; last, plans that might be better."""
+    """Time the flow with and without, each fused convolution against cuDNN, and last plans that might be better."""
     device = setting.compute("fp32").device
     kernels = BY_TRITON if device.type == "cuda" else BY_TORCH
     for size, some in itertools.product(setting.sizes, (kernels, None)):
