@@ -119,7 +119,9 @@ def _find_reason(
 def _responds(device: torch.device) -> bool:
     """Return whether a device still computes: after an illegal access CUDA refuses all else in the same process."""
     try:
-        torch.zeros(1, device=device).add_(1).item()
+        made = torch.zeros(1, device=device).add_(1)
+        if not made.is_meta:  # has no values to wait for
+            made.item()
     except Exception:  # drivers raise what they like
         return False
     return True
