@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
 from training.settings import changed
-from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of, scores_row
+from training.studies.comparing import Found, crop_rows, draw_by_chain, measured_on, table_rows
+from training.studies.plan import Study, pairwise, paper_variant, scope_of
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared
 from training.studies.variants import Variant
-from training.studies.workbench import Measured, Workbench
+from training.studies.workbench import Workbench
 
 CHAINS = ("usual", "harsh")
 PAPER, NO_LOSS, RECURRENT, BICUBIC = "the paper's", "no cleaning loss", "recurrent cleaning", "bicubic"
 
-type Found = Mapping[tuple[str, str], Measured]
+LABELS = {NO_LOSS: "no loss", RECURRENT: "recurrent", PAPER: "paper", BICUBIC: "bicubic"}
+SCORES = {"psnr_db": "output, dB", "cleaned_db": "cleaned frames, dB"}
+SHOWN: Mapping[Literal["outputs", "cleaned"], str] = {
+    "outputs": "Outputs",
+    "cleaned": "Cleaned frames, before propagation",
+}
 
 
 def variants(bench: Workbench) -> dict[str, Variant | None]:
@@ -31,41 +36,27 @@ def variants(bench: Workbench) -> dict[str, Variant | None]:
 
 def make(bench: Workbench) -> Report:
     """Train the three networks and measure their pictures and their cleaned frames."""
-    num_frames = bench.scale.num_frames
-    found = {
-        (name, chain): bench.measured(variant, ONE_PASS, chain, num_frames=num_frames)
-        for name, variant in variants(bench).items()
-        for chain in CHAINS
-    }
-    rows = [
-        {"variant": name, "degradation": chain, **scores_row(measured)} for (name, chain), measured in found.items()
+    found = measured_on(bench, variants(bench), CHAINS)
+    shown = [found[name, "harsh"] for name in (NO_LOSS, RECURRENT, PAPER)]
+    crops = [
+        Crops(
+            name=what,
+            caption=f"{words}, after the harsh chain",
+            columns=["input", NO_LOSS, RECURRENT, PAPER, "truth"],
+            rows=crop_rows(bench, "harsh", shown, what=what, max_clips=2),
+        )
+        for what, words in SHOWN.items()
     ]
-    crops = []
-    for what in ("outputs", "cleaned"):
-        pictures = [
-            cut(
-                bench,
-                "harsh",
-                num_frames=num_frames,
-                frame=num_frames // 2,
-                clip=clip,
-                pictures=[getattr(found[name, "harsh"], what)[clip] for name in (NO_LOSS, RECURRENT, PAPER)],
-            )
-            for clip in range(min(2, len(bench.footage(num_frames))))
-        ]
-        caption = "Outputs" if what == "outputs" else "Cleaned frames, before propagation"
-        columns = ["input", NO_LOSS, RECURRENT, PAPER, "truth"]
-        crops.append(Crops(name=what, caption=f"{caption}, after the harsh chain", columns=columns, rows=pictures))
     return Report(
         columns=COLUMNS,
-        rows=rows,
+        rows=table_rows(found),
         findings=findings(found),
         plots=[
             Plot(
                 name="cleaning",
                 caption="PSNR of the output, and of the cleaned frames against the averaged truth",
                 num_axes=2,
-                draw=lambda axes: _draw(axes, found),
+                draw=lambda axes: draw_by_chain(axes, found, LABELS, CHAINS, SCORES),
             )
         ],
         crops=crops,
@@ -99,19 +90,6 @@ def findings(found: Found) -> list[Finding]:
             unit="dB",
         ),
     ]
-
-
-def _draw(axes: Sequence[Any], found: Found) -> None:
-    names = (NO_LOSS, RECURRENT, PAPER, BICUBIC)
-    for one, score, words in zip(axes, ("psnr_db", "cleaned_db"), ("output, dB", "cleaned frames, dB"), strict=True):
-        values = [found[name, chain].mean(score) or 0.0 for name in names for chain in CHAINS]
-        for number, chain in enumerate(CHAINS):
-            one.bar([place + 0.4 * number - 0.2 for place in range(len(names))], values[number :: len(CHAINS)], 0.4)
-            one.containers[number].set_label(chain)
-        one.set_ylim(bottom=min(values) - 1)
-        one.set_xticks(range(len(names)), ["no loss", "recurrent", "paper", "bicubic"], fontsize=8)
-        one.set_ylabel(words)
-    axes[0].legend(fontsize=8)
 
 
 COLUMNS = [

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
 from training.settings import changed
-from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of, scores_row
+from training.studies.comparing import Found, crop_rows, draw_by_chain, measured_on, table_rows
+from training.studies.plan import Study, pairwise, paper_variant, scope_of
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared
 from training.studies.variants import Variant
-from training.studies.workbench import Measured, Workbench
+from training.studies.workbench import Workbench
 
 CHAINS = ("usual", "harsh")
 STAGE_1, KEPT_AWAY, LET_THROUGH, BICUBIC = "stage 1", "kept away from C (paper)", "let through to C (code)", "bicubic"
 
-type Found = Mapping[tuple[str, str], Measured]
+LABELS = {STAGE_1: "stage 1", KEPT_AWAY: "kept away", LET_THROUGH: "let through"}
+SCORES = {"cleaned_db": "cleaned frames, dB", "psnr_db": "output, dB"}
+SHOWN: Mapping[Literal["outputs", "cleaned"], str] = {"outputs": "Outputs", "cleaned": "Cleaned frames"}
 
 
 def variants(bench: Workbench) -> dict[str, Variant | None]:
@@ -30,41 +32,28 @@ def variants(bench: Workbench) -> dict[str, Variant | None]:
 
 def make(bench: Workbench) -> Report:
     """Train stage 2 in both ways from the same stage 1, and measure outputs and cleaned frames."""
-    num_frames = bench.scale.num_frames
-    found = {
-        (name, chain): bench.measured(variant, ONE_PASS, chain, num_frames=num_frames)
-        for name, variant in variants(bench).items()
-        for chain in CHAINS
-    }
-    rows = [
-        {"variant": name, "degradation": chain, **scores_row(measured)} for (name, chain), measured in found.items()
+    found = measured_on(bench, variants(bench), CHAINS)
+    shown = [found[name, "harsh"] for name in (STAGE_1, KEPT_AWAY, LET_THROUGH)]
+    crops = [
+        Crops(
+            name=what,
+            caption=f"{words}, after the harsh chain",
+            columns=["input", STAGE_1, "kept away from C", "let through to C", "truth"],
+            rows=crop_rows(bench, "harsh", shown, what=what, max_clips=2),
+        )
+        for what, words in SHOWN.items()
     ]
-    crops = []
-    for what, words in (("outputs", "Outputs"), ("cleaned", "Cleaned frames")):
-        pictures = [
-            cut(
-                bench,
-                "harsh",
-                num_frames=num_frames,
-                frame=num_frames // 2,
-                clip=clip,
-                pictures=[getattr(found[name, "harsh"], what)[clip] for name in (STAGE_1, KEPT_AWAY, LET_THROUGH)],
-            )
-            for clip in range(min(2, len(bench.footage(num_frames))))
-        ]
-        columns = ["input", STAGE_1, "kept away from C", "let through to C", "truth"]
-        crops.append(Crops(name=what, caption=f"{words}, after the harsh chain", columns=columns, rows=pictures))
     losses = bench.scale.stage_2.losses
     return Report(
         columns=COLUMNS,
-        rows=rows,
+        rows=table_rows(found),
         findings=findings(found),
         plots=[
             Plot(
                 name="losses",
                 caption="PSNR of the cleaned frames against the averaged truth; PSNR of the output",
                 num_axes=2,
-                draw=lambda axes: _draw(axes, found),
+                draw=lambda axes: draw_by_chain(axes, found, LABELS, CHAINS, SCORES),
             )
         ],
         crops=crops,
@@ -96,19 +85,6 @@ def findings(found: Found) -> list[Finding]:
             decimals=3,
         ),
     ]
-
-
-def _draw(axes: Sequence[Any], found: Found) -> None:
-    names = (STAGE_1, KEPT_AWAY, LET_THROUGH)
-    for one, score, words in zip(axes, ("cleaned_db", "psnr_db"), ("cleaned frames, dB", "output, dB"), strict=True):
-        values = [found[name, chain].mean(score) or 0.0 for name in names for chain in CHAINS]
-        for number, chain in enumerate(CHAINS):
-            places = [place + 0.4 * number - 0.2 for place in range(len(names))]
-            one.bar(places, values[number :: len(CHAINS)], 0.4, label=chain)
-        one.set_ylim(bottom=min(values) - 1)
-        one.set_xticks(range(len(names)), ["stage 1", "kept away", "let through"], fontsize=8)
-        one.set_ylabel(words)
-    axes[0].legend(fontsize=8)
 
 
 COLUMNS = [

@@ -14,8 +14,9 @@ from training.data.sampler import degrade, draw, one_thread
 from training.processes import Processes
 from training.settings import Settings, changed
 from training.steps import Steps
+from training.studies.comparing import crop_rows, measured_on
 from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of
+from training.studies.plan import Study, pairwise, paper_variant, scope_of
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared, counted, equal
 from training.studies.variants import Variant, VariantNetworks
 from training.studies.workbench import Workbench
@@ -52,12 +53,7 @@ def make(bench: Workbench) -> Report:
         | {"frames": bench.scale.timed_num_frames, "crop_px": bench.scale.timed_crop_px},
         lambda store: measure_times(bench, networks, timed),
     )[0]
-    num_frames = bench.scale.num_frames
-    found = {
-        (name, chain): bench.measured(variant, ONE_PASS, chain, num_frames=num_frames)
-        for name, variant in zip(NAMES, networks, strict=True)
-        for chain in CHAINS
-    }
+    found = measured_on(bench, dict(zip(NAMES, networks, strict=True)), CHAINS)
     rows = []
     for name, parts in zip(NAMES, times, strict=True):
         total = sum(parts.values())
@@ -73,18 +69,7 @@ def make(bench: Workbench) -> Report:
             }
         )
     rows.append(_bicubic_row(bench))
-    middle = num_frames // 2
-    pictures = [
-        cut(
-            bench,
-            CHAINS[1],
-            num_frames=num_frames,
-            frame=middle,
-            clip=clip,
-            pictures=[found[name, CHAINS[1]].outputs[clip] for name in NAMES],
-        )
-        for clip in range(len(bench.footage(num_frames)))
-    ]
+    pictures = crop_rows(bench, CHAINS[1], [found[name, CHAINS[1]] for name in NAMES])
     return Report(
         columns=COLUMNS,
         rows=rows,

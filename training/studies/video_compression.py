@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from training.settings import changed
-from training.studies.measuring import ONE_PASS
-from training.studies.plan import Study, cut, pairwise, paper_variant, scope_of, scores_row
+from training.studies.comparing import Found, crop_rows, measured_on, table_rows
+from training.studies.plan import Study, pairwise, paper_variant, scope_of
 from training.studies.report import Column, Crops, Finding, Plot, Report, compared
 from training.studies.variants import Variant
-from training.studies.workbench import Measured, Workbench
+from training.studies.workbench import Workbench
 
 CHAINS = ("clean", "mild", "usual", "harsh")
 COMPRESSED = ("mild", "usual", "harsh")
 """x264 at CRF 23, 28 and 35."""
 WITH, WITHOUT, BICUBIC = "with the codec", "without", "bicubic"
-
-type Found = Mapping[tuple[str, str], Measured]
 
 
 def without_codec(bench: Workbench) -> Variant:
@@ -28,30 +26,12 @@ def without_codec(bench: Workbench) -> Variant:
 
 def make(bench: Workbench) -> Report:
     """Train both networks and measure them on clips that a codec has been over, and on clean ones."""
-    num_frames = bench.scale.num_frames
     networks = {WITH: paper_variant(bench), WITHOUT: without_codec(bench), BICUBIC: None}
-    found = {
-        (name, chain): bench.measured(variant, ONE_PASS, chain, num_frames=num_frames)
-        for name, variant in networks.items()
-        for chain in CHAINS
-    }
-    rows = [
-        {"variant": name, "degradation": chain, **scores_row(measured)} for (name, chain), measured in found.items()
-    ]
-    pictures = [
-        cut(
-            bench,
-            "harsh",
-            num_frames=num_frames,
-            frame=num_frames // 2,
-            clip=clip,
-            pictures=[found[name, "harsh"].outputs[clip] for name in (BICUBIC, WITHOUT, WITH)],
-        )
-        for clip in range(len(bench.footage(num_frames)))
-    ]
+    found = measured_on(bench, networks, CHAINS)
+    pictures = crop_rows(bench, "harsh", [found[name, "harsh"] for name in (BICUBIC, WITHOUT, WITH)])
     return Report(
         columns=COLUMNS,
-        rows=rows,
+        rows=table_rows(found),
         findings=findings(found),
         plots=[
             Plot(
