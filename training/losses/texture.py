@@ -6,6 +6,7 @@ from torch import Tensor
 
 from training.losses.distances import l1
 from training.losses.kinds import ClipTensors, Loss, Reach
+from vsrealbasicvsr.luma import luma
 
 WINDOW_PX = 8
 """Side of a window in pixels of the output."""
@@ -24,9 +25,9 @@ def texture_loss(hr: Tensor, gt: Tensor) -> Tensor:
     beside edges. A pixel loss alone ends in a blur, because detail in a wrong place costs it twice. This loss asks for
     as much detail as the ground truth has in each window; where in the window is left to the other losses.
 
-    Differences of neighbouring pixels are largest for a raster of single pixels, which a network learned within 250
-    steps: 0.80 of the truth's sharpness, and a screen door over every wall. So the gradients are Sobel's, which do not
-    see such a raster, and it is penalised where the output has more of it than the ground truth: rows, columns, checks.
+    A raster of single pixels has the largest differences of neighbours, and a network soon learns to draw one. So the
+    gradients are Sobel's, which do not see it, and rasters (rows, columns, checks) are penalised where the output has
+    more of them than the ground truth.
 
     Args:
         hr: output (N, T, 3, S*H, S*W) in [0, 1].
@@ -39,14 +40,20 @@ def texture_loss(hr: Tensor, gt: Tensor) -> Tensor:
 
 def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
     """Return the standard deviations in windows of two gradients (N*T, 2, h, w) and of three rasters (N*T, 3, h, w)."""
-    luma = (clip.flatten(0, 1).float() * clip.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    pairs = ((_SMOOTH, _SLOPE), (_SLOPE, _SMOOTH), (_SMOOTH, _RASTER), (_RASTER, _SMOOTH), (_RASTER, _RASTER))
-    kernels = torch.stack([torch.outer(luma.new_tensor(down), luma.new_tensor(across)) for down, across in pairs])
-    bands = F.conv2d(luma, kernels[:, None])
+    y = luma(clip.flatten(0, 1).float())
+    smooth, slope, raster = (_filtered(y, taps, -2) for taps in (_SMOOTH, _SLOPE, _RASTER))
+    pairs = ((smooth, _SLOPE), (slope, _SMOOTH), (smooth, _RASTER), (raster, _SMOOTH), (raster, _RASTER))
+    bands = torch.stack([_filtered(rows, taps, -1) for rows, taps in pairs], dim=1)
     mean = F.avg_pool2d(bands, WINDOW_PX, WINDOW_PX // 2)
     square = F.avg_pool2d(bands.square(), WINDOW_PX, WINDOW_PX // 2)
     deviations = ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
     return deviations[:, :2], deviations[:, 2:]
+
+
+def _filtered(y: Tensor, taps: tuple[float, float, float], dim: int) -> Tensor:
+    """Return y filtered along one axis, two shorter. No tensor of taps is created: a CUDA graph cannot copy one."""
+    first, middle, last = (y.narrow(dim, start, y.shape[dim] - 2) for start in range(3))
+    return taps[0] * first + taps[1] * middle + taps[2] * last
 
 
 LOSS: Loss[ClipTensors] = Loss(

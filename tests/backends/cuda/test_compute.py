@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from tests.backends.cuda.fake_cuda import FakeCuda
 from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
+from tests.host_copies import HostCopies
 from tests.networks import smooth_frames
 from vsrealbasicvsr.backends.cuda import backend as cuda
 from vsrealbasicvsr.backends.cuda import streams
@@ -471,19 +472,6 @@ def test_outside_of_inference_mode_nothing_is_captured(model):
     assert capture.captured == []
 
 
-class Constants(TorchDispatchMode):
-    """Notes where numbers of the host become a tensor: on a GPU that is a copy that everybody waits for."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten.detach_.default, torch.ops.aten.lift_fresh.default):
-            self.seen.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.long
 def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it(monkeypatch):
     """On the meta device, where all that depends on values raises."""
@@ -507,13 +495,13 @@ def test_no_step_that_is_captured_waits_for_the_host_or_copies_from_it(monkeypat
         network.cleaning_residue(frame)
         assert len(taken) == 4
         for step, arguments in taken:
-            with Constants() as constants:
+            with HostCopies() as copies:
                 step(*arguments)
-            assert constants.seen == []
+            assert copies.seen == []
         for from_the_host in (lambda: frame.new_tensor((1.0, 2.0)), lambda: torch.tensor([1.0], device="meta")):
-            with Constants() as constants:
+            with HostCopies() as copies:
                 from_the_host()
-            assert constants.seen != []
+            assert copies.seen != []
         with pytest.raises((RuntimeError, NotImplementedError)):
             frame[frame > 0]
 

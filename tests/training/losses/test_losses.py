@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.host_copies import HostCopies
 from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
@@ -16,7 +17,7 @@ from training.losses.cleaning import cleaning_loss
 from training.losses.colour import colour_loss
 from training.losses.distances import averaged, charbonnier, l1
 from training.losses.flicker import flicker_loss
-from training.losses.kinds import Reach
+from training.losses.kinds import ClipTensors, Reach
 from training.losses.output import output_loss
 from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
 from training.losses.psnr import psnr_loss
@@ -281,3 +282,26 @@ def test_without_torchvision_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)  # what an import finds then: nothing
     with pytest.raises(PerceptualError, match=r"the perceptual loss needs torchvision.*: pip install torchvision"):
         PerceptualLoss({})
+
+
+def test_no_loss_of_clips_copies_numbers_from_the_host():
+    """A training step that is a CUDA graph cannot."""
+    lr, truth = clips(1, 3, 16, 16)
+    flows_px = (torch.zeros(1, 2, 2, 16, 16), torch.zeros(1, 2, 2, 16, 16))
+    tensors = ClipTensors(
+        lr=lr,
+        hr=noisy(truth),
+        gt=truth,
+        cleaned=lr,
+        clean=lambda frames: frames,
+        flow=lambda a, b: a[:, :2] - b[:, :2],
+        flows_px=flows_px,
+        distance="charbonnier",
+        colour_block_px=8,
+        rest_frame=0,
+    )
+    of_views = {"perceptual", "adversarial", "feature_matching"}
+    for name in LOSSES.keys() - of_views:
+        with HostCopies() as copies:
+            assert torch.isfinite(LOSSES[name].compute(tensors)), name
+        assert copies.seen == [], name
