@@ -19,6 +19,22 @@ TINY = Architecture(
 """Every layer, once."""
 
 
+FOUR_CHANNELS = Architecture(
+    cleaning_channels=4,
+    num_cleaning_blocks=1,
+    mid_channels=4,
+    num_backward_blocks=1,
+    num_forward_blocks=1,
+    fusion_channels=4,
+    quarter_channels=4,
+    hr_channels=4,
+    hr_out_channels=4,
+    num_flow_levels=2,
+    flow_channels=(4, 4, 4, 4),
+)
+"""The same with fewer channels and flow levels, for tests that read and write weights."""
+
+
 def random_network(sizes: Architecture) -> RealBasicVSR:
     """Random weights of a size that lets every layer matter, flows of several pixels included."""
     torch.manual_seed(0)

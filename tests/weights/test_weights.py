@@ -24,6 +24,7 @@ from torch import Tensor
 
 import vsrealbasicvsr
 from scripts import convert_weights
+from tests.networks import FOUR_CHANNELS as SIZES
 from tests.reference_network import formula_network
 from vsrealbasicvsr.errors import shown_path
 from vsrealbasicvsr.model import Architecture, RealBasicVSR
@@ -37,19 +38,6 @@ from vsrealbasicvsr.weights import (
     write_weights,
 )
 
-SIZES = Architecture(
-    cleaning_channels=4,
-    num_cleaning_blocks=1,
-    mid_channels=4,
-    num_backward_blocks=1,
-    num_forward_blocks=1,
-    fusion_channels=4,
-    quarter_channels=4,
-    hr_channels=4,
-    hr_out_channels=4,
-    num_flow_levels=2,
-    flow_channels=(4, 4, 4, 4),
-)
 FORMATS = ["legacy", "zip"]
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.networks import FOUR_CHANNELS as SIZES
 from tests.reference_training import GRADIENT, clips, discriminate, discriminator_tensors, gradients, unit
 from training.discriminators.unet import SpectralConv, UNetDiscriminator
 from training.gradients import discriminator_step
 from training.losses.adversarial import discriminator_loss
-from vsrealbasicvsr.model import Architecture, RealBasicVSR, StateDictError
+from vsrealbasicvsr.model import RealBasicVSR, StateDictError
 from vsrealbasicvsr.weights import WeightsError, read_discriminator, read_network, write_weights
 
 WIDTH = 4
@@ -216,21 +217,6 @@ def test_other_tensors_are_refused_by_name(change, found):
     change(tensors)
     with pytest.raises(StateDictError, match=re.escape(found)):
         UNetDiscriminator.from_state_dict(tensors)
-
-
-SIZES = Architecture(
-    cleaning_channels=4,
-    num_cleaning_blocks=1,
-    mid_channels=4,
-    num_backward_blocks=1,
-    num_forward_blocks=1,
-    fusion_channels=4,
-    quarter_channels=4,
-    hr_channels=4,
-    hr_out_channels=4,
-    num_flow_levels=2,
-    flow_channels=(4, 4, 4, 4),
-)
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
