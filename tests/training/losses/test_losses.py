@@ -131,10 +131,10 @@ def texture(seed: int) -> Tensor:
 def test_the_texture_loss_misses_detail_and_does_not_mind_where_it_lies():
     truth, other = texture(0), texture(1)
     blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
-    assert texture_loss(truth, truth) == 0
-    assert texture_loss(truth + 0.1, truth).item() == pytest.approx(0, abs=1e-6)
-    blur = texture_loss(blurred, truth).item()
-    assert blur > 2 * texture_loss(other, truth).item()
+    assert texture_loss(truth, truth, 4) == 0
+    assert texture_loss(truth + 0.1, truth, 4).item() == pytest.approx(0, abs=1e-6)
+    blur = texture_loss(blurred, truth, 4).item()
+    assert blur > 2 * texture_loss(other, truth, 4).item()
     assert charbonnier(other, truth) > charbonnier(blurred, truth)  # which a pixel loss sees the other way round
 
 
@@ -144,13 +144,22 @@ def test_the_texture_loss_takes_no_raster_for_detail():
     rows, columns, checks = torch.zeros(3, *truth.shape)
     rows[..., ::2, :] = columns[..., ::2] = checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = 0.2
     for raster in (rows, columns, checks):  # the cheapest way to large differences
-        assert texture_loss(blurred + raster, truth) > 1.2 * texture_loss(blurred, truth)
+        assert texture_loss(blurred + raster, truth, 4) > 1.2 * texture_loss(blurred, truth, 4)
+
+
+def test_the_texture_loss_takes_no_weave_for_detail():
+    truth = texture(0)
+    blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
+    weave = 0.05 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).tile(24, 32)
+    assert texture_loss(blurred + weave, truth, 4) > 1.1 * texture_loss(blurred, truth, 4)
+    faint, flat = 0.02 * weave[:, :96], torch.full((1, 1, 3, 96, 96), 0.5)
+    assert texture_loss(flat + faint, flat, 4) > 3 * texture_loss(flat + faint, flat, 3)  # 3 is not its period
 
 
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     flat = torch.full((1, 1, 3, 16, 16), 0.5, requires_grad=True)
     truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    texture_loss(flat, truth).backward()
+    texture_loss(flat, truth, 4).backward()
     assert torch.isfinite(flat.grad).all()
 
 
