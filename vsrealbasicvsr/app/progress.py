@@ -1,7 +1,6 @@
 """What a run says while it works: a line that moves in a terminal, plain lines in a log file, or JSON for programs."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -43,8 +42,12 @@ class Reporter(Protocol):
         """Say what came out."""
 
 
-def memory_mib() -> float:
-    """Return the largest memory that this process had so far, in MiB."""
+def memory_mib() -> float | None:
+    """Return the largest memory that this process had so far, in MiB; None on Windows, where Python cannot tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -56,7 +59,9 @@ class _Rate(ProgressColumn):
         seconds = task.elapsed or 0
         done = task.completed - task.fields.get("before", 0)
         fps = f"{done / seconds:.2f} fps" if seconds and done else "- fps"
-        return Text(f"{fps}, {memory_mib() / 1024:.1f} GiB", style="progress.data.speed")
+        peak = memory_mib()
+        memory = "" if peak is None else f", {peak / 1024:.1f} GiB"
+        return Text(fps + memory, style="progress.data.speed")
 
 
 class TerminalReporter:
@@ -141,6 +146,7 @@ class PlainReporter:
         self._last = now
         fps = (self._done - self._before) / max(now - self._began, 1e-9)
         remaining = (self._total - self._done) / fps
+        peak = memory_mib()
         text = f"{self._done} of {self._total} frames, {fps:.2f} fps, {remaining:.0f} s left"
         self._say(
             "progress",
@@ -149,7 +155,7 @@ class PlainReporter:
             total=self._total,
             fps=round(fps, 3),
             eta_seconds=round(remaining, 1),
-            memory_mib=round(memory_mib()),
+            memory_mib=None if peak is None else round(peak),
         )
 
     def note(self, text: str) -> None:
