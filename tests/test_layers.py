@@ -73,6 +73,7 @@ ROOMS = {
         "vsrealbasicvsr/app/",
         "training/data/sources.py",
         "training/degradations/codecs.py",
+        "scripts/benchmark/command.py",
         "scripts/benchmark/input.py",
         "scripts/benchmark/plain_pipeline.py",
         "scripts/demo.py",

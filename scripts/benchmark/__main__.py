@@ -4,10 +4,12 @@
     python -m scripts.benchmark input --data clips/ --step-seconds 0.5 --batch 16 --json input.json
     python -m scripts.benchmark network --sizes 64x64,320x180 --models default --json network.json
     python -m scripts.benchmark memory --size 1920x1080 --frames 32 --length 30
+    python -m scripts.benchmark command --size 160x112 --frames 720
 
 input: the CPU time of one training clip of the published recipe, ours against a plain pipeline.
 network: time and memory of a frame: the published structure in eager torch, the engine alone, and vspipe with all.
 memory: the peak memory of vspipe while it upscales a clip of YUV420P8.
+command: what `rbvsr upscale` adds to vspipe piped into ffmpeg.
 
 The docstring of each part's module says how it measures. Only that module is imported: `network` and `memory` need the
 packages that the filter needs, and no others.
@@ -70,6 +72,13 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=("default", "published"), default="default")
 
 
+def add_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `command`."""
+    parser.add_argument("--size", default="160x112", metavar="WxH", help="of the video that goes in")
+    parser.add_argument("--frames", type=int, default=720, metavar="N")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N")
+
+
 def run_input(arguments: argparse.Namespace) -> None:
     """Run `input`."""
     from . import input
@@ -91,10 +100,18 @@ def run_memory(arguments: argparse.Namespace) -> None:
     memory.run_memory(arguments)
 
 
+def run_command(arguments: argparse.Namespace) -> None:
+    """Run `command`."""
+    from . import command
+
+    command.run_command(arguments)
+
+
 PARTS = (
     ("input", "the CPU time of training's input, against a plain pipeline", add_input_arguments, run_input),
     ("network", "time and memory of a frame: plain, engine, vspipe", add_network_arguments, run_network),
     ("memory", "the peak memory of vspipe", add_memory_arguments, run_memory),
+    ("command", "what rbvsr upscale adds to vspipe and ffmpeg", add_command_arguments, run_command),
 )
 
 

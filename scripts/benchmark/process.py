@@ -1,12 +1,13 @@
-"""A command in a process of its own, and its peak memory.
+"""A command in a process of its own, its CPU time and its peak memory.
 
 Linux starts a process's peak at what its parent used when it was started, so a child of a benchmark with torch in it
 would be charged with torch. This file, run as a program, is the small process in between: it starts the command and
-writes down the peak. It imports the standard library only.
+writes down both. It imports the standard library only.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,12 +30,14 @@ class Finished:
         stdout: Its output.
         stderr: Its messages.
         peak_bytes: Peak resident set; None if the system does not tell.
+        cpu_seconds: Of the command and of all that it started and waited for; None if the system does not tell.
     """
 
     returncode: int
     stdout: str
     stderr: str
     peak_bytes: int | None
+    cpu_seconds: float | None = None
 
     def last_words(self) -> str:
         """Return the reason that a script in vspipe gives, or the signal that ended the command, or its last line."""
@@ -58,7 +61,7 @@ def run(
         folder: Where it runs; None: where this process does.
     """
     with tempfile.TemporaryDirectory() as notes:
-        note = Path(notes) / "peak_bytes"
+        note = Path(notes) / "usage"
         between = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(note), *command]
         done = subprocess.run(
             between,
@@ -69,8 +72,14 @@ def run(
             errors="replace",
             check=False,
         )
-        peak = note.read_text() if note.exists() else ""
-    return Finished(done.returncode, done.stdout, done.stderr, int(peak) if peak else None)
+        peak, _, seconds = note.read_text().partition(" ") if note.exists() else ("", "", "")
+    return Finished(
+        done.returncode,
+        done.stdout,
+        done.stderr,
+        int(peak) if peak else None,
+        float(seconds) if seconds else None,
+    )
 
 
 def peak_bytes_of_children() -> int | None:
@@ -84,11 +93,12 @@ def peak_bytes_of_children() -> int | None:
 
 
 def main(note: str, command: Sequence[str]) -> int:
-    """Run a command and write its peak to the file `note`. Return the command's exit status."""
+    """Run a command and write its peak and CPU time to the file `note`. Return the command's exit status."""
     code = subprocess.run(command, check=False).returncode
     peak = peak_bytes_of_children()
     if peak is not None:
-        Path(note).write_text(str(peak))
+        usage = os.times()
+        Path(note).write_text(f"{peak} {usage.children_user + usage.children_system}")
     return code if code >= 0 else SIGNAL - code
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from vsrealbasicvsr.app.source import check_readable
+from vsrealbasicvsr.app.paths import check_readable, main_video
 from vsrealbasicvsr.app.timeline import MAX_RATE_DEVIATION, Timeline
 
 MAX_TICKS_PER_SECOND = 1_000_000
@@ -62,8 +62,7 @@ def source_times(path: Path) -> SourceTimes:
     """Read the times of a file's video. Raise UserError if it has no video that can be read."""
     check_readable(path)
     with av.open(str(path)) as file:
-        cover = av.stream.Disposition.attached_pic
-        stream = next(stream for stream in file.streams.video if not stream.disposition & cover)
+        stream = main_video(file)
         times = [
             (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
             for packet in file.demux(stream)

@@ -20,7 +20,7 @@ from vsrealbasicvsr.app.cli import run_command
 
 pytestmark = pytest.mark.long
 
-PHASES = {"reading", "upscaling", "joining", "comparing"}
+PHASES = {"loading", "reading", "upscaling", "joining", "comparing"}
 
 
 @pytest.fixture(scope="module")
@@ -230,12 +230,20 @@ def test_json_ends_with_the_error_as_an_object(
     assert last == {"event": "error", "text": err.removeprefix("rbvsr: ").rstrip("\n"), "status": status}
 
 
-def test_one_document_of_json_stays_one_when_a_command_fails(
-    files: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
-    monkeypatch.chdir(files)
-    assert run_command(["models", "info", "cut.safetensors", "--json"]) == 1
-    assert capfd.readouterr().out == ""
+def test_a_run_says_that_it_works_before_it_loads_torch(files: Path) -> None:
+    program = f"""
+import sys
+from vsrealbasicvsr.app.cli import run_command
+from vsrealbasicvsr.app.progress import PlainReporter
+
+def phase(self, name):
+    print(name, "torch" in sys.modules, flush=True)
+
+PlainReporter.phase = phase
+run_command({up("--theta", "300")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=files, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["loading False", "reading True"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files by POSIX")
@@ -342,7 +350,7 @@ def test_a_signal_while_the_source_is_read_leaves_nothing(ffmpeg: Path, tmp_path
     line = command("upscale", tmp_path / "in.mkv", tmp_path / "out.mkv", "--device", "cpu")
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "reading\n"
+        assert [process.stderr.readline() for _ in range(2)] == ["loading\n", "reading\n"]
         process.send_signal(number)
         said = process.communicate(timeout=TIMEOUT_SECONDS)[1]
     assert (process.returncode, said) == (130, "rbvsr: interrupted; run the same command again to go on\n")

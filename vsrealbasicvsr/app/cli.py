@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from json import dumps as json_text
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
@@ -41,6 +42,9 @@ from .options import (
     option,
     parsed_options,
 )
+
+if TYPE_CHECKING:
+    from .progress import Reporter
 
 MAX_ERROR_LENGTH = 1000
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -83,10 +87,7 @@ def upscale(
         source: A video file, or a folder of them.
         output: The video to write (.mkv, .mp4, .mov, .webm), or a folder.
     """
-    from .folders import upscale_folder
-    from .notes import logged_to
-    from .progress import reporting
-    from .upscaling import upscale_file
+    from .paths import check_paths
 
     choices = choices_of(
         network.given(detail=detail, length=length, device=device),
@@ -100,8 +101,13 @@ def upscale(
         segment_frames=run.segment_frames,
     )
     arguments = run.arguments()
-    call: Callable[..., Any] = upscale_folder if source.is_dir() else upscale_file
-    with reporting(as_json=run.json) as reporter, logged_to(reporter):
+    if not source.is_dir():
+        check_paths(source, output, overwrite=run.overwrite or run.chunk is not None)
+    with _reported(as_json=run.json) as reporter:
+        from .folders import upscale_folder
+        from .upscaling import upscale_file
+
+        call: Callable[..., Any] = upscale_folder if source.is_dir() else upscale_file
         call(source, output, choices, reporter, **arguments)
 
 
@@ -132,20 +138,19 @@ def preview(
         source: A video file.
         page: The page to write; default: the video's name with -preview.html, in the current folder.
     """
-    from .notes import logged_to
     from .page import MAX_METHODS, check_page
-    from .preview import Look, Variant, preview
-    from .progress import reporting
 
     page = page or Path(f"{source.stem}-preview.html")
     choices = choices_of(network.given(device=device), picture)
     details = list(dict.fromkeys(detail or []))
     if len(details) >= MAX_METHODS:
         raise UserError(f"--detail may be given up to {MAX_METHODS - 1} times, got {len(details)}")
-    variants = [Variant(name=f"rbvsr, detail {value:g}", arguments={"detail": value}) for value in details]
-    look = Look(at=at or (), num_shots=shots, loop_frames=frames)
     check_page(page, overwrite=overwrite)
-    with reporting(as_json=json) as reporter, logged_to(reporter):
+    with _reported(as_json=json) as reporter:
+        from .preview import Look, Variant, preview
+
+        variants = [Variant(name=f"rbvsr, detail {value:g}", arguments={"detail": value}) for value in details]
+        look = Look(at=at or (), num_shots=shots, loop_frames=frames)
         preview(source, page, choices, variants or [Variant(name="rbvsr")], look, reporter)
     _finish(page, open_page=open_page, as_json=json)
 
@@ -173,10 +178,8 @@ def compare(
     Args:
         files: Two to eight videos of the same scenes, such as source and result, then the page to write.
     """
-    from .notes import logged_to
     from .page import MAX_METHODS, check_page
     from .preview import Look, compare, labels_of
-    from .progress import reporting
 
     *videos, page = files or (Path(),)
     if not 2 <= len(videos) <= MAX_METHODS:
@@ -187,7 +190,7 @@ def compare(
     look = Look(at=at or (), num_shots=shots, loop_frames=frames)
     labels = labels_of(videos, label or [])
     check_page(page, overwrite=overwrite)
-    with reporting(as_json=json) as reporter, logged_to(reporter):
+    with _reported(as_json=json) as reporter:
         compare(videos, labels, page, look, reporter)
     _finish(page, open_page=open_page, as_json=json)
 
@@ -234,6 +237,18 @@ def train(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=F
 
 
 app.command(models)
+
+
+@contextmanager
+def _reported(*, as_json: bool) -> Iterator["Reporter"]:
+    """Report what a command does from its first moment on; what is imported inside, such as torch, takes seconds."""
+    from .notes import logged_to
+    from .progress import reporting
+
+    with reporting(as_json=as_json) as reporter:
+        reporter.phase("loading")
+        with logged_to(reporter):
+            yield reporter
 
 
 def _finish(page: Path, *, open_page: bool, as_json: bool) -> None:

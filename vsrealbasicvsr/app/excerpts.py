@@ -8,13 +8,13 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
-from .source import Source, check_readable, open_source
+from .paths import check_readable, main_video
+from .source import Source, open_source
 
 REORDERED_SECONDS = Fraction(1)
 """Copied beyond the end, because frames are not stored in the order in which they are shown."""
@@ -31,12 +31,6 @@ class Extent:
     start: Fraction
     end: Fraction
     rate: Fraction
-
-
-def main_video(file: Any) -> Any:
-    """Return the video stream of an open file that is no cover picture."""
-    cover = av.stream.Disposition.attached_pic
-    return next(stream for stream in file.streams.video if not stream.disposition & cover)
 
 
 def measure(path: Path) -> Extent:

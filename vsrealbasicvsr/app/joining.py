@@ -12,6 +12,7 @@ import av
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoding import packets_of
+from .paths import main_video
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
@@ -68,11 +69,6 @@ def _movie_timescale(timeline: Timeline) -> int:
     return max(1000, timeline.time_base.denominator)
 
 
-def _main_video(original: Any) -> Any:
-    cover = av.stream.Disposition.attached_pic
-    return next(stream for stream in original.streams.video if not stream.disposition & cover)
-
-
 def _describe(original: Any, video: Any, out: Any) -> None:
     """Copy the title and tags of the file and of its video; what described the old encoding is left out."""
     dropped = {
@@ -91,7 +87,7 @@ def _describe(original: Any, video: Any, out: Any) -> None:
         return {name: tags[name] for name in tags if names[name] not in dropped and not name.startswith("_STATISTICS")}
 
     out.metadata.update({name: text for name, text in kept(original.metadata).items() if not name.endswith("_brand")})
-    main = _main_video(original)
+    main = main_video(original)
     video.metadata.update(kept(main.metadata))
     video.disposition = main.disposition
 
@@ -99,7 +95,7 @@ def _describe(original: Any, video: Any, out: Any) -> None:
 def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
     """Add a stream to `out` for each of the source's that goes with it; say which do not fit into the container."""
     copied = {}
-    main = _main_video(original)
+    main = main_video(original)
     for stream in original.streams:
         kind = stream.type
         if stream is main or kind not in (*COPIED, "video"):

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from .excerpts import Extent, main_video
+from .excerpts import Extent
+from .paths import main_video
 
 NUM_CANDIDATES = 40
 LOOKED_AT_WIDTH_PX = 192

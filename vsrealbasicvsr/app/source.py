@@ -16,6 +16,7 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .paths import check_readable, main_video
 from .pixel_formats import ALPHA
 from .timeline import Timeline
 
@@ -98,20 +99,6 @@ def _interruptible(call: Callable[[], Any]) -> Any:
     return result.result()
 
 
-def check_readable(path: Path) -> None:
-    """Raise UserError unless the file is there, can be read, and has a video stream."""
-    try:
-        if not path.exists():
-            raise UserError(f"there is no file {shown_path(path)}")
-        with av.open(str(path)) as file:
-            videos = [stream for stream in file.streams.video if not _is_cover(stream)]
-    except (av.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(reason, 300)})") from None
-    if not videos:
-        raise UserError(f"{shown_path(path)} has no video")
-
-
 def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
     """Raise UserError for what would come out wrong: interlaced frames and Dolby Vision, unless forced."""
     path = shown_path(source.path)
@@ -131,25 +118,20 @@ def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
 def _announces_dolby_vision(path: Path) -> bool:
     """Return whether the container has a configuration of Dolby Vision (dvcC, dvvC) for its video."""
     with av.open(str(path)) as file:
-        context: Any = next(stream for stream in file.streams.video if not _is_cover(stream)).codec_context
+        context: Any = main_video(file).codec_context
         return "dovi_conf" in context.coded_side_data
 
 
 def _tags(path: Path) -> dict[str, str]:
     """Return the tags of the video stream."""
     with av.open(str(path)) as file:
-        return dict(next(stream for stream in file.streams.video if not _is_cover(stream)).metadata)
-
-
-def _is_cover(stream: Any) -> bool:
-    """Return whether a video stream is a picture of an album or film, not a video."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+        return dict(main_video(file).metadata)
 
 
 def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
     """Log a warning if the file announces a longer video than can be read, as one whose copying was interrupted."""
     with av.open(str(path)) as file:
-        stream: Any = next(stream for stream in file.streams.video if not _is_cover(stream))
+        stream: Any = main_video(file)
         if stream.duration:
             announced = float(stream.duration * Fraction(stream.time_base))
         else:
@@ -167,6 +149,6 @@ def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
 def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
     """Return how long the last frame is shown, in units of time_base, where the file says so."""
     with av.open(str(path)) as file:
-        stream = next(stream for stream in file.streams.video if not _is_cover(stream))
+        stream = main_video(file)
         durations = {packet.pts: packet.duration for packet in file.demux(stream) if packet.time_base == time_base}
     return durations.get(last_pts) or None

@@ -13,34 +13,11 @@ from .cluster import render_on_cluster
 from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_leftovers, remove_state
 from .joining import count_frames, join
 from .opening import open_job
+from .paths import check_paths
 from .plan import Segment, share
 from .progress import Reporter
 from .rendering import Pipeline, render
-from .source import Source, check_readable
-
-OUTPUT_SUFFIXES = (".mkv", ".webm", ".mp4", ".m4v", ".mov")
-
-
-def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
-    """Raise UserError for what can be known to be wrong before anything is read."""
-    check_readable(source)
-    try:
-        _check_output(source, output, overwrite=overwrite)
-    except OSError as error:  # a name that is too long, a folder that may not be read
-        raise UserError(f"{shown_path(output)} cannot be written ({error.strerror}): choose another output") from None
-
-
-def _check_output(source: Path, output: Path, *, overwrite: bool) -> None:
-    if output.suffix.lower() not in OUTPUT_SUFFIXES:
-        raise UserError(f"{shown_path(output)}: outputs are {', '.join(OUTPUT_SUFFIXES)}: choose one of these")
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {shown_path(output.parent)}: make it first")
-    if output.is_dir():
-        raise UserError(f"{shown_path(output)} is a folder: name a file in it")
-    if output.exists() and output.samefile(source):
-        raise UserError(f"{shown_path(output)} is the source itself: choose another output")
-    if output.exists() and not overwrite:
-        raise UserError(f"{shown_path(output)} exists: add --overwrite, or choose another output")
+from .source import Source
 
 
 def upscale_file(
