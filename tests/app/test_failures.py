@@ -266,13 +266,21 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(files: P
     assert list(tmp_path.iterdir()) == [tmp_path / "out.mkv"]
 
 
-def test_a_codec_that_the_container_refuses_only_while_it_is_written_is_one_line(files: Path, tmp_path: Path) -> None:
-    arguments = encode("rawvideo")
-    arguments[1:3] = [str(files / "in.mkv"), str(tmp_path / "out.mkv")]
-    done = run(*arguments, cwd=files)
-    assert done.returncode == 1
-    assert ".mkv does not take the video or what is copied beside it (Invalid argument)" in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "out.mkv").exists()
+@pytest.mark.parametrize("why", ["refused", "not decodable"])
+def test_a_video_that_its_container_does_not_keep_is_one_line_and_no_file(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, why: str
+) -> None:
+    # No codec is known that passes the checks at the start and fails at the end; here the container claims to hold it.
+    suffix, codec = {"refused": (".webm", "libx264"), "not decodable": (".mov", "rawvideo")}[why]
+    monkeypatch.chdir(files)
+    monkeypatch.setattr("vsrealbasicvsr.app.encoder_check.holds", lambda muxer, codec: True)
+    arguments = encode(codec)
+    arguments[1:3] = [str(files / "in.mkv"), str(tmp_path / f"out{suffix}")]
+    assert run_command(arguments) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"rbvsr: {suffix} does not ")
+    assert last.endswith("choose another suffix of the output or another --codec")
+    assert not (tmp_path / f"out{suffix}").exists()
     assert not list(tmp_path.rglob("joined*"))
 
 

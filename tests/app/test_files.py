@@ -233,7 +233,7 @@ def test_the_output_has_the_size_that_was_asked_for_and_its_pixels_the_right_sha
     assert described(tmp_path / "square.mkv")["sar"] == 2
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "ffv1", "prores_ks"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "ffv1", "prores_ks", "rawvideo"])
 def test_every_usual_encoder_can_be_chosen(make: Any, upscale: Any, tmp_path: Path, codec: str) -> None:
     source = make("in.mkv", *VIDEO, *H264)
     upscale(source, tmp_path / "out.mkv", codec=codec, stop="0.3", segment_frames=1)

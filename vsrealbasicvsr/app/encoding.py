@@ -98,7 +98,9 @@ def choose_encoder(
 
 
 def holds(muxer: str, codec: str) -> bool:
-    """Return whether a container takes the streams of an encoder."""
+    """Return whether a container takes the streams of an encoder, and gives back what it takes to decode them."""
+    if codec == "rawvideo" and muxer in ("mov", "mp4"):  # takes planes, and does not say how they lie
+        return False
     with av.open(io.BytesIO(), "w", format=muxer) as file:
         return av.Codec(codec, "w").canonical_name in file.supported_codecs
 

@@ -32,7 +32,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         whole: The whole source; else only what begins while the frames are shown, with times from 0.
 
     Raises:
-        UserError: The container does not take the video.
+        UserError: The container does not take the video, or what was written cannot be decoded.
     """
     shift = Fraction(0) if whole else timeline.start_seconds
     options = {"movie_timescale": str(_movie_timescale(timeline))} if suffix in MP4_SUFFIXES else {}
@@ -41,8 +41,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         av.open(str(source)) as original,
         av.open(str(path), "w", format=muxer_of(suffix), options=options) as out,
     ):
-        # opaque: by the parameters alone; else PyAV looks for an encoder of the name of the decoder (libdav1d).
-        video = out.add_stream_from_template(first.streams.video[0], opaque=True)
+        video = _add_video(out, first.streams.video[0], suffix)
         video.time_base = timeline.time_base
         _describe(original, video, out)
         if "alpha_mode" in first.streams.video[0].metadata:
@@ -55,6 +54,42 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         others = _other_packets(original, copied, timeline, shift, whole=whole)
         for packet in heapq.merge(packets, others, key=_begin):
             out.mux(packet)
+    _check_decodable(path, segments[0], suffix)
+
+
+def _add_video(out: Any, encoded: Any, suffix: str) -> Any:
+    """Add a stream for the packets of a segment's stream to `out`. Raises UserError."""
+    try:
+        # opaque: by the parameters alone; else PyAV looks for an encoder of the name of the decoder (libdav1d).
+        video = out.add_stream_from_template(encoded, opaque=True)
+    except ValueError as error:
+        raise UserError(
+            f"{suffix} does not take the video ({printable(str(error), 200)}): choose another suffix of the output or"
+            " another --codec"
+        ) from None
+    if encoded.codec_context.name == "rawvideo":  # the tag is all that says how the samples lie; PyAV resets it
+        video.codec_context.codec_tag = encoded.codec_context.codec_tag
+    return video
+
+
+def _check_decodable(path: Path, segment: Path, suffix: str) -> None:
+    """Raise UserError unless the joined video decodes as its first segment does: some containers lose what it takes."""
+    if _first_picture(path) != _first_picture(segment):
+        path.unlink()
+        raise UserError(
+            f"{suffix} does not keep what the encoder's frames need to be decoded: choose another suffix of the output"
+            " or another --codec"
+        )
+
+
+def _first_picture(path: Path) -> tuple[str, int, int] | None:
+    """Return (format, width, height) of a video's first frame, or None if it cannot be decoded."""
+    try:
+        with av.open(str(path)) as file:
+            frame = next(file.decode(main_video(file)))
+    except (av.FFmpegError, StopIteration):
+        return None
+    return frame.format.name, frame.width, frame.height
 
 
 def muxer_of(suffix: str) -> str:
