@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -68,19 +68,9 @@ def run_command(arguments: argparse.Namespace) -> None:
         for _ in range(arguments.repeats):
             runs["vspipe | ffmpeg"].append(_by_pipe(source, vspipe, folder))
             runs["rbvsr upscale"].append(_by_command(source, folder))
-    rows = [["", "seconds", "lowest", "highest", "CPU seconds", "peak GiB of one process"]]
-    for way, measured in runs.items():
-        spread = Spread.of([ran.seconds for ran in measured])
-        cpu = Spread.of([ran.cpu_seconds or 0 for ran in measured])
-        peak = max(ran.peak_bytes or 0 for ran in measured)
-        rows.append([way, *(f"{value:.1f}" for value in (spread.median, spread.low, spread.high, cpu.median))])
-        rows[-1].append(f"{peak / 2**30:.2f}")
+    overheads = [ours.seconds / theirs.seconds - 1 for theirs, ours in zip(*runs.values(), strict=True)]
     print(f"{width}x{height}, {arguments.frames} frames, {CODEC}, {arguments.repeats} turns")
-    print("\n".join(aligned(rows)))
-    overheads = [
-        ours.seconds / theirs.seconds - 1
-        for theirs, ours in zip(runs["vspipe | ffmpeg"], runs["rbvsr upscale"], strict=True)
-    ]
+    print("\n".join(aligned(_rows(runs))))
     print("overhead of each turn: " + ", ".join(f"{100 * value:+.1f} %" for value in overheads))
     print(f"peak with {arguments.frames // SHORTER} frames: {(short_run.peak_bytes or 0) / 2**30:.2f} GiB")
     print(f"first message after {first_message:.1f} s, first frame after {first_frame:.1f} s")
@@ -90,16 +80,25 @@ def run_command(arguments: argparse.Namespace) -> None:
         "width": width,
         "height": height,
         "num_frames": arguments.frames,
-        "runs": {
-            way: [{"seconds": r.seconds, "cpu_seconds": r.cpu_seconds, "peak_bytes": r.peak_bytes} for r in measured]
-            for way, measured in runs.items()
-        },
+        "runs": {way: [asdict(ran) for ran in measured] for way, measured in runs.items()},
         "overheads": overheads,
         "shorter_peak_bytes": short_run.peak_bytes,
         "first_message_seconds": first_message,
         "first_frame_seconds": first_frame,
     }
     write_json(arguments.json, report)
+
+
+def _rows(runs: Mapping[str, Sequence[_Ran]]) -> list[list[str]]:
+    """Return the table of all ways, with its head."""
+    rows = [["", "seconds", "lowest", "highest", "CPU seconds", "peak GiB of one process"]]
+    for way, measured in runs.items():
+        spread = Spread.of([ran.seconds for ran in measured])
+        cpu = Spread.of([ran.cpu_seconds or 0 for ran in measured])
+        peak = max(ran.peak_bytes or 0 for ran in measured)
+        numbers = [f"{value:.1f}" for value in (spread.median, spread.low, spread.high, cpu.median)]
+        rows.append([way, *numbers, f"{peak / 2**30:.2f}"])
+    return rows
 
 
 def _write_clip(path: Path, num_frames: int, width: int, height: int) -> Path:
