@@ -8,6 +8,7 @@ change is seen here before it is felt on a GPU.
 """
 
 import argparse
+import inspect
 import os
 import re
 import subprocess
@@ -175,12 +176,7 @@ def _epilogues() -> Iterator[Kernel]:
 
 def compiled(kernel: Kernel, target: int) -> Found:
     """Compile a kernel for GPUs of a compute capability."""
-    names = kernel.function.arg_names
-    signature = {name: "constexpr" if name in kernel.constants else kernel.types[name] for name in names}
-    constants = {(names.index(name),): value for name, value in kernel.constants.items()}
-    # Tensors begin at multiples of 16 bytes, as Triton finds out of those that torch allocates.
-    attributes = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    source = ASTSource(fn=kernel.function, signature=signature, constexprs=constants, attrs=attributes)
+    source = _source(kernel)
     made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=dict(kernel.options))
     used = _resources(made.asm["cubin"])
     products = re.findall(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)", made.asm["ptx"])
@@ -202,6 +198,22 @@ def _resources(cubin: bytes) -> dict[str, int]:
             [str(program), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
         )
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", done.stdout)}
+
+
+def _source(kernel: Kernel) -> ASTSource:
+    """Return what Triton compiles. Tensors begin at multiples of 16 bytes, as it finds out of those of torch."""
+    names = kernel.function.arg_names
+    tensors = [i for i, name in enumerate(names) if kernel.types.get(name, "").startswith("*")]
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        signature = {name: "constexpr" if name in kernel.constants else kernel.types[name] for name in names}
+        constants = {(names.index(name),): value for name, value in kernel.constants.items()}
+        attributes = {(i,): [["tt.divisibility", 16]] for i in tensors}
+        return ASTSource(fn=kernel.function, signature=signature, constexprs=constants, attrs=attributes)
+    from triton.backends.compiler import AttrsDescriptor  # Triton 3.2, of torch 2.6
+
+    signature = {name: kernel.types[name] for name in names if name not in kernel.constants}
+    hints = AttrsDescriptor.from_hints(dict.fromkeys(tensors, 16))
+    return ASTSource(fn=kernel.function, signature=signature, constants=dict(kernel.constants), attrs=hints)
 
 
 def faults(kernel: Kernel, target: int, found: Found) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,9 @@ def layer_of(name: str) -> str | None:
     return None
 
 
-def all_imports() -> Iterator[tuple[Path, str]]:
-    for path in sources():
-        for name in sorted(imported(path)):
-            yield path, name
+@cache
+def all_imports() -> list[tuple[Path, str]]:
+    return [(path, name) for path in sources() for name in sorted(imported(path))]
 
 
 def test_there_is_something_to_hold():
@@ -302,6 +302,7 @@ def switches():
 
 lr = torch.rand(1, 2, 3, 9, 8)
 torch.nn.functional.conv2d(lr[0], torch.rand(3, 3, 3, 3))  # whatever torch sets itself on first use
+import sympy  # torch 2.6 imports it on first use, and it sets a filter of warnings
 before = switches()
 import vsrealbasicvsr
 imported = switches()

@@ -39,6 +39,7 @@ def installed(request, tmp_path_factory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.long
 def test_an_installation_brings_our_packages_to_the_import_path_and_nothing_else(installed, tmp_path):
     command = [sys.executable, "-I", "-S", "-c", FIND, str(installed)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -33,6 +33,7 @@ def make(tiny_model):
     return make
 
 
+@pytest.mark.long
 def test_a_clip_in_order_has_the_filters_bytes(core, tiny_model, make):
     frames = images(14)
     blank = core.std.BlankClip(format=vs.RGBS, width=26, height=20, length=14)
@@ -140,6 +141,7 @@ def test_frames_may_say_themselves_where_scenes_end(make):
     assert not torch.equal(cut[3], whole[3])
 
 
+@pytest.mark.long
 def test_closing_it_early_frees_what_is_cached_and_it_can_begin_again(make):
     engine, frames = make(14), images(14)
     expected = list(make(14).upscale_frames(frames))

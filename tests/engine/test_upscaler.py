@@ -489,6 +489,7 @@ def test_a_frame_is_written_where_the_host_wants_it():
 
 
 @counts
+@pytest.mark.long
 def test_two_devices_share_the_windows_and_give_the_bytes_of_one():
     frames = clip(30)
     alone = upscaler(30, length=5)
@@ -518,6 +519,7 @@ def test_when_memory_is_short_finished_windows_go_at_once():
     assert sorted(engine.cache._windows) == [4]  # its frames 28 and 29 are not given yet
 
 
+@pytest.mark.long
 def test_more_overlap_comes_closer_to_the_whole_sequence():
     frames = clip(24)
     whole = [get(engine, frames, n) for engine in [upscaler(24, length=100)] for n in range(24)]
@@ -633,6 +635,7 @@ def test_many_threads_at_once_get_the_same_bytes(fresh):
     assert wrong == []
 
 
+@pytest.mark.long
 def test_a_cut_told_by_the_host_parts_two_scenes_completely():
     first, second = clip(5), clip(4, seed=2)
     joined = torch.cat((first, second))

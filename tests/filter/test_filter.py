@@ -40,6 +40,7 @@ def test_a_clip_leaves_in_the_format_it_came_in_four_times_as_large_in_the_same_
 
 
 @pytest.mark.parametrize("format_id", [vs.GRAY8, vs.RGB24, vs.YUV420P8, vs.YUV444PH, vs.RGBS])
+@pytest.mark.long
 def test_every_frame_property_comes_out_as_it_went_in(core, tiny_model, format_id):
     clip = as_format(core, format_id, num_frames=3)
     clip = clip.std.SetFrameProps(
@@ -66,6 +67,7 @@ def test_a_frame_without_properties_gets_none_but_the_colours_that_were_assumed(
 
 @pytest.mark.parametrize("props", [{}, {"_Matrix": 2}])
 @pytest.mark.parametrize(("height", "matrix"), [(144, vs.MATRIX_ST170_M), (578, vs.MATRIX_BT709)])
+@pytest.mark.long
 def test_the_matrix_that_was_assumed_is_the_one_that_is_shown(core, tiny_model, height, matrix, props):
     clip = photograph(core, width=4, height=288, num_frames=1).resize.Point(4, height)
     clip = clip.resize.Bicubic(format=vs.YUV444P16, matrix=matrix)
@@ -89,6 +91,7 @@ def log_of(core, clip) -> list[str]:
     return lines
 
 
+@pytest.mark.long
 def test_the_log_says_once_what_was_assumed_of_the_colours(core, tiny_model):
     unnamed = as_format(core, vs.YUV420P8, num_frames=4).std.RemoveFrameProps()
     mixed = unnamed[:2] + unnamed[2:].std.SetFrameProps(_Matrix=2)
@@ -129,6 +132,7 @@ def test_an_alpha_plane_is_enlarged_with_its_frame(core, tiny_model, format_id, 
     assert digests(out) == digests(clip.rbvsr.Upscale(model=tiny_model, length=4, overlap=1))
 
 
+@pytest.mark.long
 def test_alpha_planes_may_come_and_go_change_their_kind_and_be_interlaced_by_name(core, tiny_model):
     clip = as_format(core, vs.YUV420P8)
     small = core.std.BlankClip(clip, format=vs.GRAY8, width=20, height=30, color=[200])
@@ -142,6 +146,7 @@ def test_alpha_planes_may_come_and_go_change_their_kind_and_be_interlaced_by_nam
         assert (plane == value).all()
 
 
+@pytest.mark.long
 def test_each_frame_is_converted_by_its_own_matrix_and_range(core, tiny_model):
     rgb = photograph(core, num_frames=1)
     kinds = [
@@ -168,6 +173,7 @@ WRONG_COLOURS = [
 
 
 @pytest.mark.parametrize("format_id", [vs.GRAY8, vs.YUV420P8, vs.RGB24])
+@pytest.mark.long
 def test_colours_that_a_frame_names_wrongly_are_taken_for_the_usual_ones_and_kept(core, tiny_model, format_id):
     clip = as_format(core, format_id, num_frames=1, width=16, height=16).std.RemoveFrameProps()
     wrong = core.std.Splice([clip.std.SetFrameProps(**props) for props in WRONG_COLOURS])
@@ -242,6 +248,7 @@ def test_a_matrix_that_needs_a_transfer_is_used_where_it_can_be_and_no_frame_fai
         ({}, None),
     ],
 )
+@pytest.mark.long
 def test_a_property_that_cannot_be_used_is_named_once_in_the_log(core, tiny_model, props, said):
     lines: list[str] = []
     clip = as_format(core, vs.YUV420P8, num_frames=5, width=16, height=16)
@@ -292,6 +299,7 @@ def test_the_luma_of_an_rgb_clip_can_be_upscaled(core, tiny_model):
 
 
 @pytest.mark.parametrize(("height", "matrix"), [(576, vs.MATRIX_ST170_M), (578, vs.MATRIX_BT709)])
+@pytest.mark.long
 def test_a_clip_that_names_no_matrix_is_taken_for_what_its_height_suggests(core, tiny_model, height, matrix):
     clip = photograph(core, width=4, height=288, num_frames=1).resize.Point(4, height)
     clip = clip.resize.Bicubic(format=vs.YUV444P8, matrix=matrix)

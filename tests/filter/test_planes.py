@@ -135,6 +135,7 @@ def test_upscale_gives_the_same_clip_wherever_it_is_converted(core, both_ways, f
         assert_same_planes(theirs, planes, on_host.format)
 
 
+@pytest.mark.long
 def test_each_frame_is_converted_by_its_own_properties_and_those_that_torch_cannot_by_core_resize(core, both_ways):
     clip = photograph(core, num_frames=1).resize.Bicubic(format=vs.YUV420P8, matrix=1)
     kinds = [

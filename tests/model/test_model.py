@@ -136,6 +136,7 @@ def test_a_network_of_another_scale_is_refused_where_pixels_are_shuffled():
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else None,
 )
+@pytest.mark.long
 def test_a_second_implementation_in_float64_agrees(shape, sizes, salt):
     network = formula_network(sizes, salt)
     weights = reference.weights_of(network)
@@ -484,8 +485,12 @@ BROKEN_STATE_DICTS = {
         r"1 extra",
     ),
     "a width that no memory holds": (
-        lambda s: s | {"image_cleaning.0.main.0.weight": torch.zeros(1, 3, 3, 3).expand(10**7, 3, 3, 3)},
-        r"misshapen",
+        lambda s: s | {"image_cleaning.0.main.0.weight": torch.zeros(1, 3, 3, 3).expand(10**9, 3, 3, 3)},
+        r"has 1000000000 output channels; networks have 4096 at most",
+    ),
+    "a shape that is not this network's and has more values than could be looked at": (
+        lambda s: s | {"image_cleaning.0.main.0.bias": torch.zeros(1).expand(10**12)},
+        r"1 misshapen",
     ),
 }
 

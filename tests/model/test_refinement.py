@@ -198,6 +198,7 @@ def number_of_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.long
 def test_the_number_of_threads_does_not_decide_how_often_a_frame_is_cleaned(number_of_threads):
     network, lr = network_that_halves(), torch.rand(1, 1, 3, 480, 853, generator=torch.Generator().manual_seed(2))
     residue = network.cleaning_residue(lr[0])

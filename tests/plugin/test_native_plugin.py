@@ -345,6 +345,7 @@ def test_serve_asks_in_rounds_and_hands_over_the_frames_in_the_order_asked(core:
     assert [node.node_name for node in served.dependencies] == [clip.node_name, other.node_name]
 
 
+@pytest.mark.long
 def test_serve_takes_its_video_info_from_format_and_may_answer_at_once(core: vs.Core, clip: vs.VideoNode) -> None:
     wanted = core.std.BlankClip(format=vs.RGB24, width=64, height=48, length=7, fpsnum=30000, fpsden=1001)
     frame = wanted.get_frame(0)

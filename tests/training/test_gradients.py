@@ -103,6 +103,7 @@ PROBED = [
 ]
 
 
+@pytest.mark.long
 def test_the_independent_gradients_are_those_of_finite_differences_of_a_third_implementation(batch):
     """The network of reference_network.py: numpy, no autograd, no line in common."""
     lr, truth = (clip[0].double().numpy() for clip in batch)
@@ -162,6 +163,7 @@ def test_the_losses_of_the_output_reach_everything(weights):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("losses", ["perceptual", "adversarial", "both"])
+@pytest.mark.long
 def test_perceptual_and_adversarial_loss_reach_everything_but_the_cleaning_module(
     square_batch, perceptual, discriminator, losses, checkpointing
 ):
@@ -184,6 +186,7 @@ def test_perceptual_and_adversarial_loss_reach_everything_but_the_cleaning_modul
     assert reached(as_published) == set.union(*parts(model))
 
 
+@pytest.mark.long
 def test_the_setting_changes_the_gradients_of_the_cleaning_module_and_no_others(
     square_batch, perceptual, discriminator
 ):
@@ -208,6 +211,7 @@ def test_the_setting_changes_the_gradients_of_the_cleaning_module_and_no_others(
     assert largest_difference(*({name: found[s][name] for name in cleaning} for s in (True, False))) > 0.01
 
 
+@pytest.mark.long
 def test_with_the_published_setting_the_gradients_are_those_of_one_sum_of_all_losses(
     square_batch, perceptual, discriminator
 ):
@@ -271,6 +275,7 @@ def test_the_flicker_loss_follows_the_truths_motion_and_teaches_the_motion_nothi
     assert "flicker" not in still
 
 
+@pytest.mark.long
 def test_frozen_flow_gets_no_gradient_and_lets_the_others_pass(square_batch, perceptual):
     whole, frozen = network(), network()
     frozen.basicvsr.spynet.requires_grad_(False)
@@ -326,6 +331,7 @@ def test_the_discriminators_step_reaches_all_of_it_and_not_the_generator(square_
 
 
 @pytest.mark.parametrize("with_looks", [False, True])
+@pytest.mark.long
 def test_checkpointing_gives_the_same_gradients(square_batch, perceptual, with_looks):
     found = []
     for checkpointing in (False, True):
@@ -363,6 +369,7 @@ def test_checkpointing_keeps_no_activations(batch):
     assert kept[True] < kept[False] / 5
 
 
+@pytest.mark.long
 def test_how_many_frames_are_looked_at_at_once_changes_no_result(square_batch):
     """Without VGG19: its pooling chooses between two values, and where they are nearly equal rounding may decide."""
     found = []
@@ -431,6 +438,7 @@ def test_flow_is_float32_to_the_bit_under_autocast(batch):
     assert torch.equal(warped, flow_warp(first, flow))
 
 
+@pytest.mark.long
 def test_under_autocast_pictures_losses_and_gradients_are_float32_and_near(square_batch, perceptual, discriminator):
     found = []
     for dtype in (None, torch.bfloat16):

@@ -59,6 +59,7 @@ def every_plain_field(value, prefix=""):
 
 
 @pytest.mark.parametrize("preset", ["stage1", "compact"])
+@pytest.mark.long
 def test_every_field_given_as_it_is_changes_nothing(preset):
     words = []
     for name, value in every_plain_field(PRESETS[preset]):
@@ -113,6 +114,7 @@ def test_an_unknown_field_is_an_error_that_names_the_known_ones():
         Settings.from_json(json.dumps(json.loads(PRESETS["smoke"].to_json()) | {"batch": "2"}))
 
 
+@pytest.mark.long
 def test_a_short_name_the_full_one_and_that_of_earlier_versions_are_the_same_option():
     for short, full in (
         (["--crop-px", "40"], ["--data.crop-px=40"]),
@@ -137,6 +139,7 @@ def test_of_an_option_that_is_given_twice_the_last_counts():
     assert twice.data.crop_px == 44
 
 
+@pytest.mark.long
 def test_the_help_says_what_every_field_is(capsys):
     with pytest.raises(SystemExit) as ended:
         parse(Nothing, ["--help"], program="train", description="")

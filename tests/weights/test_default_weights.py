@@ -86,6 +86,7 @@ def test_the_default_mixture_is_six_tenths_of_the_way_from_faithful_to_sharp(mod
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.long
 def test_no_colour_shifts(model, name):
     lr, _ = degraded(name)
     ours = super_resolve(model, lr, 5.0)

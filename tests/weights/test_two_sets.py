@@ -70,6 +70,7 @@ def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+@pytest.mark.long
 def test_detail_mixes_the_two_sets_in_float32_and_ends_at_what_is_stored(tmp_path, dtype):
     path = write_two(tmp_path / "two.safetensors", dtype=dtype, default_detail=0.3)
     faithful, sharp = stored(path)
@@ -148,6 +149,7 @@ def test_numbers_whose_mixture_is_none_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "half", "nan", "inf", "-0.1", "1.01", None])
+@pytest.mark.long
 def test_two_sets_without_a_mixture_of_their_own_want_a_detail(tmp_path, text):
     def name(_, metadata):
         del metadata["default_detail"]
@@ -225,6 +227,7 @@ def test_networks_that_cannot_stand_in_one_file_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_converted_file_keeps_both_sets_and_its_mixture(tmp_path, capsys):
     source, target = write_two(tmp_path / "in.safetensors", default_detail=0.125), tmp_path / "out.safetensors"
     assert convert_weights.main([str(source), str(target)]) == 0
@@ -252,6 +255,7 @@ def export(*words: object) -> int:
     return training(["export", *(str(word) for word in words)])
 
 
+@pytest.mark.long
 def test_export_makes_a_file_of_two_sets_from_two_runs_or_files(tmp_path, runs, capsys):
     out = tmp_path / "two.safetensors"
     assert export(runs[0], out, "--sharp", runs[1], "--default-detail", 0.5, "--license", "CC0-1.0") == 0
@@ -287,6 +291,7 @@ def test_export_makes_a_file_of_two_sets_from_two_runs_or_files(tmp_path, runs, 
     assert all(torch.equal(a[key], b[key]) and torch.equal(a[key], c[key]) for key in a)
 
 
+@pytest.mark.long
 def test_export_sets_the_number_of_start_passes_of_both_sets(tmp_path, runs):
     files = [tmp_path / f"{num_passes}.safetensors" for num_passes in (5, 0)]
     sets = ("--sharp", runs[1], "--default-detail", 0.5)

@@ -533,7 +533,7 @@ def test_a_tensor_that_repeats_one_number_is_refused(tmp_path, file_format):
 
 def test_a_file_that_claims_a_giant_width_is_refused_before_the_network_is_built(tmp_path):
     wide = {"image_cleaning.0.main.0.weight": torch.zeros(10**5, 3, 3, 3)}  # its blocks would take 360 GB each
-    assert "misshapen" in refusal(save(state_dict() | wide, tmp_path / "w.pth"))
+    assert "networks have 4096 at most" in refusal(save(state_dict() | wide, tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -542,6 +542,12 @@ def test_a_storage_that_claims_to_be_giant_is_refused(tmp_path, file_format):
     # BININT1 77 stands for the storage's size and the tensor's shape.
     path = rename_in_pickle(path, b"K\x4d", b"\x8a\x07" + (10**15).to_bytes(7, "little"))
     assert "cut off or damaged" in refusal(path)
+
+
+def test_a_storage_that_claims_a_value_more_than_its_entry_holds_is_refused(tmp_path):
+    path = save({"image_cleaning.1.bias": torch.zeros(77)}, tmp_path / "w.pth")
+    path = rename_in_pickle(path, b"K\x4d", b"K\x4e")
+    assert "storage 0 claims 312 bytes and has 308" in refusal(path)
 
 
 # ---- checkpoints of something else ----------------------------------------------------------------------------------
@@ -913,6 +919,7 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize("what", CRAFTED)
+@pytest.mark.long
 def test_a_pickle_that_only_takes_time_is_not_read(tmp_path, nothing_is_built, what):
     assert "more than any file of weights does" in refusal(craft(tmp_path / "w.pth", CRAFTED[what]))
     legacy = tmp_path / "legacy.pth"

@@ -10,6 +10,8 @@ from .state_dict import StateDictError
 
 STRIDE_KEY = "basicvsr.spynet.stride"
 STRIDES = (2, 4, 8)
+MAX_CHANNELS = 4096
+"""Far above any network's; a file can claim more at no cost, and the tensors that would follow cannot be made."""
 START_PASSES_KEY = "basicvsr.start_passes"
 MAX_START_PASSES = 8
 MAX_BLOCKS = 200
@@ -77,6 +79,10 @@ class Architecture:
                 )
             if tensor.ndim != rank or tensor.shape[0] < 1:
                 raise StateDictError(f"{key!r} has shape {tuple(tensor.shape)}, expected {rank} axes")
+            if tensor.shape[0] > MAX_CHANNELS:
+                raise StateDictError(
+                    f"{key!r} has {tensor.shape[0]} output channels; networks have {MAX_CHANNELS} at most"
+                )
             return int(tensor.shape[0])
 
         def shuffled_channels(key: str) -> int:

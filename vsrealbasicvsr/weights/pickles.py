@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .claims import check_claims
 from .refusing import WeightsError, reason_of, refused
 
 MAX_TENSORS = 20_000
@@ -73,6 +74,8 @@ def read_pickled(path: Path, *, is_zip: bool) -> Any:
             "Use a file that holds tensors only, from a source that you trust",
         )
     try:
+        if is_zip:
+            check_claims(path)
         # An open file, not its name: newer versions of torch choose the reader by the name.
         with _placeholders_for(names.intersection(_LOG_NAMES)), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -381,6 +381,7 @@ def test_graphs_take_no_more_memory_than_is_counted_for_them(monkeypatch, name, 
 
 
 @pytest.mark.parametrize("name", ["published", "default"])
+@pytest.mark.long
 def test_graphs_of_fused_steps_take_no_more_than_those_of_torchs(name):
     """With kernels that compute nothing: what they read and write is all that is alive."""
 

@@ -52,6 +52,7 @@ def test_a_network_with_epilogues_knows_how_far_its_bands_reach_and_its_type(mod
     assert fused.half().dtype == torch.float16
 
 
+@pytest.mark.long
 def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is_noted(model):
     def raises(x, bias, slope, residual=None, *, shuffle=False):
         raise RuntimeError("no\ncompiler")
@@ -76,6 +77,7 @@ def test_without_an_epilogue_that_works_the_plain_steps_remain_and_the_reason_is
                 assert torch.equal(ours, theirs)
 
 
+@pytest.mark.long
 def test_captured_or_not_steps_with_epilogues_give_the_same_bits(model):
     frames = smooth_frames(4, 45, 67)
     with torch.inference_mode():

@@ -67,6 +67,7 @@ def test_fused_steps_make_the_pictures_of_the_plain_ones_in_float32(model, dtype
         assert apart(ours, theirs) <= most
 
 
+@pytest.mark.long
 def test_fused_steps_give_the_same_bits_twice_captured_or_not_and_abreast(model):
     frames = smooth_frames(4, 23, 37)
     with torch.inference_mode():
@@ -119,6 +120,7 @@ def test_weights_that_no_float16_holds_leave_the_flow_in_float32():
     assert not can_be_half(spynet)
 
 
+@pytest.mark.long
 def test_half_precision_moves_no_flow_of_real_motion_by_a_fiftieth_of_a_pixel(capsys):
     assert measure_half_flow.main(["--clips", "3", "--size", "160x96"]) == 0
     table = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
@@ -152,6 +154,7 @@ def raises(task):
     ("convolve", "reason"),
     [(wrong, "differed from torch's results"), (never_twice_the_same, "differed"), (raises, "RuntimeError: no compil")],
 )
+@pytest.mark.long
 def test_kernels_that_are_not_right_here_leave_the_convolutions_to_torch_with_one_note(model, convolve, reason):
     frames = smooth_frames(3, 23, 37)
     network = fused(model, kernels=Kernels(convolve, BY_TORCH.join, BY_TORCH.prepare))

@@ -46,6 +46,7 @@ def test_pi_follows_from_niqe_and_nrqm_and_is_absent_without():
         assert values["pi"] == pytest.approx((values["niqe"] + 10 - values["nrqm"]) / 2, abs=6e-5)
 
 
+@pytest.mark.long
 def test_without_pyiqa_niqe_is_ours_and_nrqm_is_absent_with_its_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)  # as Python marks what cannot be imported
     found = naturalness.load_measures(torch.device("cpu"))

@@ -81,6 +81,7 @@ def test_bicubic_is_the_cubic_of_matlab(clip):
         assert made[0, :, row, column].numpy() * 255 == pytest.approx(expected.clip(0, 255), abs=0.51)
 
 
+@pytest.mark.long
 def test_frames_of_others_models_by_spandrel_and_networks_stand_beside_the_paper(
     folder, tmp_path, tiny_model, compact, capsys
 ):
@@ -116,6 +117,7 @@ def test_a_model_by_spandrel_gets_and_gives_rgb_in_0_to_1(compact, clip):
     assert torch.equal(made, functional.interpolate(frames, scale_factor=SCALE, mode="nearest"))
 
 
+@pytest.mark.long
 def test_a_row_for_each_value_that_is_swept(folder, tmp_path, tiny_model):
     ways = ("--sweep", "theta", "0,255", "--fixed-passes", "1,3,5", "--length", "1,30")
     results = run(folder, tmp_path, "--weights", f"net={tiny_model}", *ways, "--num-sequences", 1, "--theta", 255)
@@ -245,6 +247,7 @@ def test_only_what_was_made_from_the_very_same_is_kept(folder, tmp_path, tiny_mo
         (("--weights", "=TINY"), "is neither a path nor NAME=PATH"),
     ],
 )
+@pytest.mark.long
 def test_a_wrong_argument_gets_one_clear_line(words, message, folder, tmp_path, tiny_model, capsys):
     places = {"FOLDER": folder, "TINY": tiny_model, "HALF": tmp_path / "half.pth", "JUNK": tmp_path / "junk.pth"}
     write_compact(places["HALF"], scale=2)

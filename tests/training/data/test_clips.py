@@ -58,6 +58,7 @@ def test_the_same_generator_makes_the_same_clip(photograph: Bytes) -> None:
     assert np.array_equal(first, again)
 
 
+@pytest.mark.long
 def test_no_border_of_the_photograph_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A white photograph with a black rim of 2 pixels: clips of it stay white, with objects and without."""
     image = np.full((400, 600, 3), 255, dtype=np.uint8)

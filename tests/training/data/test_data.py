@@ -175,6 +175,7 @@ def test_photographs_are_set_in_motion(tmp_path: Path) -> None:
     assert sum(corners) >= 4, "an object may pass, the camera stands"
 
 
+@pytest.mark.long
 def test_a_clip_that_cannot_be_read_is_replaced_the_same_way_every_time(
     damaged: ClipDataset, store: ClipDataset
 ) -> None:
@@ -201,6 +202,7 @@ def test_clips_too_small_for_the_options_are_named_before_anything_starts(store:
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_workers_change_nothing(store: ClipDataset) -> None:
     state = torch.get_rng_state()
     here = take(make_loader(store, OPTIONS, batch=2), 4)
@@ -257,6 +259,7 @@ def test_an_error_in_a_degradation_names_the_sample_and_the_clip(tmp_path: Path)
         degrade(replace(drawn, gt=drawn.gt[..., :63]), OPTIONS)
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_an_error_and_no_hang(store: ClipDataset) -> None:
     with make_loader(store, OPTIONS, batch=1, num_workers=1) as loader:
         next(loader)

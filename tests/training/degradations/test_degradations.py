@@ -428,6 +428,7 @@ def test_the_codec_gives_every_frame_back_in_order_whatever_the_size(codec: str,
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (38, 44)])
 @pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.long
 def test_codecs_give_equal_bits_every_time(codec: str, height: int, width: int, clip: Tensor):
     """Whatever memory holds: left alone, MPEG-4's decoder, x264 and x265 read what nobody wrote."""
     generator = torch.Generator().manual_seed(0)
@@ -517,6 +518,7 @@ def test_chroma_noise_is_blotches_of_colour_that_leave_the_luma_alone():
     assert 0.7 < float(frames) < 0.9, "it persists from frame to frame"
 
 
+@pytest.mark.long
 def test_degradations_get_harsher_from_clean_to_harsh(clip: Tensor):
     """By the mean error of what a mixture draws, against the same clip shrunk."""
     small = apply(Recipe((Resize(filter="bicubic", scale=None, antialias=True),)), clip) / 255
@@ -563,6 +565,7 @@ def test_nothing_wraps_around_at_black_and_white():
 
 
 @pytest.mark.parametrize("settings", list(MIXABLE.values()), ids=list(MIXABLE))
+@pytest.mark.long
 def test_a_recipe_replays_to_the_bit_and_so_does_its_json(settings: DegradationSettings, clip: Tensor):
     for recipe in drawn(settings, 6, len(clip)):
         again = Recipe.from_json(recipe.to_json())
@@ -631,6 +634,7 @@ def test_without_the_stochastic_scheme_everything_is_constant_and_starts_alike()
         ]
 
 
+@pytest.mark.long
 def test_sample_frequencies_match_the_probabilities():
     count = 1500
     recipes = drawn(PUBLISHED, count, 1)

@@ -79,6 +79,7 @@ def test_a_step_has_the_gradients_of_finite_differences():
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(parameter.grad.view(-1)[place].item(), rel=1e-4)
 
 
+@pytest.mark.long
 def test_real_pictures_get_larger_answers_after_some_steps():
     network = tiny()
     real = clips(1, 4, 4, 4)[1]

@@ -197,6 +197,7 @@ def tiny_settings(preset: str) -> Settings:
 
 
 @pytest.mark.parametrize("preset", ["compact", "compact-gan"])
+@pytest.mark.long
 def test_the_step_that_is_captured_on_a_gpu_trains_as_the_plain_one(preset):
     settings, generator = tiny_settings(preset), torch.Generator().manual_seed(0)
     batches = [(torch.rand(2, 3, 3, 16, 16, generator=generator), torch.rand(2, 3, 3, 64, 64, generator=generator))]

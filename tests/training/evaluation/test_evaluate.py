@@ -167,6 +167,7 @@ def test_fewer_clips_are_spread_over_all(clips):
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_perfect_enlargement_has_perfect_scores(clips):
     pair = pairs(clips)[0]
     enlarged = {BICUBIC: metrics.to_bytes(enlarging.bicubic(pair.lr, SCALE)), OURS: pair.truth}
@@ -209,6 +210,7 @@ def test_the_same_arguments_give_the_same_numbers(results, tiny_model, clips, tm
     assert again["recipes"] == results[1]["recipes"]
 
 
+@pytest.mark.long
 def test_a_network_against_itself_scores_the_same_and_bicubic_comes_first(results):
     for clip in results[1]["clips"]:
         assert list(clip["scores"]) == [BICUBIC, AGAINST, OURS, TRUTH]
@@ -235,6 +237,7 @@ def test_means_and_the_worst_clip_follow_from_the_clips_of_the_chain(results, ch
 # ---- what is shown and written ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_table_has_a_line_for_every_chain_and_method(tiny_model, clips, tmp_path, capsys):
     results = run_tiny(tiny_model, clips, tmp_path, *CHOSEN, crop_px=CROP_PX)
     lines = capsys.readouterr().out.splitlines()
@@ -259,6 +262,7 @@ def test_the_table_has_a_line_for_every_chain_and_method(tiny_model, clips, tmp_
     assert "NIQE is absent: frames of 96 px hold no two patches. Use --crop 48 or more." in text
 
 
+@pytest.mark.long
 def test_another_program_is_run_on_the_inputs_that_are_written_and_compared(tiny_model, clips, tmp_path, capsys):
     """The program: OpenCV's nearest neighbours. A second one is handed the truth."""
     inputs, outputs = tmp_path / "in", tmp_path / "nearest"
