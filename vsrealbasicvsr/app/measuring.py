@@ -14,8 +14,8 @@ from vsrealbasicvsr.errors import UserError, printable
 
 DEFAULT_SIZES = ((160, 112), (320, 180), (640, 360), (720, 480), (1280, 720), (1920, 1080))
 NUM_WARM_FRAMES = 2
-"""Computed before the clock starts: graphs and kernels are made on the first."""
-MIN_FRAMES, MAX_FRAMES = 3, 120
+"""Of the short clip that is computed first."""
+MIN_FRAMES, MAX_FRAMES = 5, 120
 FILM_FRAMES_PER_SECOND = 24
 _NOISE_SEED = 0
 
@@ -58,41 +58,48 @@ def measure_sizes(sizes: Sequence[tuple[int, int]], arguments: dict[str, Any], s
     Raises:
         UserError: rbvsr.Upscale refuses an argument or cannot compute a frame.
     """
-    spent = 0.0  # on frames: making the filters does not count
-    seconds_per_pixel: float | None = None
+    probed, spent = _measure(*sizes[0], MIN_FRAMES, arguments)  # only frames count, not the making of filters
+    seconds_per_pixel = probed / (sizes[0][0] * sizes[0][1])
     for number, (width, height) in enumerate(sizes):
         remaining = seconds - spent
-        budget = remaining / (len(sizes) - number)
-        expected = None if seconds_per_pixel is None else seconds_per_pixel * width * height
-        if expected is not None and expected * (MIN_FRAMES + NUM_WARM_FRAMES) > remaining:
-            yield Measured(width=width, height=height, num_frames=0, fps=1 / expected, is_estimate=True)
+        expected = seconds_per_pixel * width * height
+        if expected * (MIN_FRAMES + NUM_WARM_FRAMES) > remaining:
+            if number:
+                yield Measured(width=width, height=height, num_frames=0, fps=1 / expected, is_estimate=True)
+            else:
+                yield Measured(width=width, height=height, num_frames=MIN_FRAMES, fps=1 / probed, is_estimate=False)
             continue
-        num_frames = MIN_FRAMES if expected is None else int(budget / expected) - NUM_WARM_FRAMES
-        num_frames = max(MIN_FRAMES, min(num_frames, MAX_FRAMES))
-        warm, took = _measure(width, height, num_frames, arguments)
-        spent += warm + took
-        seconds_per_pixel = took / num_frames / (width * height)
-        yield Measured(width=width, height=height, num_frames=num_frames, fps=num_frames / took, is_estimate=False)
+        budget = remaining / (len(sizes) - number)
+        num_frames = max(MIN_FRAMES, min(int(budget / expected) - NUM_WARM_FRAMES, MAX_FRAMES))
+        per_frame, took = _measure(width, height, num_frames, arguments)
+        spent += took
+        seconds_per_pixel = per_frame / (width * height)
+        yield Measured(width=width, height=height, num_frames=num_frames, fps=1 / per_frame, is_estimate=False)
 
 
 def _measure(width: int, height: int, num_frames: int, arguments: dict[str, Any]) -> tuple[float, float]:
-    """Return the seconds of frames that do not count, and then of the frames of one window."""
+    """Return the seconds of a frame in a long scene, and the seconds that it took to find out."""
     if not _has_plugin():
         raise UserError("the plugin core.rbvsr is not there: run rbvsr doctor")
-    # A GPU's graphs are made on a filter's first window; on a CPU there is nothing but the first pages of memory.
-    num_warm = num_frames if torch.cuda.is_available() else NUM_WARM_FRAMES
-    given = {"overlap": 0, "scene_cuts": "off", **arguments}
+    # A GPU's graphs are made on a filter's first frames. On a CPU, where a frame takes long, a short clip of its own
+    # shows what its beginning and its end cost, which a long scene has once.
+    same_filter = torch.cuda.is_available()
+    num_warm = num_frames if same_filter else NUM_WARM_FRAMES
+    given = {"scene_cuts": "off", **arguments}
     try:
         clip = _moving_clip(width, height, num_warm + num_frames)
-        parts = [(0, num_warm), (num_warm, num_warm + num_frames)]
-        if num_warm == num_frames:
-            upscaled = vs.core.rbvsr.Upscale(clip, length=num_frames, **given)
-            warm, counted = (upscaled[first:stop] for first, stop in parts)
+        if same_filter:
+            upscaled = vs.core.rbvsr.Upscale(clip, **given)
+            warm, counted = _compute(upscaled[:num_warm]), _compute(upscaled[num_warm:])
         else:
-            warm, counted = (vs.core.rbvsr.Upscale(clip[a:b], length=num_frames, **given) for a, b in parts)
-        return _compute(warm), _compute(counted)
+            warm, counted = (
+                _compute(vs.core.rbvsr.Upscale(part, **given)) for part in (clip[:num_warm], clip[num_warm:])
+            )
     except vs.Error as error:
         raise UserError(printable(str(error).removeprefix("rbvsr.Upscale: "), 1000)) from None
+    if same_filter or counted <= warm:
+        return counted / num_frames, warm + counted
+    return (counted - warm) / (num_frames - num_warm), warm + counted
 
 
 def _compute(clip: vs.VideoNode) -> float:
