@@ -13,12 +13,13 @@ from training.data.sampler import mirror
 from training.degradations import sharpened
 from training.ending import Pace, stop_on_signal
 from training.losses.perceptual import PerceptualLoss
-from training.networks import Networks
+from training.networks import Networks, autocast_dtype_of
 from training.processes import Processes, TrainingError
 from training.recorder import Recorder
 from training.run_folder import EMA, SETTINGS, save_checkpoint, write_network, write_text
 from training.settings import Settings
 from training.steps import LossError, Steps
+from training.teacher import Teacher
 
 
 def train(
@@ -29,6 +30,7 @@ def train(
     processes: Processes,
     first: int,
     perceptual: PerceptualLoss | None,
+    teacher: Teacher | None = None,
     seconds: float | None = None,
 ) -> int:
     """Take the steps from `first` on. Return the number of steps done, including those before.
@@ -42,6 +44,7 @@ def train(
         processes: The processes that share the work; the main one writes.
         first: Number of steps done before.
         perceptual: The perceptual network, if its loss counts.
+        teacher: Makes the targets; None: they are the ground truth.
         seconds: Time limit from now on. After some steps settings.iterations becomes the number that fits into it.
 
     Raises:
@@ -59,6 +62,8 @@ def train(
         for batch in loader:
             iteration, done = done, done + 1
             lr, gt, real = to_floats(batch, settings, processes.device)
+            if teacher is not None:
+                gt = real = teacher.target(lr, autocast_dtype_of(settings, processes.device))
             taken = steps.take(lr, gt, real, iteration)
             num_skipped = 0 if taken.stepped else num_skipped + 1
             check_skipped(num_skipped, done, settings.max_skipped_steps, recorder)

@@ -24,6 +24,7 @@ from training.presets import PRESETS
 from training.processes import Processes, TrainingError, start_processes, usual_num_workers
 from training.run_folder import EMA, FOLDER, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, read_log, write_text
 from training.settings import Settings, changed, read_settings
+from training.teacher import Teacher
 from training.trainer import save, save_ema, train
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
@@ -38,6 +39,7 @@ LARGEST_SLOWNESS_OF_BF16 = 1.5
 _MAY_STAND = {
     "--from": 'a run\'s folder, a file of weights, or "default"',
     "--spynet": "a file of flow weights, which python -m training flow makes",
+    "--teacher": 'a file of two sets of weights, or "default"',
     "--vgg-weights": "torchvision's VGG19 (vgg19-dcbb9e9d.pth) or a published checkpoint",
 }
 
@@ -47,7 +49,7 @@ class Arguments:
     """The command line of `python -m training train`, without the settings' own options."""
 
     preset: str | None = None
-    """Preset to begin with: stage1 (default), stage2, finetune, compact, compact-gan, smoke."""
+    """Preset to begin with: stage1 (default), stage2, finetune, compact, compact-gan, compact-sharp, smoke."""
     data: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     """Folders of python -m training prepare."""
     out: Path | None = None
@@ -56,6 +58,8 @@ class Arguments:
     """Initial weights: a run's folder, a file (of two sets the faithful one) or "default"."""
     spynet: Path | None = None
     """Initial flow weights: of python -m training flow, or published ones."""
+    teacher: Path | None = None
+    """A file of two sets of weights whose sharpened output is the target instead of the ground truth."""
     resume: Path | None = None
     """Folder of a run to resume from its newest complete checkpoint."""
     device: str = "auto"
@@ -111,6 +115,7 @@ class Run:
     clips: ClipDataset
     networks: Networks
     perceptual: PerceptualLoss | None
+    teacher: Teacher | None
     num_done: int
 
 
@@ -141,6 +146,7 @@ def train_in(processes: Processes, arguments: Arguments) -> int:
             processes=processes,
             first=run.num_done,
             perceptual=run.perceptual,
+            teacher=run.teacher,
             seconds=arguments.seconds,
         )
     if processes.is_main_process:
@@ -164,6 +170,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
         "from": None if arguments.start is None else str(arguments.start),
         "spynet": None if arguments.spynet is None else str(arguments.spynet),
         "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
+        "teacher": _file_or_default(arguments.teacher),
         "pool_folder": str((arguments.pool_folder or folder / "pool").resolve()),
         "num_processes": processes.num,
         "preset": preset,
@@ -174,6 +181,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
     clips = open_clips(folder, origin)
     networks = Networks(settings, processes.device)
     networks.start_from(arguments.start, arguments.spynet)
+    teacher = Teacher.load(arguments.teacher, settings.losses, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)  # after what costs no download
     networks.prepare()
     if processes.is_main_process:
@@ -187,8 +195,13 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
         clips=clips,
         networks=networks,
         perceptual=perceptual,
+        teacher=teacher,
         num_done=0,
     )
+
+
+def _file_or_default(path: Path | None) -> str | None:
+    return None if path is None else str(path if str(path) == "default" else path.resolve())
 
 
 def check_paths(arguments: Arguments, folder: Path) -> None:
@@ -197,6 +210,7 @@ def check_paths(arguments: Arguments, folder: Path) -> None:
         ("--from", arguments.start),
         ("--spynet", arguments.spynet),
         ("--vgg-weights", arguments.vgg_weights),
+        ("--teacher", arguments.teacher),
     ):
         if path is not None and not path.exists() and str(path) != "default":
             raise TrainingError(f"{option} {path} does not exist: name {_MAY_STAND[option]}")
@@ -243,6 +257,7 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
     networks.prepare()
     state, warnings = newest_checkpoint(folder)
     num_done = networks.restore(state, folder)
+    teacher = Teacher.load(origin.get("teacher"), settings.losses, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)
     if processes.is_main_process:
         for warning in warnings:
@@ -258,6 +273,7 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
         clips=clips,
         networks=networks,
         perceptual=perceptual,
+        teacher=teacher,
         num_done=num_done,
     )
 
@@ -303,6 +319,8 @@ def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> di
         origin["data"] = [str(path.resolve()) for path in arguments.data]  # the clips may have moved
     if arguments.vgg_weights is not None:
         origin["vgg_weights"] = str(arguments.vgg_weights.resolve())
+    if arguments.teacher is not None:
+        origin["teacher"] = _file_or_default(arguments.teacher)
     return origin
 
 

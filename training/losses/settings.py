@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from training.fields import AtLeast1, Count, NotNegative, SettingsError, check_fields
+from training.fields import AtLeast1, Count, NotNegative, SettingsError, Share, check_fields
 from training.losses import (
     adversarial,
     cleaning,
     colour,
     feature_matching,
+    fine,
     flicker,
     flow_rest,
     output,
@@ -55,6 +56,8 @@ class LossSettings:
     trained already. Not in the paper."""
     texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
     """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
+    fine_weight: Annotated[NotNegative, fine.LOSS] = 0.0
+    """Distance of the output's finest detail to the ground truth's. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
@@ -81,6 +84,10 @@ class LossSettings:
     the paper does not."""
     target_sharpening: NotNegative = 0.0
     """Share of its fine detail that is added to the ground truth before the output is compared with it."""
+    teacher_mix: Share = 0.0
+    """With --teacher, whose output is the target instead of the ground truth: share of its sharp set's output."""
+    teacher_fine: NotNegative = 0.0
+    """With --teacher: factor of the finest detail of its sharp set's output, which is added."""
 
     def __post_init__(self) -> None:
         check_fields(self)
