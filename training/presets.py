@@ -195,4 +195,5 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-sharp: the sharpened output of
+both, learned by one network. smoke: minutes on a CPU."""

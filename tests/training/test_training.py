@@ -36,8 +36,10 @@ from training.processes import Processes, TrainingError
 from training.run_folder import checkpoint_path, list_checkpoints, load_checkpoint, read_log
 from training.settings import Settings, changed
 from training.steps import Steps
+from training.teacher import Teacher
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
+from vsrealbasicvsr.weights import write_weights
 
 pytestmark = pytest.mark.long
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -233,6 +235,49 @@ def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
     assert max((left - right).abs().max().item() for left, right in zip(*gradients, strict=True)) < 1e-5
     a, b = (load_checkpoint(checkpoint_path(folder, 3)) for folder in (one, two))
     assert max((a["ema"][name] - b["ema"][name]).abs().max().item() for name in a["ema"]) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def teacher(whole_run, tmp_path_factory) -> Path:
+    """A file of two sets, of which the sharp one adds three times as much to the bilinear enlargement."""
+    faithful, sharp = (load_model(whole_run / "ema.safetensors") for _ in range(2))
+    sharp.basicvsr.conv_last.weight.mul_(3)
+    path = tmp_path_factory.mktemp("teacher") / "two.safetensors"
+    write_weights(faithful, path, metadata={}, dtype=torch.float32, sharp=sharp, default_detail=0.5)
+    return path
+
+
+SHARP = ["--preset", "compact-sharp", *TINY_SETTINGS, "--rest-weight", "0", "--num-frames", "2",
+         "--pool-num-frames", "2", "--architecture.start-passes", "0", "--architecture.flow-stride", "1",
+         "--precision", "fp32", "--batch", "2"]  # fmt: skip
+
+
+def test_a_network_learns_the_sharpened_output_of_a_teacher(clips, whole_run, teacher, tmp_path):
+    out = tmp_path / "run"
+    words = ["--data", clips, "--from", whole_run, "--teacher", teacher, "--learning-rate", "3e-3"]
+    run("train", *SHARP, *words, "--out", out, "--iterations", 40, "--checkpoint-every", 40)
+    records = read_log(out)
+    assert records[-1]["output"] < 0.8 * records[0]["output"]
+    before, after = (load_model(path / "ema.safetensors") for path in (whole_run, out))
+    started_as = load_checkpoint(checkpoint_path(whole_run, 12))["model"]
+    for name, tensor in after.state_dict().items():
+        kept = name.startswith(("image_cleaning.", "basicvsr.spynet."))
+        assert torch.allclose(tensor, started_as[name], atol=1e-6) == kept, name
+    lr = torch.rand(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = Teacher.load(teacher, PRESETS["compact-sharp"].losses, torch.device("cpu")).target(lr, None)
+    assert (after(lr) - target).abs().mean() < 0.9 * (before(lr) - target).abs().mean()
+    assert json.loads((out / "origin.json").read_text())["teacher"] == str(teacher)
+    run("train", "--resume", out, "--device", "cpu", "--workers", "0", "--iterations", 42)
+
+
+def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_path):
+    words = ["--data", clips, "--from", whole_run, "--out", tmp_path / "run"]
+    assert "need --teacher FILE" in run("train", *SHARP, *words, status=2).stderr
+    assert "--teacher nope does not exist" in run("train", *SHARP, *words, "--teacher", "nope", status=2).stderr
+    one_set = whole_run / "ema.safetensors"
+    assert "holds one set of weights" in run("train", *SHARP, *words, "--teacher", one_set, status=2).stderr
+    no_use = ["--teacher", teacher, "--teacher-mix", 0, "--teacher-fine", 0]
+    assert "needs --teacher-mix or --teacher-fine" in run("train", *SHARP, *words, *no_use, status=2).stderr
 
 
 def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):

@@ -16,6 +16,7 @@ from training.losses.adversarial import discriminator_loss, generator_adversaria
 from training.losses.cleaning import cleaning_loss
 from training.losses.colour import colour_loss
 from training.losses.distances import averaged, charbonnier, l1
+from training.losses.fine import fine_loss, finest_detail, sharpened_target
 from training.losses.flicker import flicker_loss
 from training.losses.kinds import ClipTensors, Reach
 from training.losses.output import output_loss
@@ -161,6 +162,25 @@ def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     texture_loss(flat, truth, 4).backward()
     assert torch.isfinite(flat.grad).all()
+
+
+def test_the_finest_detail_is_all_of_a_raster_and_nothing_of_a_slope():
+    columns = torch.zeros(2, 3, 12, 16)
+    columns[..., ::2] = 0.4
+    ends = slice(1, -1)  # borders repeat their last pixel
+    assert torch.allclose(finest_detail(columns)[..., ends], (columns - 0.2)[..., ends])
+    slope = torch.linspace(0, 1, 16).expand(2, 3, 12, 16)
+    assert finest_detail(slope)[..., ends].abs().max() < 1e-6
+    assert fine_loss(columns[None], torch.zeros_like(columns)[None]).item() == pytest.approx(0.2, rel=0.1)
+    assert fine_loss(columns[None] + 0.3, columns[None]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_sharpened_target_takes_the_coarse_from_the_faithful_and_the_fine_from_the_sharp():
+    faithful, sharp = texture(0), texture(1)
+    assert torch.equal(sharpened_target(faithful, sharp, mix=0, fine=0), faithful)
+    assert torch.allclose(sharpened_target(faithful, sharp, mix=1, fine=0), sharp, atol=1e-6)
+    made = sharpened_target(faithful, sharp, mix=0.25, fine=2)
+    assert torch.allclose(made, faithful + 0.25 * (sharp - faithful) + 2 * finest_detail(sharp), atol=1e-6)
 
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
