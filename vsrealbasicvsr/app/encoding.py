@@ -177,7 +177,7 @@ class SegmentWriter:
             self._file.mux(self._stream.encode())
         finally:
             self._file.close()
-        with self._path.open("rb") as file:
+        with self._path.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
 
     def abandon(self) -> None:
