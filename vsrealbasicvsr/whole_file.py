@@ -3,12 +3,17 @@
 import contextlib
 import os
 import secrets
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
 """Suffix of the temporary file beside the final one: NUMBERS.partial. It remains if the process is killed."""
+
+PATIENCE_SECONDS = 3.0
+"""For which Windows is asked again to replace a file that another program has open."""
 
 
 @contextlib.contextmanager
@@ -34,11 +39,31 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(partial, path)
         _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to `target`, in the place of what is there.
+
+    Windows renames and replaces nothing that another program has open, as virus scanners and indexers have what is new
+    for a moment: it is asked again for PATIENCE_SECONDS.
+
+    Raises:
+        OSError: The system refuses; PermissionError if a program still has one of the files open.
+    """
+    deadline = time.monotonic() + (PATIENCE_SECONDS if sys.platform == "win32" else 0)
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _sync_folder(folder: Path) -> None:

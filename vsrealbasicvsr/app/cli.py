@@ -1,5 +1,6 @@
 """The command `rbvsr`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
+import io
 import os
 import signal
 import sys
@@ -267,7 +268,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("stdout", "stderr"):  # where the caller closed them, as some that start programs do
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-    signal.signal(signal.SIGTERM, _interrupt)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # a file's name may not be of its encoding
+            stream.reconfigure(errors="backslashreplace")
+    for number in (signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):  # Ctrl-Break of Windows
+        signal.signal(number, _interrupt)
     status = run_command(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()
     sys.stderr.flush()

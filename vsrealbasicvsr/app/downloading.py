@@ -16,6 +16,7 @@ import filelock
 
 from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.whole_file import replace_file
 
 PART_SUFFIX = ".part"
 """Of what is there so far, beside the file that it will be. It stays when a download is interrupted."""
@@ -53,7 +54,7 @@ def download(wanted: Download, path: Path, on_bytes: Callable[[int], None] = lam
         with filelock.FileLock(f"{part}.lock", timeout=0):
             _fetch(wanted, part, on_bytes)
             _check(wanted, part)
-            part.replace(path)
+            replace_file(part, path)
             with contextlib.suppress(OSError):
                 Path(f"{part}.lock").unlink()
     except filelock.Timeout:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,8 +157,12 @@ def locked(output: Path, name: str = "lock") -> Iterator[None]:
     try:
         yield
     finally:
-        _remove_if_nothing_is_kept(folder, name)
-        lock.release()
+        if sys.platform == "win32":  # deletes no file that is open, neither this lock nor that of the next run
+            lock.release()
+            _remove_if_nothing_is_kept(folder, name)
+        else:  # the lock is deleted while it is held: afterwards it may be that of the next run
+            _remove_if_nothing_is_kept(folder, name)
+            lock.release()
 
 
 def _remove_if_nothing_is_kept(folder: Path, lock_name: str) -> None:
@@ -165,7 +170,7 @@ def _remove_if_nothing_is_kept(folder: Path, lock_name: str) -> None:
     with contextlib.suppress(OSError):
         names = {path.name for path in folder.iterdir()}
         if names <= {lock_name, JOB_NAME}:
-            for name in names:
+            for name in sorted(names, key=lambda name: name != lock_name):
                 (folder / name).unlink()
             folder.rmdir()
 

@@ -12,6 +12,8 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
 
+from .interrupting import computed
+
 DEFAULT_SIZES = ((160, 112), (320, 180), (640, 360), (720, 480), (1280, 720), (1920, 1080))
 NUM_WARM_FRAMES = 2
 """Of the short clip that is computed first."""
@@ -104,7 +106,7 @@ def _measure(width: int, height: int, num_frames: int, arguments: dict[str, Any]
 
 def _compute(clip: vs.VideoNode) -> float:
     begun = time.perf_counter()
-    for _ in clip.frames(close=True):
+    for _ in computed(clip):
         pass
     return time.perf_counter() - begun
 

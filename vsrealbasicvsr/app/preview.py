@@ -13,6 +13,7 @@ import vapoursynth as vs
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .excerpts import Excerpt, Extent, measure, open_excerpt
+from .interrupting import computed
 from .job import Choices
 from .moments import find_moments
 from .opening import parse_time
@@ -276,7 +277,7 @@ def _upscaled(excerpt: Excerpt, choices: Choices, shape: _Shape, overlap: int, r
 
 def _encoded(clip: vs.VideoNode) -> Iterator[bytes]:
     try:
-        for frame in clip.frames(close=True):
+        for frame in computed(clip):
             yield encode_picture(frame)
     except vs.Error as error:
         raise UserError(printable(str(error), 1000)) from None

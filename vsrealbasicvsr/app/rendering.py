@@ -12,10 +12,11 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.filter import conversion
-from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
+from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX, replace_file
 
 from .encoding import Encoder, SegmentWriter, Tags
 from .hdr import Light, from_network, light_of, to_network
+from .interrupting import computed
 from .job import Choices, Job
 from .pixel_formats import ALPHA, check_divisible
 from .plan import Segment, runs
@@ -175,7 +176,7 @@ def render(
         OSError: The disk is full.
     """
     for run in runs(segments):
-        frames = pipeline.clip[run[0].first : run[-1].stop].frames(close=True)
+        frames = computed(pipeline.clip[run[0].first : run[-1].stop])
         try:
             for segment in run:
                 yield _render_one(job, pipeline, segment, frames, on_frame)
@@ -208,5 +209,5 @@ def _render_one(
     except BaseException:
         writer.abandon()
         raise
-    partial.replace(final)
+    replace_file(partial, final)
     return segment

@@ -1,9 +1,6 @@
 """The video to upscale: its frames by BestSource, and when each is shown."""
 
 import logging
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -16,6 +13,7 @@ import vapoursynth as vs
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
+from .interrupting import interruptible
 from .paths import check_readable, main_video
 from .pixel_formats import ALPHA
 from .timeline import Timeline
@@ -53,11 +51,12 @@ def open_source(path: Path, index_folder: Path) -> Source:
         vs.core.bs.VideoSource,
         str(path),
         cachepath=str(index_folder / "index"),
+        cachemode=3,  # there, not below it under the source's whole path: Windows has 260 characters for both
         showprogress=False,
         apply_rotation=True,
     )
     try:
-        opened = _interruptible(partial(source, exporttimestamps=True))
+        opened = interruptible(partial(source, exporttimestamps=True))
     except vs.Error as error:
         raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(str(error), 300)})") from None
     clip: vs.VideoNode = opened["clip"]
@@ -83,20 +82,6 @@ def open_source(path: Path, index_folder: Path) -> Source:
             f"the first frame of {shown_path(path)} cannot be read ({printable(str(error), 300)})"
         ) from None
     return Source(path=path, clip=clip, timeline=timeline, props=props)
-
-
-def _interruptible(call: Callable[[], Any]) -> Any:
-    """Return call(), made on a thread of its own: Ctrl-C is obeyed while it runs. Reading a film may take minutes."""
-    result: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="reading", daemon=True).start()
-    return result.result()
 
 
 def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import av
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.whole_file import replace_file
 
 from .cluster import render_on_cluster
 from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_leftovers, remove_state
@@ -150,7 +151,7 @@ def _join(job: Job, source: Source, frames: tuple[int, int]) -> None:
     whole = frames == (0, len(source.timeline.pts))
     try:
         join(paths, job.source, source.timeline.cut(*frames), made, suffix=job.output.suffix, whole=whole)
-        made.replace(job.output)
+        _put_in_place(made, job.output)
     except OSError as error:
         with suppress(OSError):
             made.unlink(missing_ok=True)
@@ -160,4 +161,15 @@ def _join(job: Job, source: Source, frames: tuple[int, int]) -> None:
         raise UserError(
             f"{job.output.suffix} does not take the video or what is copied beside it"
             f" ({printable(str(error.strerror), 200)}): choose another suffix of the output or another --codec"
+        ) from None
+
+
+def _put_in_place(made: Path, output: Path) -> None:
+    """Let the finished video appear. Raises UserError if an earlier one cannot be replaced."""
+    try:
+        replace_file(made, output)
+    except PermissionError:
+        made.unlink()
+        raise UserError(
+            f"{shown_path(output)} cannot be replaced: close the program that has it open, and run the command again"
         ) from None

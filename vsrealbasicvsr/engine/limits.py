@@ -4,6 +4,7 @@ Knows no budgets and no tensors. psutil is no help: it reads the machine's memor
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
@@ -27,9 +28,25 @@ def memory_bytes(process: Path = Path("/proc/self")) -> int | None:
         process: Folder of the process in the proc file system.
     """
     limits = list(_cgroup_limits(process))
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if sys.platform == "win32":
+        status = _MemoryStatus(ctypes.sizeof(_MemoryStatus))
+        if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+            limits.append(status.physical_bytes)
+    else:
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(limits, default=None)
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows."""
+
+    _fields_ = (
+        ("num_bytes", ctypes.c_uint32),
+        ("load_percent", ctypes.c_uint32),
+        ("physical_bytes", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 6),
+    )
 
 
 def cgroup_limit_bytes(process: Path = Path("/proc/self")) -> int | None:

@@ -5,7 +5,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from vsrealbasicvsr.errors import printable, shown_path
 
-from .cures import Check, editable_folder, imported, pip, reinstall, version_of
+from .cures import Check, command_line, editable_folder, imported, pip, reinstall, version_of
 
 MIN_TORCH = (2, 6)
 GPU_HELP = "https://pytorch.org/get-started/locally"
@@ -122,7 +121,7 @@ def check_weights() -> Iterator[Check]:
     except UserError as error:
         cure = reinstall()
         if (folder := editable_folder()) is not None:
-            cure = shlex.join(["git", "-C", folder, "checkout", "--", "vsrealbasicvsr/weights/default.safetensors"])
+            cure = command_line("git", "-C", folder, "checkout", "--", "vsrealbasicvsr/weights/default.safetensors")
         yield Check("default weights", "fault", printable(str(error), 400), cure)
         return
     yield Check("default weights", "ok", f"{shown_path(DEFAULT_WEIGHTS)}, as they were written")

@@ -5,10 +5,12 @@ import importlib.metadata
 import importlib.util
 import json
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from vsrealbasicvsr.errors import printable
 
@@ -31,7 +33,12 @@ class Check:
 
 def pip(*arguments: str) -> str:
     """Return a command line of this Python's pip."""
-    return shlex.join([sys.executable or "python", "-m", "pip", *arguments])
+    return command_line(sys.executable or "python", "-m", "pip", *arguments)
+
+
+def command_line(*words: str) -> str:
+    """Return the words of a command as they are typed here."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def reinstall() -> str:
@@ -60,7 +67,7 @@ def _origin() -> dict[str, Any]:
 
 def _local_path(origin: dict[str, Any]) -> str | None:
     url = urlparse(origin.get("url", ""))
-    return unquote(url.path) if url.scheme == "file" else None
+    return url2pathname(url.path) if url.scheme == "file" else None
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from vsrealbasicvsr.errors import printable, shown_path
 
-from .cures import Check, imported, pip, reason_of, reinstall, version_of
+from .cures import Check, command_line, imported, pip, reason_of, reinstall, version_of
 
 MIN_VAPOURSYNTH = 81
 VSPIPE_TIMEOUT_SECONDS = 120
@@ -103,7 +102,7 @@ def check_vspipe() -> Iterator[Check]:
         cure = pip("install", "--force-reinstall", "vapoursynth")
         yield Check("vspipe", "fault", "there is none on PATH, nor beside VapourSynth", cure)
         return
-    configure = shlex.join([sys.executable, "-m", "vapoursynth", "config"])
+    configure = command_line(sys.executable, "-m", "vapoursynth", "config")
     with tempfile.TemporaryDirectory(prefix="rbvsr-") as folder:
         script = Path(folder) / "probe.vpy"
         script.write_text(_PROBE, encoding="utf-8")
@@ -161,7 +160,7 @@ def _is_this_python(executable: str) -> bool:
 def _use_instead(own_vspipe: str | None, configure: str) -> str:
     if own_vspipe is None:
         return configure
-    return f"{configure}, and run {shlex.quote(own_vspipe)} instead, or put its folder first on PATH"
+    return f"{configure}, and run {command_line(own_vspipe)} instead, or put its folder first on PATH"
 
 
 def check_bestsource() -> Iterator[Check]:

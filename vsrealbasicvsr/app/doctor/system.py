@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-import shlex
 import shutil
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from vsrealbasicvsr.errors import shown_path
 
-from .cures import DISTRIBUTION, EARLIER_DISTRIBUTION, Check, Status, imported, pip, reinstall, version_of
+from .cures import DISTRIBUTION, EARLIER_DISTRIBUTION, Check, Status, command_line, imported, pip, reinstall, version_of
 
 MIN_PYTHON = (3, 12)
 MIN_FREE_BYTES = 2 * 2**30
@@ -90,7 +89,10 @@ def check_folders() -> Iterator[Check]:
     for name, folder in folders.items():
         existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         if not _is_writable(existing):
-            cure = f"make {shown_path(existing)} yours: {shlex.join(['chown', '-R', str(_user()), str(existing)])}"
+            words = ("icacls", str(existing), "/grant", f"{_user()}:(OI)(CI)M")  # to modify what is in it
+            if sys.platform != "win32":
+                words = ("chown", "-R", _user(), str(existing))
+            cure = f"make {shown_path(existing)} yours: {command_line(*words)}"
             yield Check(name, "fault", f"nothing can be written in {shown_path(folder)}", cure)
         else:
             yield Check(name, "ok", shown_path(folder))
