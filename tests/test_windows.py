@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import vapoursynth as vs
 
 from tests import ROOT, TIMEOUT_SECONDS
+from tests.build_hook import load_build_hook
 from tests.clips import write_clip
 from vsrealbasicvsr.app import job, upscaling
 from vsrealbasicvsr.app.doctor import cures
@@ -199,3 +201,35 @@ def test_the_doctors_commands_can_be_typed_into_windows_shells(monkeypatch: pyte
     monkeypatch.setattr(cures, "_origin", lambda: {"url": "file:///C:/my%20clone", "dir_info": {"editable": True}})
     wanted = r'"C:\Program Files\Python\python.exe" -m pip install --no-deps --editable "C:\my clone"'
     assert cures.reinstall() == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"C:\mingw64\bin\gcc.exe", [r"C:\mingw64\bin\gcc.exe"]),
+        (r"C:\Program Files\mingw64\gcc.exe", [r"C:\Program Files\mingw64\gcc.exe"]),
+        (r'"C:\Program Files\mingw64\gcc.exe" -m64', [r"C:\Program Files\mingw64\gcc.exe", "-m64"]),
+    ],
+)
+def test_the_path_of_a_compiler_keeps_its_backslashes(
+    text: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = load_build_hook()
+    monkeypatch.setattr(hook.shutil, "which", lambda name: name if name == words[0] else None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("CC", text)
+    assert hook.find_compiler() == words
+
+
+def test_without_visual_c_the_compiler_on_the_path_compiles_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = load_build_hook()
+    if not any(map(shutil.which, hook.COMPILERS)):
+        pytest.skip("there is no compiler")
+    there = {name: shutil.which(name) for name in hook.COMPILERS}
+    monkeypatch.setattr(hook.shutil, "which", there.get)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delenv("CC", raising=False)
+    hook.compile_plugin(ROOT / "vsrealbasicvsr/plugin/rbvsr.c", tmp_path / "rbvsr.dll")
+    assert (tmp_path / "rbvsr.dll").is_file()

@@ -36,9 +36,13 @@ INSTRUCTION_SETS = {
 NO_COMPILER = (
     "vsrealbasicvsr: no C compiler found, and the VapourSynth plugin core.rbvsr (C) has to be compiled. "
     "Install one and try again: `apt install gcc` (Debian, Ubuntu), `dnf install gcc` (Fedora), "
-    "`xcode-select --install` (macOS), Visual Studio Build Tools with the C++ workload (Windows). "
+    "`xcode-select --install` (macOS), mingw-w64 or Visual Studio Build Tools with the C++ workload (Windows). "
     "The environment variable CC may name another compiler."
 )
+
+
+class NoCompilerError(RuntimeError):
+    """There is no C compiler; the text says what to install."""
 
 
 def library_name(platform: str = sys.platform) -> str:
@@ -87,7 +91,7 @@ def unix_command(compiler: list[str], source: Path, library: Path) -> list[str]:
 
 
 def compile_plugin(source: Path, library: Path) -> None:
-    """Compile the plugin with CC, or the first compiler found; with Visual C++ on Windows unless CC is set.
+    """Compile the plugin with CC, or the first compiler found; on Windows Visual C++ comes before it if CC is not set.
 
     Args:
         source: rbvsr.c.
@@ -97,8 +101,11 @@ def compile_plugin(source: Path, library: Path) -> None:
         RuntimeError: There is no compiler (the text says what to install), or it failed (the text is its output).
     """
     if sys.platform == "win32" and not os.environ.get("CC"):
-        compile_with_visual_c(source, library)
-        return
+        try:
+            compile_with_visual_c(source, library)
+            return
+        except NoCompilerError:
+            pass
     compiler = find_compiler()
     result = subprocess.run(unix_command(compiler, source, library), capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -109,20 +116,36 @@ def find_compiler() -> list[str]:
     """Return the command of CC, or of the first compiler of COMPILERS on PATH.
 
     Raises:
-        RuntimeError: There is none; the text says what to install.
+        NoCompilerError: There is none; the text says what to install.
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or [name for name in COMPILERS if shutil.which(name)][:1]
+    compiler = split_command(os.environ.get("CC", "")) or [name for name in COMPILERS if shutil.which(name)][:1]
     if not compiler or not shutil.which(compiler[0]):
-        raise RuntimeError(NO_COMPILER)
+        raise NoCompilerError(NO_COMPILER)
     return compiler
 
 
+def split_command(text: str) -> list[str]:
+    r"""Return the words of a command; the backslashes of C:\mingw64\bin\gcc.exe are kept on Windows.
+
+    There, a path with spaces needs no quotes if it is all that there is.
+    """
+    on_windows = sys.platform == "win32"
+    if on_windows and shutil.which(text):
+        return [text]
+    return [word.strip('"') if on_windows else word for word in shlex.split(text, posix=not on_windows)]
+
+
 def compile_with_visual_c(source: Path, library: Path) -> None:
-    """Compile with Visual C++, which setuptools finds and whose environment it sets up."""
+    """Compile with Visual C++, which setuptools finds and whose environment it sets up. Raises RuntimeError."""
     from setuptools._distutils.ccompiler import new_compiler
     from setuptools._distutils.errors import CCompilerError, DistutilsPlatformError
 
-    compiler = new_compiler(compiler="msvc")
+    errors = CCompilerError, DistutilsPlatformError  # which says that there is none depends on setuptools
+    try:
+        compiler = new_compiler(compiler="msvc")
+        compiler.initialize()
+    except errors as error:
+        raise NoCompilerError(NO_COMPILER) from error
     try:
         objects = compiler.compile(
             [str(source)],
@@ -132,9 +155,7 @@ def compile_with_visual_c(source: Path, library: Path) -> None:
             extra_preargs=["/std:c11", "/O2"],
         )
         compiler.link_shared_object(objects, str(library))
-    except DistutilsPlatformError as error:
-        raise RuntimeError(NO_COMPILER) from error
-    except CCompilerError as error:
+    except errors as error:
         raise RuntimeError(f"vsrealbasicvsr: Visual C++ could not compile {source.name}: {error}") from error
 
 
@@ -166,7 +187,7 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """
     try:
         compiler = find_compiler()
-    except RuntimeError:  # Windows: Visual C++ has compiled the plugin
+    except NoCompilerError:  # Windows: Visual C++ has compiled the plugin
         compiler = []
     if not compiler or Path(compiler[0]).stem.lower() in ("cl", "clang-cl"):
         return [], [f"{source.name} is written for gcc and clang, which are not there: install one (mingw-w64, LLVM)"]
