@@ -94,11 +94,22 @@ def start_module(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
     start_new_session: bool = False,
-) -> Process:
+) -> "Process | subprocess.Popen[str]":
     """Start `python -m module words` with one thread for torch. loads: the modules that it may find loaded."""
-    return Process(
-        module, *words, loads=loads, cwd=cwd, environment=environment, start_new_session=start_new_session
-    )  # fmt: skip
+    if hasattr(os, "pidfd_open"):
+        return Process(
+            module, *words, loads=loads, cwd=cwd, environment=environment, start_new_session=start_new_session
+        )  # fmt: skip
+    return subprocess.Popen(  # Windows, which does not fork, and macOS
+        [sys.executable, "-m", module, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        start_new_session=start_new_session,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run_module(
@@ -111,9 +122,9 @@ def run_module(
 ) -> subprocess.CompletedProcess[str]:
     """The same to its end."""
     process = start_module(module, *words, loads=loads, cwd=cwd, environment=environment)
-    out, err = process.communicate(timeout)
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode is not None
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess([module, *map(str, words)], process.returncode, out, err)
 
 
 @cache

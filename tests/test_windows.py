@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import suppress
 from nturl2path import url2pathname
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ import vapoursynth as vs
 from tests import ROOT, TIMEOUT_SECONDS
 from tests.build_hook import load_build_hook
 from tests.clips import write_clip
-from vsrealbasicvsr.app import job, upscaling
+from vsrealbasicvsr.app import job, training_command, upscaling
 from vsrealbasicvsr.app.doctor import cures
 from vsrealbasicvsr.app.encoding import SegmentWriter, Tags, choose_encoder
 from vsrealbasicvsr.app.interrupting import computed
@@ -201,6 +202,14 @@ def test_the_doctors_commands_can_be_typed_into_windows_shells(monkeypatch: pyte
     monkeypatch.setattr(cures, "_origin", lambda: {"url": "file:///C:/my%20clone", "dir_info": {"editable": True}})
     wanted = r'"C:\Program Files\Python\python.exe" -m pip install --no-deps --editable "C:\my clone"'
     assert cures.reinstall() == wanted
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals its parent as POSIX does")
+def test_ctrl_c_is_left_to_the_training_where_it_is_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = "import os, signal, sys; os.kill(os.getppid(), signal.SIGINT); sys.exit(3)"
+    monkeypatch.setattr(training_command, "train_command", lambda arguments: [sys.executable, "-c", child])
+    monkeypatch.setattr(training_command, "os", SimpleNamespace(name="nt"))
+    assert training_command.run_training(["train"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.errors import UserError, print_any_text, printable, shown_path
 
 MAX_ERROR_LENGTH = 1000
 
@@ -69,4 +69,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    print_any_text()
     sys.exit(main())

@@ -1,6 +1,8 @@
 """Errors that the user can mend, and text that is safe to show."""
 
+import io
 import re
+import sys
 from pathlib import Path
 
 MAX_PATH_LENGTH = 300
@@ -30,6 +32,16 @@ def printable(text: str, limit: int) -> str:
         return text
     tail = limit // 2
     return f"{text[: limit - tail - 3]}...{text[-tail:]}"
+
+
+def print_any_text() -> None:
+    """Let this program print any text: what the encoding of its streams lacks, as a file's name may, becomes escapes.
+
+    Windows' pipes take some 200 characters (cp1252), and names hold any.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def shown_path(path: str | Path) -> str:

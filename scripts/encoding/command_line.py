@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.errors import UserError, print_any_text, printable, shown_path
 
 from .progress import print_above_bar
 
@@ -29,6 +29,7 @@ def run_program(name: str, work: Callable[[], str], *, result: Path, check: str)
     """
     signal.signal(signal.SIGINT, interrupt_once)
     signal.signal(signal.SIGTERM, interrupt_once)
+    print_any_text()
     try:
         print(work())
     except UserError as error:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,10 +48,12 @@ def wait_for(folder: Path, num_segments: int, process: subprocess.Popen[str]) ->
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_run_that_was_stopped_goes_on_where_it_was(
-    source: Path, options: list[str], undisturbed: str, tmp_path: Path, number: signal.Signals
+    source: Path, options: list[str], undisturbed: str, tmp_path: Path, name: str
 ) -> None:
+    number = signal.Signals[name]
     output = tmp_path / "out.mkv"
     line = command("upscale", source, output, *options)
     with subprocess.Popen(
@@ -124,6 +127,7 @@ def test_a_damaged_segment_is_rendered_again(
     assert frames_of(output) == undisturbed
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals of POSIX")
 def test_two_programs_do_not_write_one_output(source: Path, options: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.mkv"
     line = command("upscale", source, output, *options)

@@ -1,6 +1,5 @@
 """The command `rbvsr`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-import io
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 
 from vsrealbasicvsr import __version__
-from vsrealbasicvsr.errors import UserError, printable, shown_path
+from vsrealbasicvsr.errors import UserError, print_any_text, printable, shown_path
 
 from .model_commands import models
 from .options import (
@@ -268,8 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("stdout", "stderr"):  # where the caller closed them, as some that start programs do
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # a file's name may not be of its encoding
-            stream.reconfigure(errors="backslashreplace")
+    print_any_text()
     for number in (signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):  # Ctrl-Break of Windows
         signal.signal(number, _interrupt)
     status = run_command(sys.argv[1:] if arguments is None else arguments)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,4 +38,8 @@ def run_training(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(command[0], command)
-    return subprocess.run(command, check=False).returncode
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the training ends after its step
+    try:
+        return subprocess.run(command, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
