@@ -27,6 +27,7 @@ from vsrealbasicvsr.app.encoding import SegmentWriter, Tags, choose_encoder
 from vsrealbasicvsr.app.interrupting import computed
 from vsrealbasicvsr.app.source import open_source
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.weights import read_network
 from vsrealbasicvsr.whole_file import replace_file, whole_file
 
 _WITHOUT_POSIX = """
@@ -170,6 +171,13 @@ def test_a_signal_ends_the_wait_for_a_frame_that_is_still_computed() -> None:
         assert 1 not in delivered
     finally:
         go_on.set()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads what Linux tells of this process")
+def test_a_file_of_weights_that_was_read_can_be_replaced(tiny_model: Path) -> None:
+    stored = read_network(tiny_model)
+    assert stored.tensors
+    assert str(tiny_model) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="makes paths longer than Windows has")

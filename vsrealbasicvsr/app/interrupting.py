@@ -2,39 +2,56 @@
 
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, wait
-from contextlib import suppress
-from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import vapoursynth as vs
 
 LOOK_SECONDS = 0.2
 """Between two looks for a signal: on Windows none wakes a thread that waits for another one."""
+_END = object()
 
 
 def interruptible(call: Callable[[], Any]) -> Any:
-    """Return call(), made on a thread of its own, which is left behind if a signal comes: call() may take minutes."""
-    result: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="interruptible", daemon=True).start()
-    while not wait((result,), LOOK_SECONDS).done:
-        pass
-    return result.result()
+    """Return call(), which may take minutes; after a signal it is left behind, on a thread of its own."""
+    return next(_made_elsewhere(call() for _ in range(1)))
 
 
 def computed(clip: vs.VideoNode) -> Generator[vs.VideoFrame]:
     """Yield a clip's frames as clip.frames(close=True) does; after a signal, those under way are not waited for."""
-    frames = clip.frames(close=True)
+    return _made_elsewhere(clip.frames(close=True))
+
+
+def _made_elsewhere(items: Generator[Any]) -> Generator[Any]:
+    """Yield what a generator yields. It runs on a thread of its own, which ends once nobody asks for more."""
+    asked: SimpleQueue[bool] = SimpleQueue()
+    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def make() -> None:
+        while asked.get():
+            try:
+                made.put((next(items, _END), None))
+            except BaseException as error:
+                made.put((_END, error))
+        items.close()
+
+    threading.Thread(target=make, name="interruptible", daemon=True).start()
     try:
-        while (frame := interruptible(partial(next, frames, None))) is not None:
-            yield frame
+        while True:
+            asked.put(True)
+            item, error = _next(made)
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
     finally:
-        with suppress(ValueError):  # still at work on the thread that was left behind
-            frames.close()
+        asked.put(False)
+
+
+def _next(made: SimpleQueue[Any]) -> Any:
+    while True:
+        try:
+            return made.get(timeout=LOOK_SECONDS)
+        except Empty:
+            continue

@@ -261,7 +261,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
         with _opened(path) as file:
             keys = list(file.keys())
-            tensors = {key: file.get_tensor(key) for key in keys[: MAX_TENSORS + 1]}
+            # Copies: Windows lets nobody replace a file that is mapped, as safetensors' own tensors are.
+            tensors = {key: file.get_tensor(key).clone() for key in keys[: MAX_TENSORS + 1]}
             metadata = dict(file.metadata() or {})
     except Exception as error:  # most are SafetensorError; a dtype that torch lacks raises others
         raise refused(
