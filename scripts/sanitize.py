@@ -1,6 +1,6 @@
 """Run both C files under gcc's sanitizers: frames through a real VapourSynth core, with eight threads.
 
-`python scripts/sanitize.py [address] [thread]`; without a name, both. The plugin and the kernels are compiled with
+`python -m scripts.sanitize [address] [thread]`; without a name, both. The plugin and the kernels are compiled with
 -fsanitize=address,undefined, or with -fsanitize=thread, into a folder of their own beside a copy of VapourSynth, and
 `scripts/sanitized_frames.py` runs on those. Prints the sanitizer's report; the exit status is 1 if there is one.
 
@@ -10,7 +10,6 @@ was allocated in one of the two files. The thread sanitizer checks the two files
 """
 
 import argparse
-import importlib.util
 import os
 import platform
 import re
@@ -19,13 +18,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 import vapoursynth
 
+from scripts.build_hook import ROOT, load_build_hook
 from vsrealbasicvsr.backends.cpu import available
 
-ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "vsrealbasicvsr/plugin/rbvsr.c"
 KERNELS = ROOT / "vsrealbasicvsr/backends/cpu/kernels.c"
 NUM_THREADS = 8
@@ -164,16 +162,6 @@ def is_ours(leak: str) -> bool:
     """Return whether the memory was allocated in one of the two files."""
     frames = [line for line in leak.splitlines() if line.lstrip().startswith("#")]
     return any(re.search(r"(rbvsr|kernels)\w*\.c:\d+", frame) for frame in frames[1:3])
-
-
-def load_build_hook() -> ModuleType:
-    """Load the build hook, which is not a part of the installed package."""
-    spec = importlib.util.spec_from_file_location("rbvsr_build_hook", ROOT / "vsrealbasicvsr/plugin/build_hook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frames through a real core, for `scripts/sanitize.py`: every way in which the two C files are used.
+"""Frames through a real core, for `scripts.sanitize`: every way in which the two C files are used.
 
 python scripts/sanitized_frames.py NUM_THREADS INSTRUCTION_SET
 """

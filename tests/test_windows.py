@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import vapoursynth as vs
 
+from scripts.build_hook import load_build_hook
 from tests import ROOT, TIMEOUT_SECONDS
-from tests.build_hook import load_build_hook
 from tests.clips import write_clip
 from vsrealbasicvsr.app import job, training_command, upscaling
 from vsrealbasicvsr.app.doctor import cures

@@ -17,8 +17,8 @@ import pytest
 import vapoursynth as vs
 
 import vsrealbasicvsr
+from scripts.build_hook import load_build_hook
 from tests import ROOT
-from tests.build_hook import load_build_hook
 
 PLUGIN_FOLDER = ROOT / "vsrealbasicvsr" / "plugin"
 SOURCE = PLUGIN_FOLDER / "rbvsr.c"

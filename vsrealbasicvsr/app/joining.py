@@ -82,14 +82,14 @@ def _check_decodable(path: Path, segment: Path, suffix: str) -> None:
         )
 
 
-def _first_picture(path: Path) -> tuple[str, int, int] | None:
-    """Return (format, width, height) of a video's first frame, or None if it cannot be decoded."""
+def _first_picture(path: Path) -> tuple[int, int] | None:
+    """Return (width, height) of a video's first frame, or None if it cannot be decoded."""
     try:
         with av.open(str(path)) as file:
             frame = next(file.decode(main_video(file)))
     except (av.FFmpegError, StopIteration):
         return None
-    return frame.format.name, frame.width, frame.height
+    return frame.width, frame.height
 
 
 def muxer_of(suffix: str) -> str:

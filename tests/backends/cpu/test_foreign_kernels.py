@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.build_hook import load_build_hook
 from tests import ROOT
 from tests.backends.cpu.foreign_kernels import ForeignKernels
 from tests.backends.cpu.test_kernels import sizes, steps
-from tests.build_hook import load_build_hook
 from tests.networks import random_network, smooth_frames
 from tests.tolerances import WINOGRAD
 from vsrealbasicvsr.backends.cpu import CpuBackend, available

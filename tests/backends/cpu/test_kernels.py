@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.build_hook import load_build_hook
 from tests import ROOT, TIMEOUT_SECONDS
-from tests.build_hook import load_build_hook
 from tests.networks import random_network, smooth_frames
 from tests.tolerances import WINOGRAD
 from vsrealbasicvsr.backends.cpu import ENVIRONMENT, CpuBackend, Kernels, available, library, load_kernels, pages

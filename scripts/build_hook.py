@@ -1,13 +1,14 @@
-"""The build hook, which is no part of the installed package."""
+"""The build hook, for what compiles the C files otherwise than an installation does."""
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 
-from tests import ROOT
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_build_hook() -> ModuleType:
-    """The build hook, which is no part of the installed package."""
+    """Load the build hook, which is not a part of the installed package."""
     spec = importlib.util.spec_from_file_location("rbvsr_build_hook", ROOT / "vsrealbasicvsr/plugin/build_hook.py")
     assert spec is not None
     assert spec.loader is not None
