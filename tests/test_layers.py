@@ -3,7 +3,6 @@
 import ast
 import graphlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.programs import run_program
 
 PACKAGE = "vsrealbasicvsr"
 
@@ -255,8 +255,7 @@ def test_no_module_is_called_after_nothing():
 
 def run(program: str) -> list[Any]:
     """What a program prints as JSON, a list of its lines, in a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in run_program(program).stdout.splitlines()]
 
 
 @pytest.mark.long

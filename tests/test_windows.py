@@ -21,6 +21,7 @@ import vapoursynth as vs
 from scripts.build_hook import load_build_hook
 from tests import ROOT, TIMEOUT_SECONDS
 from tests.clips import write_clip
+from tests.programs import run_program
 from vsrealbasicvsr.app import job, training_command, upscaling
 from vsrealbasicvsr.app.doctor import cures
 from vsrealbasicvsr.app.encoding import SegmentWriter, Tags, choose_encoder
@@ -67,11 +68,7 @@ reporter.frame()
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="the whole suite shows it")
 def test_every_module_is_imported_without_the_modules_that_windows_lacks():
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_POSIX], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert '"event": "progress"' in done.stdout
+    assert '"event": "progress"' in run_program(_WITHOUT_POSIX).stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows itself refuses")

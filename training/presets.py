@@ -103,6 +103,23 @@ COMPACT = dataclasses.replace(
 )
 
 
+COMPACT_SHARP = dataclasses.replace(
+    COMPACT,
+    losses=dataclasses.replace(
+        COMPACT.losses,
+        output_weight=1.0,
+        cleaning_weight=0.0,
+        psnr_weight=0.0,
+        rest_weight=0.0,
+        flow_rest_weight=0.0,
+    ),
+    freeze_cleaning=True,
+    flow_learning_rate=0.0,
+    flow_from_share=0.0,
+)
+"""What both kinds of sharp sets share: they keep the faithful set's cleaning and flow."""
+
+
 PRESETS: Mapping[str, Settings] = {
     "stage1": STAGE_1,
     "stage2": STAGE_2,
@@ -114,14 +131,9 @@ PRESETS: Mapping[str, Settings] = {
     ),
     "compact": COMPACT,
     "compact-gan": dataclasses.replace(
-        COMPACT,
+        COMPACT_SHARP,
         losses=dataclasses.replace(
-            COMPACT.losses,
-            output_weight=1.0,
-            cleaning_weight=0.0,
-            psnr_weight=0.0,
-            rest_weight=0.0,
-            flow_rest_weight=0.0,
+            COMPACT_SHARP.losses,
             flicker_weight=6.0,
             texture_weight=8.0,
             discriminator="patch",
@@ -130,36 +142,25 @@ PRESETS: Mapping[str, Settings] = {
             adversarial_warm_up_iterations=100,
         ),
         iterations=3000,
-        freeze_cleaning=True,
         learning_rate=2e-4,
         final_learning_rate=1e-5,
-        flow_learning_rate=0.0,
-        flow_from_share=0.0,
         discriminator_learning_rate=3e-4,
         warm_up_iterations=50,
         ema_decay=0.995,
     ),
     "compact-sharp": dataclasses.replace(
-        COMPACT,
+        COMPACT_SHARP,
         losses=dataclasses.replace(
-            COMPACT.losses,
+            COMPACT_SHARP.losses,
             distance="l1",
-            output_weight=1.0,
-            cleaning_weight=0.0,
-            psnr_weight=0.0,
             colour_weight=0.0,
             flicker_weight=0.0,
-            rest_weight=0.0,
-            flow_rest_weight=0.0,
             fine_weight=1.0,
             teacher_mix=0.25,
             teacher_fine=2.0,
         ),
         iterations=800,
-        freeze_cleaning=True,
         learning_rate=3e-4,
-        flow_learning_rate=0.0,
-        flow_from_share=0.0,
         warm_up_iterations=20,
         ema_decay=0.98,
     ),

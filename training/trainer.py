@@ -61,9 +61,7 @@ def train(
             recorder = stack.enter_context(Recorder(run_folder, first=first, num_iterations=settings.iterations))
         for batch in loader:
             iteration, done = done, done + 1
-            lr, gt, real = to_floats(batch, settings, processes.device)
-            if teacher is not None:
-                gt = real = teacher.target(lr, autocast_dtype_of(settings, processes.device))
+            lr, gt, real = to_floats(batch, settings, processes.device, teacher)
             taken = steps.take(lr, gt, real, iteration)
             num_skipped = 0 if taken.stepped else num_skipped + 1
             check_skipped(num_skipped, done, settings.max_skipped_steps, recorder)
@@ -139,17 +137,25 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
 
 
-def to_floats(batch: Batch, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def to_floats(
+    batch: Batch, settings: Settings, device: torch.device, teacher: Teacher | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Convert a batch to float32 in [0, 1] on the device, with T = num_frames frames in each clip.
 
     Returns:
-        The input, the ground truth, and the discriminator's real frames. The last is the ground truth itself unless
-        there is a U-Net discriminator, which sees frames before sharpening: a copy would take memory for nothing, and
-        the patch discriminator's features are compared with those of the ground truth.
+        The input, the target, and the discriminator's real frames. With a teacher both are what it makes of the input.
+        Otherwise the target is the ground truth, and so are the real frames unless there is a U-Net discriminator,
+        which sees frames before sharpening: a copy would take memory for nothing, and the patch discriminator's
+        features are compared with those of the ground truth.
     """
 
     def floats(clip: Tensor) -> Tensor:
         return clip.to(device, non_blocking=True).float() / 255
+
+    if teacher is not None:
+        lr = floats(batch.lr)
+        target = teacher.target(lr, autocast_dtype_of(settings, device))
+        return lr, target, target
 
     def whole(clip: Tensor) -> Tensor:
         return mirror(floats(clip), settings.data.num_frames) if batch.mirrored else floats(clip)

@@ -16,6 +16,7 @@ from tests import TIMEOUT_SECONDS
 from tests.app.running import command, run
 from tests.app.test_doctor import link_tree
 from tests.app.test_runs import wait_for
+from tests.programs import run_program
 from vsrealbasicvsr.app.cli import run_command
 
 pytestmark = pytest.mark.long
@@ -242,7 +243,7 @@ def phase(self, name):
 PlainReporter.phase = phase
 run_command({up("--theta", "300")!r})
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=files, capture_output=True, text=True, check=True)
+    done = run_program(program, cwd=files)
     assert done.stdout.splitlines() == ["loading False", "reading True"]
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.losses.distances import l1
+from training.losses.filters import SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Reach
 
 
@@ -15,12 +16,10 @@ def finest_detail(frames: Tensor) -> Tensor:
         frames: (..., 3, H, W).
 
     Returns:
-        The same shape and type. No tensor of taps is created, because a CUDA graph cannot copy one from the CPU.
+        The same shape and type.
     """
     padded = F.pad(frames.flatten(0, -4), (1, 1, 1, 1), mode="replicate")
-    rows = 0.25 * padded[..., :-2, :] + 0.5 * padded[..., 1:-1, :] + 0.25 * padded[..., 2:, :]
-    blurred = 0.25 * rows[..., :-2] + 0.5 * rows[..., 1:-1] + 0.25 * rows[..., 2:]
-    return frames - blurred.view_as(frames)
+    return frames - filtered(filtered(padded, SMOOTH, -2), SMOOTH, -1).view_as(frames)
 
 
 def fine_loss(hr: Tensor, gt: Tensor) -> Tensor:
@@ -29,10 +28,10 @@ def fine_loss(hr: Tensor, gt: Tensor) -> Tensor:
 
 
 def sharpened_target(faithful: Tensor, sharp: Tensor, *, mix: float, fine: float) -> Tensor:
-    """Return a sharp picture that is as faithful as can be: faithful + mix * (sharp - faithful) + fine * its detail.
+    """Return faithful + mix * (sharp - faithful) + fine * finest_detail(sharp).
 
-    What a viewer sees as wrong are errors of coarser detail, of periods of 4 to 16 pixels; what a viewer sees as blur
-    is a lack of the finest. So most of the sharpness is taken from there.
+    ColorVideoVDP finds errors at periods of 4 to 16 pixels; the mean gradient and NIQE improve with finer detail, which
+    it hardly sees (docs/decisions.md). So most of the sharpness is taken from there.
 
     Args:
         faithful: Output of a faithful network (..., 3, H, W).

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.losses.distances import l1
+from training.losses.filters import SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Reach
 from vsrealbasicvsr.luma import luma
 
@@ -18,7 +19,7 @@ _WEAVE_FLOOR = 2.5e-4
 """The same for weaves, which are means of many pixels."""
 _WEAVE_WEIGHT = 4
 """A weave is seen at a fraction of the strength that texture has, because it is regular."""
-_SMOOTH, _SLOPE, _RASTER = (0.25, 0.5, 0.25), (-0.5, 0.0, 0.5), (-0.25, 0.5, -0.25)
+_SLOPE, _RASTER = (-0.5, 0.0, 0.5), (-0.25, 0.5, -0.25)
 
 
 def texture_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
@@ -48,9 +49,9 @@ def texture_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
 def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
     """Return the standard deviations in windows of two gradients (N*T, 2, h, w) and of three rasters (N*T, 3, h, w)."""
     y = luma(clip.flatten(0, 1).float())
-    smooth, slope, raster = (_filtered(y, taps, -2) for taps in (_SMOOTH, _SLOPE, _RASTER))
-    pairs = ((smooth, _SLOPE), (slope, _SMOOTH), (smooth, _RASTER), (raster, _SMOOTH), (raster, _RASTER))
-    bands = torch.stack([_filtered(rows, taps, -1) for rows, taps in pairs], dim=1)
+    smooth, slope, raster = (filtered(y, taps, -2) for taps in (SMOOTH, _SLOPE, _RASTER))
+    pairs = ((smooth, _SLOPE), (slope, SMOOTH), (smooth, _RASTER), (raster, SMOOTH), (raster, _RASTER))
+    bands = torch.stack([filtered(rows, taps, -1) for rows, taps in pairs], dim=1)
     mean = F.avg_pool2d(bands, WINDOW_PX, WINDOW_PX // 2)
     square = F.avg_pool2d(bands.square(), WINDOW_PX, WINDOW_PX // 2)
     deviations = ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
@@ -79,12 +80,6 @@ def _weave(clip: Tensor, period_px: int) -> tuple[Tensor, Tensor]:
     squares = F.avg_pool2d(phases.square().mean(dim=1, keepdim=True), window, stride)
     strength = (means.var(dim=1, keepdim=True, correction=0) + _WEAVE_FLOOR**2).sqrt()
     return strength, squares.sqrt() / window
-
-
-def _filtered(y: Tensor, taps: tuple[float, float, float], dim: int) -> Tensor:
-    """Return y filtered along one axis, two shorter. No tensor of taps is created: a CUDA graph cannot copy one."""
-    first, middle, last = (y.narrow(dim, start, y.shape[dim] - 2) for start in range(3))
-    return taps[0] * first + taps[1] * middle + taps[2] * last
 
 
 LOSS: Loss[ClipTensors] = Loss(

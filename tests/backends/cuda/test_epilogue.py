@@ -2,17 +2,17 @@
 
 import copy
 import importlib.util
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tests import ROOT, TIMEOUT_SECONDS
+from tests import ROOT
 from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
 from tests.networks import smooth_frames
+from tests.programs import run_program
 from tests.tolerances import REGROUPED
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import epilogue as epilogue_module
@@ -154,16 +154,7 @@ print(num)
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch came without Triton")
 def test_the_kernel_gives_torchs_values_in_tritons_interpreter():
-    done = subprocess.run(
-        [sys.executable, "-c", IN_THE_INTERPRETER],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program(IN_THE_INTERPRETER, environment={"TRITON_INTERPRET": "1"})
     assert done.stdout == "135\n"
 
 

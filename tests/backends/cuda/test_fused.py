@@ -4,18 +4,16 @@ import copy
 import dataclasses
 import importlib.util
 import itertools
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 
 from scripts import compile_triton, measure_half_flow
-from tests import ROOT, TIMEOUT_SECONDS
 from tests.backends.cuda.stepping import steps
 from tests.fake_capture import FakeCapture
 from tests.networks import smooth_frames
+from tests.programs import run_program
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.backends.cuda import convolution, join
 from vsrealbasicvsr.backends.cuda import steps as choosing
@@ -402,16 +400,7 @@ print("right")
 )
 def test_the_kernels_give_torchs_values_in_tritons_interpreter(part, seed, tiny_model):
     given = tiny_model if part == "network" else seed
-    done = subprocess.run(
-        [sys.executable, "-c", IN_THE_INTERPRETER, part, str(given)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program(IN_THE_INTERPRETER, part, given, environment={"TRITON_INTERPRET": "1"})
     assert done.stdout == "right\n"
 
 
@@ -460,16 +449,7 @@ print({name: len(kernels) for name, kernels in made.items()})
 @pytest.mark.long
 def test_launched_for_frames_of_any_size_a_kernel_is_compiled_once(tmp_path):
     """In the middle of a clip nobody waits for a compiler; a size of 1, or of a multiple of 16, is no other kernel."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_GPU_THAT_ONLY_COMPILES],
-        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program(ON_A_GPU_THAT_ONLY_COMPILES, environment={"TRITON_CACHE_DIR": str(tmp_path)})
     assert done.stdout == "{'_convolution': 1, '_join': 1, '_prepare': 1}\n"
 
 
