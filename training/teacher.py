@@ -53,7 +53,8 @@ class Teacher:
             lr: The input.
             dtype: Type of the convolutions; None: float32.
         """
+        scale = self.sharp.sizes.scale
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
             cleaned = self.faithful.clean(lr).float()
             faithful, sharp = (network.super_resolve(cleaned) for network in (self.faithful, self.sharp))
-        return sharpened_target(faithful.float(), sharp.float(), mix=self.mix, fine=self.fine)
+        return sharpened_target(faithful.float(), sharp.float(), mix=self.mix, fine=self.fine, scale=scale)

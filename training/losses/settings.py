@@ -25,6 +25,7 @@ from training.losses import (
     rest,
     squared_error,
     texture,
+    weave,
 )
 from training.losses.distances import Distance
 from training.losses.kinds import Loss, Needs
@@ -56,6 +57,8 @@ class LossSettings:
     trained already. Not in the paper."""
     texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
     """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
+    weave_weight: Annotated[NotNegative, weave.LOSS] = 0.0
+    """Pattern of the output that repeats with each pixel of the input, above the ground truth's. Not in the paper."""
     fine_weight: Annotated[NotNegative, fine.LOSS] = 0.0
     """Distance of the output's finest detail to the ground truth's. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0

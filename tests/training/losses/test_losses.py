@@ -26,6 +26,7 @@ from training.losses.rest import rest_loss
 from training.losses.settings import LOSSES, LossSettings
 from training.losses.squared_error import squared_error_loss
 from training.losses.texture import texture_loss
+from training.losses.weave import weave_loss, without_weave
 from training.presets import PRESETS
 from vsrealbasicvsr.weights import WeightsError
 
@@ -132,10 +133,10 @@ def texture(seed: int) -> Tensor:
 def test_the_texture_loss_misses_detail_and_does_not_mind_where_it_lies():
     truth, other = texture(0), texture(1)
     blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
-    assert texture_loss(truth, truth, 4) == 0
-    assert texture_loss(truth + 0.1, truth, 4).item() == pytest.approx(0, abs=1e-6)
-    blur = texture_loss(blurred, truth, 4).item()
-    assert blur > 2 * texture_loss(other, truth, 4).item()
+    assert texture_loss(truth, truth) == 0
+    assert texture_loss(truth + 0.1, truth).item() == pytest.approx(0, abs=1e-6)
+    blur = texture_loss(blurred, truth).item()
+    assert blur > 2 * texture_loss(other, truth).item()
     assert charbonnier(other, truth) > charbonnier(blurred, truth)  # which a pixel loss sees the other way round
 
 
@@ -145,22 +146,39 @@ def test_the_texture_loss_takes_no_raster_for_detail():
     rows, columns, checks = torch.zeros(3, *truth.shape)
     rows[..., ::2, :] = columns[..., ::2] = checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = 0.2
     for raster in (rows, columns, checks):  # the cheapest way to large differences
-        assert texture_loss(blurred + raster, truth, 4) > 1.2 * texture_loss(blurred, truth, 4)
+        assert texture_loss(blurred + raster, truth) > 1.2 * texture_loss(blurred, truth)
 
 
-def test_the_texture_loss_takes_no_weave_for_detail():
+def weave(height: int, width: int) -> Tensor:
+    """A pattern of four by four pixels, repeated."""
+    pattern = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    return 0.004 * (pattern - pattern.mean()).tile(height // 4, width // 4)
+
+
+def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothing_else():
+    truth, flat = texture(0), torch.full((1, 1, 3, 96, 96), 0.5)
+    assert weave_loss(truth, truth, 4) == 0
+    assert weave_loss(texture(1), truth, 4) < 0.03 * weave(4, 4).std()
+    faint, scattered = flat + weave(96, 96), flat + 0.004 * torch.randn(96, 96)
+    assert weave_loss(faint, flat, 4).item() == pytest.approx(weave(4, 4).std(correction=0).item(), rel=0.15)
+    assert weave_loss(faint, flat, 4) > 5 * weave_loss(scattered, flat, 4)
+    assert weave_loss(faint, faint, 4) == 0  # the ground truth has it too
+
+
+def test_without_weave_takes_the_pattern_away_and_leaves_the_picture():
+    flat, edge = torch.full((1, 2, 3, 96, 96), 0.5), torch.full((1, 2, 3, 96, 96), 0.2)
+    edge[..., 33:] = 0.8
+    assert (without_weave(flat + weave(96, 96), 4) - flat).abs().mean() < 0.05 * weave(96, 96).abs().mean()
+    assert (without_weave(edge, 4) - edge).abs().max() < 1 / 255
     truth = texture(0)
-    blurred = F.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
-    weave = 0.05 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).tile(24, 32)
-    assert texture_loss(blurred + weave, truth, 4) > 1.1 * texture_loss(blurred, truth, 4)
-    faint, flat = 0.02 * weave[:, :96], torch.full((1, 1, 3, 96, 96), 0.5)
-    assert texture_loss(flat + faint, flat, 4) > 3 * texture_loss(flat + faint, flat, 3)  # 3 is not its period
+    taken = without_weave(truth, 4) - truth
+    assert taken.square().mean() < 0.05 * (truth - truth.mean()).square().mean()
 
 
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     flat = torch.full((1, 1, 3, 16, 16), 0.5, requires_grad=True)
     truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    texture_loss(flat, truth, 4).backward()
+    texture_loss(flat, truth).backward()
     assert torch.isfinite(flat.grad).all()
 
 
@@ -177,10 +195,14 @@ def test_the_finest_detail_is_all_of_a_raster_and_nothing_of_a_slope():
 
 def test_a_sharpened_target_takes_the_coarse_from_the_faithful_and_the_fine_from_the_sharp():
     faithful, sharp = texture(0), texture(1)
-    assert torch.equal(sharpened_target(faithful, sharp, mix=0, fine=0), faithful)
-    assert torch.allclose(sharpened_target(faithful, sharp, mix=1, fine=0), sharp, atol=1e-6)
-    made = sharpened_target(faithful, sharp, mix=0.25, fine=2)
-    assert torch.allclose(made, faithful + 0.25 * (sharp - faithful) + 2 * finest_detail(sharp), atol=1e-6)
+    assert torch.equal(sharpened_target(faithful, sharp, mix=0, fine=0, scale=4), faithful)
+    made = sharpened_target(faithful, sharp, mix=0.25, fine=2, scale=4)
+    plain = faithful + 0.25 * (sharp - faithful) + 2 * finest_detail(sharp)
+    assert (made - plain).abs().mean() < 0.1 * (plain - faithful).abs().mean()
+    wall = 0.5 + 0.02 * texture(0)
+    woven = sharpened_target(wall, wall + weave(*wall.shape[-2:]), mix=0.25, fine=2, scale=4)
+    clear = sharpened_target(wall, wall, mix=0.25, fine=2, scale=4)
+    assert (woven - clear).abs().mean() < 0.2 * weave(4, 4).abs().mean()  # it would be twice as strong
 
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():

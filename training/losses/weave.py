@@ -1,0 +1,68 @@
+"""Weaves: patterns that repeat with each pixel of the input, whatever the picture. Not in the paper.
+
+The last layers of an upscaler can draw them for nothing. No input can ask for one: their period, S pixels of the
+output, is half of the shortest that the input can hold. They show as faint lines on plain walls.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.losses.kinds import ClipTensors, Loss, Reach
+from vsrealbasicvsr.luma import luma
+
+WINDOW_PERIODS = 8
+"""Side of a window in periods, over which a pattern must repeat."""
+_FLOOR = 2.5e-4
+"""The least standard deviation, a sixteenth of a step of 8 bits: the root's slope stays finite in flat areas."""
+_LIMIT = 6 / 255
+"""Detail counts up to here where a weave is measured for removal, so that edges leave no ghosts in their window."""
+
+
+def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
+    """Return by how much the luma's weave is above what the ground truth explains, mean over overlapping windows.
+
+    Args:
+        hr: output (N, T, 3, S*H, S*W) in [0, 1].
+        gt: ground truth of the same shape.
+        scale: S, the period of a weave in pixels.
+    """
+    weave_hr, _ = _strength(hr, scale)
+    weave_gt, chance = _strength(gt, scale)
+    return F.relu(weave_hr - weave_gt - chance).mean()
+
+
+def without_weave(frames: Tensor, scale: int) -> Tensor:
+    """Return the frames (..., 3, S*H, S*W) with each window's mean pattern of S by S pixels subtracted."""
+    images = frames.flatten(0, -4)
+    phases = F.pixel_unshuffle(_detail(images, scale), scale).clamp(-_LIMIT, _LIMIT)
+    before, after = WINDOW_PERIODS // 2, WINDOW_PERIODS - 1 - WINDOW_PERIODS // 2
+    padded = F.pad(phases, (before, after, before, after), mode="replicate")
+    pattern = F.pixel_shuffle(F.avg_pool2d(padded, WINDOW_PERIODS, stride=1), scale)
+    return (images - _detail(pattern, scale)).view_as(frames)
+
+
+def _detail(images: Tensor, period_px: int) -> Tensor:
+    """Return images (N, C, H, W) less what has a longer period: an even one's pattern stays as it is."""
+    mean = F.avg_pool2d(images, period_px, stride=1, padding=period_px // 2, count_include_pad=False)
+    return images - F.avg_pool2d(mean, 2, stride=1)
+
+
+def _strength(clip: Tensor, period_px: int) -> tuple[Tensor, Tensor]:
+    """Return the strength of the pattern of this period in overlapping windows, and that of chance (N*T, 1, h, w).
+
+    The strength is the standard deviation of the means of the pattern's pixels. What does not repeat averages out, but
+    for chance: the deviation of a mean of that many pixels.
+    """
+    phases = F.pixel_unshuffle(_detail(luma(clip.flatten(0, 1).float())[:, None], period_px), period_px)
+    window = min(WINDOW_PERIODS, *phases.shape[-2:])
+    stride = max(1, window // 2)
+    means = F.avg_pool2d(phases, window, stride)
+    squares = F.avg_pool2d(phases.square().mean(dim=1, keepdim=True), window, stride)
+    strength = (means.var(dim=1, keepdim=True, correction=0) + _FLOOR**2).sqrt()
+    return strength, squares.sqrt() / window
+
+
+LOSS: Loss[ClipTensors] = Loss(
+    compute=lambda clips: weave_loss(clips.hr, clips.gt, clips.hr.shape[-1] // clips.lr.shape[-1]),
+    reaches=Reach.EVERYTHING,
+)
