@@ -46,6 +46,7 @@ def generator_gradients(
     losses: LossSettings,
     perceptual: PerceptualLoss | None = None,
     discriminator: Discriminator | None = None,
+    target: Tensor | None = None,
     flows_px: Flows | None = None,
     rest_frame: int = 0,
     autocast_dtype: torch.dtype | None = None,
@@ -63,6 +64,7 @@ def generator_gradients(
         losses: Weights and options.
         perceptual: VGG19 for the perceptual loss; None leaves that loss out.
         discriminator: For its losses; None leaves them out.
+        target: What the losses of pixels compare the output with, of gt's shape; None: the ground truth.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
         rest_frame: Frame of each clip that the rest loss looks at.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
@@ -75,13 +77,15 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    _check_pair("generator_step", lr, gt, model.sizes.scale)
+    target = gt if target is None else target
+    for clip in (gt, target):
+        _check_pair("generator_step", lr, clip, model.sizes.scale)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
     counting = _losses_that_count(losses, model, lr, perceptual, discriminator)
     if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
         flows_px = motion_of(model, gt)
-    clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, losses, rest_frame, autocast)
+    clips = _clip_tensors(model, lr, hr, gt, target, cleaned, flows_px, losses, rest_frame, autocast)
     found = _compute(counting, Reach.EVERYTHING, clips)
     total = _weighted_sum(found, losses)
     if lr.device.type == "cpu" and not total.isfinite():
@@ -143,6 +147,7 @@ def _clip_tensors(
     lr: Tensor,
     hr: Tensor,
     gt: Tensor,
+    target: Tensor,
     cleaned: Tensor,
     flows_px: Flows | None,
     losses: LossSettings,
@@ -159,6 +164,7 @@ def _clip_tensors(
         lr=lr,
         hr=hr.detach().requires_grad_(),
         gt=gt,
+        target=target,
         cleaned=cleaned,
         clean=clean,
         flow=model.basicvsr.spynet,

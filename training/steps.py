@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,22 @@ from vsrealbasicvsr.errors import UserError
 
 class LossError(UserError):
     """The losses of captured steps are not finite."""
+
+
+class StepTensors(NamedTuple):
+    """A batch in float32 in [0, 1] on the device. S is the network's scale.
+
+    Attributes:
+        lr: Input (N, T, 3, H, W).
+        gt: Ground truth (N, T, 3, S*H, S*W).
+        real: The discriminator's real frames, of the same shape.
+        target: What the losses of pixels compare the output with, of the same shape.
+    """
+
+    lr: Tensor
+    gt: Tensor
+    real: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +71,20 @@ class Steps:
         self._graph_sums: tuple[list[str], Tensor] | None = None
         self._num_summed = 0
 
-    def take(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
+    def take(self, tensors: StepTensors, iteration: int) -> Taken:
         """Train the networks with one batch, unless a gradient is not finite; its losses are then left out too.
 
         Args:
-            lr: The input.
-            gt: The ground truth.
-            real: The discriminator's real frames.
+            tensors: The batch.
             iteration: Number of steps done.
 
         Returns:
             Whether the networks were changed, and the output.
         """
         self._networks.set_learning_rates(iteration)
-        taken = self._take_graphed(lr, gt, real) if self._is_graphed(iteration) else None
+        taken = self._take_graphed(tensors) if self._is_graphed(iteration) else None
         if taken is None:
-            taken = self._take_eager(lr, gt, real, iteration)
+            taken = self._take_eager(tensors, iteration)
         return taken
 
     def read_losses(self) -> dict[str, float]:
@@ -90,8 +105,9 @@ class Steps:
 
     # ---- eager -------------------------------------------------------------------------------------------------------
 
-    def _take_eager(self, lr: Tensor, gt: Tensor, real: Tensor, iteration: int) -> Taken:
+    def _take_eager(self, tensors: StepTensors, iteration: int) -> Taken:
         networks, settings = self._networks, self._networks.settings
+        lr, gt, real, target = tensors
         networks.optimizer.zero_grad(set_to_none=True)
         flows_px = self._motion(gt)
         losses, hr = generator_step(
@@ -99,6 +115,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses.at(iteration),
+            target=target,
             flows_px=flows_px,
             perceptual=self._perceptual,
             discriminator=networks.discriminator,
@@ -143,14 +160,14 @@ class Steps:
             and iteration >= settings.losses.adversarial_warm_up_iterations
         )
 
-    def _take_graphed(self, lr: Tensor, gt: Tensor, real: Tensor) -> Taken | None:
+    def _take_graphed(self, tensors: StepTensors) -> Taken | None:
         """Take a captured step. Return None if it cannot be captured; steps are eager from then on."""
         networks = self._networks
         learns_flow = any(parameter.requires_grad for parameter in networks.flow_parameters)
         if self._graph is None or learns_flow != self._graph_learns_flow:
             self._graph, self._graph_learns_flow = GraphedStep(self.captured), learns_flow
         try:
-            names, losses = self._graph(lr, gt, real)
+            names, losses = self._graph(*tensors)
         except RuntimeError as error:
             networks.settings = dataclasses.replace(networks.settings, cuda_graph=False)
             print(f"training train: the step cannot be captured; training is eager now: {str(error).splitlines()[0]}")
@@ -163,7 +180,7 @@ class Steps:
         self._num_summed += 1
         return Taken(True, None)
 
-    def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def captured(self, lr: Tensor, gt: Tensor, real: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
@@ -173,6 +190,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses,
+            target=target,
             flows_px=flows_px,
             discriminator=networks.discriminator,
             rest_frame=settings.data.num_frames // 2,

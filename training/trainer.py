@@ -18,7 +18,7 @@ from training.processes import Processes, TrainingError
 from training.recorder import Recorder
 from training.run_folder import EMA, SETTINGS, save_checkpoint, write_network, write_text
 from training.settings import Settings
-from training.steps import LossError, Steps
+from training.steps import LossError, Steps, StepTensors
 from training.teacher import Teacher
 
 
@@ -61,8 +61,8 @@ def train(
             recorder = stack.enter_context(Recorder(run_folder, first=first, num_iterations=settings.iterations))
         for batch in loader:
             iteration, done = done, done + 1
-            lr, gt, real = to_floats(batch, settings, processes.device, teacher)
-            taken = steps.take(lr, gt, real, iteration)
+            tensors = to_floats(batch, settings, processes.device, teacher)
+            taken = steps.take(tensors, iteration)
             num_skipped = 0 if taken.stepped else num_skipped + 1
             check_skipped(num_skipped, done, settings.max_skipped_steps, recorder)
             if recorder is not None:
@@ -72,7 +72,7 @@ def train(
                 if done % settings.log_every == 0 or done == settings.iterations:
                     record(recorder, networks, steps, done)
                 if done % settings.images_every == 0 and taken.hr is not None:
-                    recorder.show(done, lr, taken.hr, gt)
+                    recorder.show(done, tensors.lr, taken.hr, tensors.target)
             if pace is not None and (fitted := pace.fitted(done, settings.iterations)) != settings.iterations:
                 settings = networks.settings = dataclasses.replace(networks.settings, iterations=fitted)
                 tell_iterations(settings, run_folder, done, pace, recorder)
@@ -137,25 +137,16 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
 
 
-def to_floats(
-    batch: Batch, settings: Settings, device: torch.device, teacher: Teacher | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def to_floats(batch: Batch, settings: Settings, device: torch.device, teacher: Teacher | None = None) -> StepTensors:
     """Convert a batch to float32 in [0, 1] on the device, with T = num_frames frames in each clip.
 
-    Returns:
-        The input, the target, and the discriminator's real frames. With a teacher both are what it makes of the input.
-        Otherwise the target is the ground truth, and so are the real frames unless there is a U-Net discriminator,
-        which sees frames before sharpening: a copy would take memory for nothing, and the patch discriminator's
-        features are compared with those of the ground truth.
+    The target is what a teacher makes of the input; without one it is the ground truth. The real frames are the ground
+    truth, too, unless there is a U-Net discriminator, which sees frames before sharpening: a copy would take memory for
+    nothing, and the patch discriminator's features are compared with those of the ground truth.
     """
 
     def floats(clip: Tensor) -> Tensor:
         return clip.to(device, non_blocking=True).float() / 255
-
-    if teacher is not None:
-        lr = floats(batch.lr)
-        target = teacher.target(lr, autocast_dtype_of(settings, device))
-        return lr, target, target
 
     def whole(clip: Tensor) -> Tensor:
         return mirror(floats(clip), settings.data.num_frames) if batch.mirrored else floats(clip)
@@ -165,4 +156,7 @@ def to_floats(
         gt = sharpened(gt, settings.losses.target_sharpening)
     is_unet = settings.losses.adversarial_weight > 0 and settings.losses.discriminator == "unet"
     sees_another = is_unet and (batch.gt_unsharp is not None or settings.losses.target_sharpening > 0)
-    return floats(batch.lr), gt, whole(batch.gt) if sees_another else gt
+    real = whole(batch.gt) if sees_another else gt
+    lr = floats(batch.lr)
+    target = gt if teacher is None else teacher.target(lr, autocast_dtype_of(settings, device))
+    return StepTensors(lr, gt, real, target)

@@ -153,12 +153,31 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
         replace(NO_PIXELS, colour_weight=1.0),
         replace(NO_PIXELS, flicker_weight=1.0),
         replace(NO_PIXELS, texture_weight=1.0),
+        replace(NO_PIXELS, weave_weight=1.0),
     ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):
     model = network()
     generator_step(model, *clips(1, 2, 16, 16), losses=weights)
     assert reached(model) == set.union(*parts(model))
+
+
+@pytest.mark.parametrize("loss", ["output", "psnr", "squared_error", "fine"])
+def test_losses_of_pixels_compare_with_the_target_and_not_with_the_ground_truth(loss):
+    lr, gt = clips(1, 2, 16, 16)
+    weights = replace(NO_PIXELS, **{loss + "_weight": 1.0})
+    as_usual, _ = generator_step(network(), lr, gt, losses=weights)
+    taught, _ = generator_step(network(), lr, torch.zeros_like(gt), losses=weights, target=gt)
+    assert taught[loss] == as_usual[loss]
+
+
+@pytest.mark.parametrize("loss", ["flicker", "texture", "weave"])
+def test_the_other_losses_compare_with_the_ground_truth(loss):
+    lr, gt = clips(1, 2, 16, 16)
+    weights = replace(NO_PIXELS, **{loss + "_weight": 1.0})
+    as_usual, _ = generator_step(network(), lr, gt, losses=weights)
+    taught, _ = generator_step(network(), lr, gt, losses=weights, target=torch.zeros_like(gt))
+    assert taught[loss] == as_usual[loss] > 0
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -47,6 +47,6 @@ def sharpened_target(faithful: Tensor, sharp: Tensor, *, mix: float, fine: float
 
 
 LOSS: Loss[ClipTensors] = Loss(
-    compute=lambda clips: fine_loss(clips.hr, clips.gt),
+    compute=lambda clips: fine_loss(clips.hr, clips.target),
     reaches=Reach.EVERYTHING,
 )

@@ -54,6 +54,7 @@ class ClipTensors:
         lr: Input (N, T, 3, H, W), in [0, 1] like all clips here.
         hr: Output (N, T, 3, S*H, S*W).
         gt: Ground truth (N, T, 3, S*H, S*W).
+        target: What the losses of pixels compare the output with: the ground truth, or a teacher's output.
         cleaned: Cleaned input (N, T, 3, H, W).
         clean: One cleaning pass.
         flow: The flow network.
@@ -66,6 +67,7 @@ class ClipTensors:
     lr: Tensor
     hr: Tensor
     gt: Tensor
+    target: Tensor
     cleaned: Tensor
     clean: Callable[[Tensor], Tensor]
     flow: Callable[[Tensor, Tensor], Tensor]

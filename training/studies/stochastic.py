@@ -171,7 +171,7 @@ def _network_seconds(bench: Workbench, variant: Variant, settings: Settings) -> 
     taken = []
     for iteration in range(1 if device.type == "cpu" else 4):
         begun = clock()
-        steps.take(*tensors, iteration)
+        steps.take(tensors, iteration)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(clock() - begun)

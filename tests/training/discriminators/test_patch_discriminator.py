@@ -20,7 +20,7 @@ from training.networks import Networks, faithful_weights
 from training.presets import PRESETS, SMOKE_ARCHITECTURE
 from training.processes import Processes
 from training.settings import Settings, SettingsError, changed
-from training.steps import Steps
+from training.steps import Steps, StepTensors
 from training.views import motion_of
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.luma import luma
@@ -211,9 +211,9 @@ def test_the_step_that_is_captured_on_a_gpu_trains_as_the_plain_one(preset):
         for iteration, (lr, truth) in zip((1, 4), batches, strict=True):  # the rest loss looks at the middle frame
             if is_captured:
                 one.set_learning_rates(iteration)
-                losses[-1] += [loss.item() for loss in steps.captured(lr, truth, truth).values()]
+                losses[-1] += [loss.item() for loss in steps.captured(lr, truth, truth, truth).values()]
             else:
-                assert steps.take(lr, truth, truth, iteration).stepped
+                assert steps.take(StepTensors(lr, truth, truth, truth), iteration).stepped
                 losses[-1] += steps.read_losses().values()
     assert losses[0] == losses[1]
     for name, tensor in networks[0].model.state_dict().items():

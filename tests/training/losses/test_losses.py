@@ -343,6 +343,7 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         lr=lr,
         hr=noisy(truth),
         gt=truth,
+        target=truth,
         cleaned=lr,
         clean=lambda frames: frames,
         flow=lambda a, b: a[:, :2] - b[:, :2],
