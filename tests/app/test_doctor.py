@@ -206,6 +206,17 @@ def test_packages_that_are_missing_or_cannot_be_imported_stop_nothing(
         assert f"pip install --force-reinstall {name}" in checks[which]["cure"]
 
 
+def test_torch_without_the_runtime_libraries_of_windows(environment: dict[str, str], tmp_path: Path) -> None:
+    reason = '[WinError 126] The specified module could not be found. Error loading "torch/lib/shm.dll"'
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "torch.py").write_text(f"raise OSError({reason!r})")  # what torch 2.14 raises there
+    checks = doctor(environment | {"PYTHONPATH": str(tmp_path / "site")}, tmp_path, 1)
+    for name in ("torch", "plugin core.rbvsr"):
+        assert "WinError 126" in checks[name]["found"]
+    assert "vc_redist" in checks["torch"]["cure"]
+    assert checks["plugin core.rbvsr"]["cure"] == "mend torch first"
+
+
 def test_the_earlier_name_beside_the_new_one_and_an_installation_from_a_clone(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

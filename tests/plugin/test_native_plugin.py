@@ -229,6 +229,25 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line_with_the_way_
     )
 
 
+def test_a_missing_runtime_library_of_windows_is_named_as_what_it_is() -> None:
+    output = run_program("""
+        import sys, vapoursynth as vs
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "vsrealbasicvsr":  # what importing torch raises there
+                    raise OSError('[WinError 126] The specified module could not be found. Error loading "shm.dll"')
+
+        sys.meta_path.insert(0, Blocker())
+        try:
+            vs.core.std.BlankClip().rbvsr.Upscale()
+        except vs.Error as error:
+            print(error)
+    """)
+    assert "[WinError 126]" in output
+    assert output.rstrip().endswith("https://aka.ms/vs/17/release/vc_redist.x64.exe")
+
+
 def test_the_version_stands_in_one_place_and_everything_tells_it(core: vs.Core) -> None:
     expected = vsrealbasicvsr.__version__
     assert importlib.metadata.version("vapoursynth-rbvsr") == expected

@@ -17,6 +17,7 @@ from .cures import Check, command_line, editable_folder, imported, pip, reinstal
 
 MIN_TORCH = (2, 6)
 GPU_HELP = "https://pytorch.org/get-started/locally"
+WINDOWS_RUNTIME = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 
 
 def check_torch() -> Iterator[Check]:
@@ -24,7 +25,10 @@ def check_torch() -> Iterator[Check]:
     torch, reason = imported("torch")
     if torch is None:
         found = "not installed" if importlib.util.find_spec("torch") is None else reason
-        yield Check("torch", "fault", found, pip("install", "--force-reinstall", "torch"))
+        cure = pip("install", "--force-reinstall", "torch")
+        if "WinError 126" in reason or "DLL load failed" in reason:
+            cure = f"install the Visual C++ Redistributable from Microsoft ({WINDOWS_RUNTIME}), or {cure}"
+        yield Check("torch", "fault", found, cure)
         return
     version = str(torch.__version__)
     number = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())

@@ -72,7 +72,8 @@ def _plugin_version(vs: Any, library: Path) -> Iterator[Check]:
     try:
         versions = dict(vs.core.rbvsr.Version())
     except vs.Error as error:
-        yield Check("plugin core.rbvsr", "fault", printable(str(error), 400), reinstall())
+        cure = "mend torch first" if imported("torch")[0] is None else reinstall()
+        yield Check("plugin core.rbvsr", "fault", printable(str(error), 400), cure)
         return
     version = versions.get("rbvsr", "?")
     found = f"{version.decode() if isinstance(version, bytes) else version} in {shown_path(path)}"
