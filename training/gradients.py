@@ -46,7 +46,7 @@ def generator_gradients(
     losses: LossSettings,
     perceptual: PerceptualLoss | None = None,
     discriminator: Discriminator | None = None,
-    target: Tensor | None = None,
+    faithful: Tensor | None = None,
     flows_px: Flows | None = None,
     rest_frame: int = 0,
     autocast_dtype: torch.dtype | None = None,
@@ -64,7 +64,7 @@ def generator_gradients(
         losses: Weights and options.
         perceptual: VGG19 for the perceptual loss; None leaves that loss out.
         discriminator: For its losses; None leaves them out.
-        target: What the losses of pixels compare the output with, of gt's shape; None: the ground truth.
+        faithful: Output of a faithful network, of gt's shape, for its loss; None leaves that loss out.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
         rest_frame: Frame of each clip that the rest loss looks at.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
@@ -77,15 +77,14 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    target = gt if target is None else target
-    for clip in (gt, target):
+    for clip in (gt,) if faithful is None else (gt, faithful):
         _check_pair("generator_step", lr, clip, model.sizes.scale)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
-    counting = _losses_that_count(losses, model, lr, perceptual, discriminator)
+    counting = _losses_that_count(losses, model, lr, perceptual, discriminator, faithful)
     if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
         flows_px = motion_of(model, gt)
-    clips = _clip_tensors(model, lr, hr, gt, target, cleaned, flows_px, losses, rest_frame, autocast)
+    clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, faithful, losses, rest_frame, autocast)
     found = _compute(counting, Reach.EVERYTHING, clips)
     total = _weighted_sum(found, losses)
     if lr.device.type == "cpu" and not total.isfinite():
@@ -120,10 +119,12 @@ def _losses_that_count(
     lr: Tensor,
     perceptual: PerceptualLoss | None,
     discriminator: Discriminator | None,
+    faithful: Tensor | None,
 ) -> dict[str, Loss[Any]]:
     """Return the losses whose weight is not 0, whose needs are met and whose part of the network is trained."""
     there = Needs.NOTHING
     there |= Needs.MOTION if lr.shape[1] > 1 else Needs.NOTHING
+    there |= Needs.TEACHER if faithful is not None else Needs.NOTHING
     there |= Needs.VGG if perceptual is not None else Needs.NOTHING
     there |= Needs.DISCRIMINATOR | Needs.FEATURES if discriminator is not None else Needs.NOTHING
     learning = {
@@ -147,9 +148,9 @@ def _clip_tensors(
     lr: Tensor,
     hr: Tensor,
     gt: Tensor,
-    target: Tensor,
     cleaned: Tensor,
     flows_px: Flows | None,
+    faithful: Tensor | None,
     losses: LossSettings,
     rest_frame: int,
     autocast: Callable[[], torch.autocast],
@@ -164,11 +165,11 @@ def _clip_tensors(
         lr=lr,
         hr=hr.detach().requires_grad_(),
         gt=gt,
-        target=target,
         cleaned=cleaned,
         clean=clean,
         flow=model.basicvsr.spynet,
         flows_px=flows_px,
+        faithful=faithful,
         distance=losses.distance,
         colour_block_px=losses.colour_block_px,
         rest_frame=rest_frame,

@@ -61,10 +61,7 @@ class Networks:
             if self.discriminator is not None and state.get("discriminator") is not None:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
-            tensors = faithful_weights(start)
-            if self.settings.architecture.start_passes:  # the weights may be those of a network without start passes
-                tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
-            self._load(self.model, tensors, start)
+            self._load(self.model, faithful_weights(start, self.settings.architecture.start_passes), start)
             if self.discriminator is not None:
                 try:
                     if isinstance(self.discriminator, UNetDiscriminator):
@@ -200,15 +197,22 @@ class Networks:
             raise TrainingError(f"{where} does not fit the settings: {' '.join(str(error).split())}.") from None
 
 
-def faithful_weights(start: Path) -> dict[str, Tensor]:
+def faithful_weights(start: Path, start_passes: int = 0) -> dict[str, Tensor]:
     """Return the initial tensors in a file, or of "default"; of two sets the faithful one.
+
+    Args:
+        start: The file, or "default".
+        start_passes: Of the run, instead of the file's: it may have none, or more, which cost a training much. 0: keep.
 
     Raises:
         WeightsError: It holds no network.
     """
     path = DEFAULT_WEIGHTS if str(start) == "default" else start
     stored = read_network(path)
-    return build_network(path, stored, detail=0 if stored.sharp else None).state_dict()
+    tensors = build_network(path, stored, detail=0 if stored.sharp else None).state_dict()
+    if start_passes:
+        tensors[START_PASSES_KEY] = torch.tensor(float(start_passes))
+    return tensors
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:

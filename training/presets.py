@@ -103,23 +103,6 @@ COMPACT = dataclasses.replace(
 )
 
 
-COMPACT_SHARP = dataclasses.replace(
-    COMPACT,
-    losses=dataclasses.replace(
-        COMPACT.losses,
-        output_weight=1.0,
-        cleaning_weight=0.0,
-        psnr_weight=0.0,
-        rest_weight=0.0,
-        flow_rest_weight=0.0,
-    ),
-    freeze_cleaning=True,
-    flow_learning_rate=0.0,
-    flow_from_share=0.0,
-)
-"""What both kinds of sharp sets share: they keep the faithful set's cleaning and flow."""
-
-
 PRESETS: Mapping[str, Settings] = {
     "stage1": STAGE_1,
     "stage2": STAGE_2,
@@ -131,9 +114,15 @@ PRESETS: Mapping[str, Settings] = {
     ),
     "compact": COMPACT,
     "compact-gan": dataclasses.replace(
-        COMPACT_SHARP,
+        COMPACT,
         losses=dataclasses.replace(
-            COMPACT_SHARP.losses,
+            COMPACT.losses,
+            output_weight=1.0,
+            cleaning_weight=0.0,
+            psnr_weight=0.0,
+            rest_weight=0.0,
+            flow_rest_weight=0.0,
+            coarse_weight=6.0,
             flicker_weight=6.0,
             texture_weight=8.0,
             weave_weight=96.0,
@@ -142,29 +131,15 @@ PRESETS: Mapping[str, Settings] = {
             feature_matching_weight=0.5,
             adversarial_warm_up_iterations=100,
         ),
+        freeze_cleaning=True,
+        flow_learning_rate=0.0,
+        flow_from_share=0.0,
         iterations=3000,
         learning_rate=2e-4,
         final_learning_rate=1e-5,
         discriminator_learning_rate=3e-4,
         warm_up_iterations=50,
         ema_decay=0.995,
-    ),
-    "compact-sharp": dataclasses.replace(
-        COMPACT_SHARP,
-        losses=dataclasses.replace(
-            COMPACT_SHARP.losses,
-            distance="l1",
-            colour_weight=0.0,
-            flicker_weight=0.0,
-            fine_weight=1.0,
-            weave_weight=4.0,
-            teacher_mix=0.25,
-            teacher_fine=2.0,
-        ),
-        iterations=800,
-        learning_rate=3e-4,
-        warm_up_iterations=20,
-        ema_decay=0.98,
     ),
     "smoke": dataclasses.replace(
         STAGE_1,
@@ -198,5 +173,4 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-sharp: the sharpened output of
-both, learned by one network. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on a CPU."""

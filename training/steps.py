@@ -32,13 +32,13 @@ class StepTensors(NamedTuple):
         lr: Input (N, T, 3, H, W).
         gt: Ground truth (N, T, 3, S*H, S*W).
         real: The discriminator's real frames, of the same shape.
-        target: What the losses of pixels compare the output with, of the same shape.
+        faithful: Output of the teacher, of the same shape; None without one.
     """
 
     lr: Tensor
     gt: Tensor
     real: Tensor
-    target: Tensor
+    faithful: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Steps:
 
     def _take_eager(self, tensors: StepTensors, iteration: int) -> Taken:
         networks, settings = self._networks, self._networks.settings
-        lr, gt, real, target = tensors
+        lr, gt, real, faithful = tensors
         networks.optimizer.zero_grad(set_to_none=True)
         flows_px = self._motion(gt)
         losses, hr = generator_step(
@@ -115,7 +115,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses.at(iteration),
-            target=target,
+            faithful=faithful,
             flows_px=flows_px,
             perceptual=self._perceptual,
             discriminator=networks.discriminator,
@@ -167,7 +167,7 @@ class Steps:
         if self._graph is None or learns_flow != self._graph_learns_flow:
             self._graph, self._graph_learns_flow = GraphedStep(self.captured), learns_flow
         try:
-            names, losses = self._graph(*tensors)
+            names, losses = self._graph(*(tensor for tensor in tensors if tensor is not None))
         except RuntimeError as error:
             networks.settings = dataclasses.replace(networks.settings, cuda_graph=False)
             print(f"training train: the step cannot be captured; training is eager now: {str(error).splitlines()[0]}")
@@ -180,7 +180,7 @@ class Steps:
         self._num_summed += 1
         return Taken(True, None)
 
-    def captured(self, lr: Tensor, gt: Tensor, real: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def captured(self, lr: Tensor, gt: Tensor, real: Tensor, faithful: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
@@ -190,7 +190,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses,
-            target=target,
+            faithful=faithful,
             flows_px=flows_px,
             discriminator=networks.discriminator,
             rest_frame=settings.data.num_frames // 2,

@@ -1,60 +1,58 @@
-"""A frozen network in two sets of weights whose sharpened output is the target instead of the ground truth."""
+"""A frozen network whose output another one keeps, but for its finest detail: see losses/coarse.py."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from training.losses.fine import sharpened_target
-from training.losses.settings import LossSettings
+from training.networks import faithful_weights
 from training.processes import TrainingError
+from training.run_folder import find_weights
+from training.settings import Settings
 from vsrealbasicvsr.model import RealBasicVSR
-from vsrealbasicvsr.weights import load_model
 
 
-@dataclass(frozen=True, slots=True)
 class Teacher:
-    """The two networks, and how their outputs are joined (see `sharpened_target`)."""
+    """The network.
 
-    faithful: RealBasicVSR
-    sharp: RealBasicVSR
-    mix: float
-    fine: float
+    Args:
+        network: A faithful one, without gradients.
+    """
+
+    def __init__(self, network: RealBasicVSR) -> None:
+        self._network = network
 
     @staticmethod
-    def load(path: Path | str | None, losses: LossSettings, device: torch.device) -> "Teacher | None":
-        """Load the teacher of a run, if its settings ask for one.
+    def load(path: Path | None, settings: Settings, device: torch.device) -> "Teacher | None":
+        """Load the teacher of a run, if its losses need one.
 
         Args:
-            path: A file of two sets of weights, or "default".
-            losses: How its outputs are joined.
-            device: Where the networks go.
+            path: A run's folder, a file of weights (of two sets the faithful one), or "default".
+            settings: The settings of the run.
+            device: Where the network goes.
 
         Raises:
-            TrainingError: The settings ask for a teacher and there is none, or the other way round.
-            WeightsError: The file cannot be used, or holds one set.
+            UserError: The losses need a teacher and there is none, or the other way round.
+            WeightsError: The file cannot be used.
         """
-        asked = losses.teacher_mix > 0 or losses.teacher_fine > 0
-        if asked and path is None:
-            raise TrainingError("teacher_mix and teacher_fine need --teacher FILE, a file of two sets or default")
-        if path is None:
+        if settings.losses.coarse_weight == 0:
+            if path is not None:
+                raise TrainingError("--teacher needs a --coarse-weight above 0")
             return None
-        if not asked:
-            raise TrainingError("--teacher needs --teacher-mix or --teacher-fine above 0: how sharp it is")
-        faithful, sharp = (load_model(str(path), device, detail) for detail in (0.0, 1.0))
-        return Teacher(faithful, sharp, losses.teacher_mix, losses.teacher_fine)
+        if path is None:
+            raise TrainingError("the coarse loss needs a faithful network: --teacher or --from names one")
+        tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
+        network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
+        return Teacher(network.to(device))
 
     @torch.no_grad()
-    def target(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """Return the target (N, T, 3, S*H, S*W) for a clip (N, T, 3, H, W).
+    def output(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Return the output (N, T, 3, S*H, S*W) for a clip (N, T, 3, H, W).
 
         Args:
             lr: The input.
             dtype: Type of the convolutions; None: float32.
         """
-        scale = self.sharp.sizes.scale
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
-            cleaned = self.faithful.clean(lr).float()
-            faithful, sharp = (network.super_resolve(cleaned) for network in (self.faithful, self.sharp))
-        return sharpened_target(faithful.float(), sharp.float(), mix=self.mix, fine=self.fine, scale=scale)
+            cleaned = self._network.clean(lr).float()
+            return self._network.super_resolve(cleaned).float()

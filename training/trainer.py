@@ -44,7 +44,7 @@ def train(
         processes: The processes that share the work; the main one writes.
         first: Number of steps done before.
         perceptual: The perceptual network, if its loss counts.
-        teacher: Makes the targets; None: they are the ground truth.
+        teacher: The faithful network, if a loss needs one.
         seconds: Time limit from now on. After some steps settings.iterations becomes the number that fits into it.
 
     Raises:
@@ -72,7 +72,7 @@ def train(
                 if done % settings.log_every == 0 or done == settings.iterations:
                     record(recorder, networks, steps, done)
                 if done % settings.images_every == 0 and taken.hr is not None:
-                    recorder.show(done, tensors.lr, taken.hr, tensors.target)
+                    recorder.show(done, tensors.lr, taken.hr, tensors.gt)
             if pace is not None and (fitted := pace.fitted(done, settings.iterations)) != settings.iterations:
                 settings = networks.settings = dataclasses.replace(networks.settings, iterations=fitted)
                 tell_iterations(settings, run_folder, done, pace, recorder)
@@ -140,9 +140,9 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
 def to_floats(batch: Batch, settings: Settings, device: torch.device, teacher: Teacher | None = None) -> StepTensors:
     """Convert a batch to float32 in [0, 1] on the device, with T = num_frames frames in each clip.
 
-    The target is what a teacher makes of the input; without one it is the ground truth. The real frames are the ground
-    truth, too, unless there is a U-Net discriminator, which sees frames before sharpening: a copy would take memory for
-    nothing, and the patch discriminator's features are compared with those of the ground truth.
+    The real frames are the ground truth, unless there is a U-Net discriminator, which sees frames before sharpening: a
+    copy would take memory for nothing, and the patch discriminator's features are compared with those of the ground
+    truth.
     """
 
     def floats(clip: Tensor) -> Tensor:
@@ -158,5 +158,5 @@ def to_floats(batch: Batch, settings: Settings, device: torch.device, teacher: T
     sees_another = is_unet and (batch.gt_unsharp is not None or settings.losses.target_sharpening > 0)
     real = whole(batch.gt) if sees_another else gt
     lr = floats(batch.lr)
-    target = gt if teacher is None else teacher.target(lr, autocast_dtype_of(settings, device))
-    return StepTensors(lr, gt, real, target)
+    faithful = None if teacher is None else teacher.output(lr, autocast_dtype_of(settings, device))
+    return StepTensors(lr, gt, real, faithful)

@@ -39,7 +39,7 @@ LARGEST_SLOWNESS_OF_BF16 = 1.5
 _MAY_STAND = {
     "--from": 'a run\'s folder, a file of weights, or "default"',
     "--spynet": "a file of flow weights, which python -m training flow makes",
-    "--teacher": 'a file of two sets of weights, or "default"',
+    "--teacher": 'a run\'s folder, a file of weights, or "default"',
     "--vgg-weights": "torchvision's VGG19 (vgg19-dcbb9e9d.pth) or a published checkpoint",
 }
 
@@ -49,7 +49,7 @@ class Arguments:
     """The command line of `python -m training train`, without the settings' own options."""
 
     preset: str | None = None
-    """Preset to begin with: stage1 (default), stage2, finetune, compact, compact-gan, compact-sharp, smoke."""
+    """Preset to begin with: stage1 (default), stage2, finetune, compact, compact-gan, smoke."""
     data: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     """Folders of python -m training prepare."""
     out: Path | None = None
@@ -59,7 +59,7 @@ class Arguments:
     spynet: Path | None = None
     """Initial flow weights: of python -m training flow, or published ones."""
     teacher: Path | None = None
-    """A file of two sets of weights whose sharpened output is the target instead of the ground truth."""
+    """Faithful network of the coarse loss: a run's folder, a file or "default" (default: what --from names)."""
     resume: Path | None = None
     """Folder of a run to resume from its newest complete checkpoint."""
     device: str = "auto"
@@ -170,7 +170,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
         "from": None if arguments.start is None else str(arguments.start),
         "spynet": None if arguments.spynet is None else str(arguments.spynet),
         "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
-        "teacher": _file_or_default(arguments.teacher),
+        "teacher": _file_or_default(arguments.teacher or (arguments.start if settings.losses.coarse_weight else None)),
         "pool_folder": str((arguments.pool_folder or folder / "pool").resolve()),
         "num_processes": processes.num,
         "preset": preset,
@@ -181,7 +181,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
     clips = open_clips(folder, origin)
     networks = Networks(settings, processes.device)
     networks.start_from(arguments.start, arguments.spynet)
-    teacher = Teacher.load(arguments.teacher, settings.losses, processes.device)
+    teacher = _teacher(origin, settings, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)  # after what costs no download
     networks.prepare()
     if processes.is_main_process:
@@ -257,7 +257,7 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
     networks.prepare()
     state, warnings = newest_checkpoint(folder)
     num_done = networks.restore(state, folder)
-    teacher = Teacher.load(origin.get("teacher"), settings.losses, processes.device)
+    teacher = _teacher(origin, settings, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)
     if processes.is_main_process:
         for warning in warnings:
@@ -336,6 +336,12 @@ def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
             f" with --data, or begin a new run with --from {folder}"
         )
     return clips
+
+
+def _teacher(origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
+    """Load the faithful network of the coarse loss, if that counts."""
+    path = origin.get("teacher")
+    return Teacher.load(None if path is None else Path(path), settings, device)
 
 
 def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:

@@ -39,6 +39,8 @@ class Needs(Flag):
     NOTHING = 0
     MOTION = auto()
     """The flow of the ground truth, and so two frames or more."""
+    TEACHER = auto()
+    """The output of a faithful network."""
     VGG = auto()
     """The perceptual network."""
     DISCRIMINATOR = auto()
@@ -54,11 +56,11 @@ class ClipTensors:
         lr: Input (N, T, 3, H, W), in [0, 1] like all clips here.
         hr: Output (N, T, 3, S*H, S*W).
         gt: Ground truth (N, T, 3, S*H, S*W).
-        target: What the losses of pixels compare the output with: the ground truth, or a teacher's output.
         cleaned: Cleaned input (N, T, 3, H, W).
         clean: One cleaning pass.
         flow: The flow network.
         flows_px: Motion of the ground truth, if a loss needs it.
+        faithful: Output of the teacher, of hr's shape, if a loss needs it.
         distance: Of the settings.
         colour_block_px: Of the settings.
         rest_frame: Frame that the rest loss looks at.
@@ -67,11 +69,11 @@ class ClipTensors:
     lr: Tensor
     hr: Tensor
     gt: Tensor
-    target: Tensor
     cleaned: Tensor
     clean: Callable[[Tensor], Tensor]
     flow: Callable[[Tensor, Tensor], Tensor]
     flows_px: Flows | None
+    faithful: Tensor | None
     distance: Distance
     colour_block_px: int
     rest_frame: int

@@ -12,7 +12,7 @@ def output_loss(hr: Tensor, gt: Tensor, *, distance: Distance = "charbonnier") -
 
 
 LOSS: Loss[ClipTensors] = Loss(
-    compute=lambda clips: output_loss(clips.hr, clips.target, distance=clips.distance),
+    compute=lambda clips: output_loss(clips.hr, clips.gt, distance=clips.distance),
     reaches=Reach.EVERYTHING,
     is_always_logged=True,
 )

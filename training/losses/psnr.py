@@ -24,6 +24,6 @@ def psnr_loss(hr: Tensor, gt: Tensor) -> Tensor:
 
 
 LOSS: Loss[ClipTensors] = Loss(
-    compute=lambda clips: psnr_loss(clips.hr, clips.target),
+    compute=lambda clips: psnr_loss(clips.hr, clips.gt),
     reaches=Reach.EVERYTHING,
 )

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from training.fields import AtLeast1, Count, NotNegative, SettingsError, Share, check_fields
+from training.fields import AtLeast1, Count, NotNegative, SettingsError, check_fields
 from training.losses import (
     adversarial,
     cleaning,
+    coarse,
     colour,
     feature_matching,
-    fine,
     flicker,
     flow_rest,
     output,
@@ -59,8 +59,9 @@ class LossSettings:
     """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
     weave_weight: Annotated[NotNegative, weave.LOSS] = 0.0
     """Pattern of the output that repeats with each pixel of the input, above the ground truth's. Not in the paper."""
-    fine_weight: Annotated[NotNegative, fine.LOSS] = 0.0
-    """Distance of the output's finest detail to the ground truth's. Not in the paper."""
+    coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
+    """Distance of all but the output's finest detail to the output of a faithful network (--teacher, or else --from).
+    Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
@@ -87,10 +88,6 @@ class LossSettings:
     the paper does not."""
     target_sharpening: NotNegative = 0.0
     """Share of its fine detail that is added to the ground truth before the output is compared with it."""
-    teacher_mix: Share = 0.0
-    """With --teacher, whose output is the target instead of the ground truth: share of its sharp set's output."""
-    teacher_fine: NotNegative = 0.0
-    """With --teacher: factor of the finest detail of its sharp set's output, which is added."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,6 +12,6 @@ def squared_error_loss(hr: Tensor, gt: Tensor) -> Tensor:
 
 
 LOSS: Loss[ClipTensors] = Loss(
-    compute=lambda clips: squared_error_loss(clips.hr, clips.target),
+    compute=lambda clips: squared_error_loss(clips.hr, clips.gt),
     reaches=Reach.EVERYTHING,
 )

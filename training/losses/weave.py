@@ -14,8 +14,6 @@ WINDOW_PERIODS = 8
 """Side of a window in periods, over which a pattern must repeat."""
 _FLOOR = 2.5e-4
 """The least standard deviation, a sixteenth of a step of 8 bits: the root's slope stays finite in flat areas."""
-_LIMIT = 6 / 255
-"""Detail counts up to here where a weave is measured for removal, so that edges leave no ghosts in their window."""
 
 
 def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
@@ -29,16 +27,6 @@ def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
     weave_hr, _ = _strength(hr, scale)
     weave_gt, chance = _strength(gt, scale)
     return F.relu(weave_hr - weave_gt - chance).mean()
-
-
-def without_weave(frames: Tensor, scale: int) -> Tensor:
-    """Return the frames (..., 3, S*H, S*W) with each window's mean pattern of S by S pixels subtracted."""
-    images = frames.flatten(0, -4)
-    phases = F.pixel_unshuffle(_detail(images, scale), scale).clamp(-_LIMIT, _LIMIT)
-    before, after = WINDOW_PERIODS // 2, WINDOW_PERIODS - 1 - WINDOW_PERIODS // 2
-    padded = F.pad(phases, (before, after, before, after), mode="replicate")
-    pattern = F.pixel_shuffle(F.avg_pool2d(padded, WINDOW_PERIODS, stride=1), scale)
-    return (images - _detail(pattern, scale)).view_as(frames)
 
 
 def _detail(images: Tensor, period_px: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.networks import Networks, faithful_weights
 from training.settings import Settings
-from vsrealbasicvsr.model import START_PASSES_KEY, Architecture, RealBasicVSR, flow_warp
+from vsrealbasicvsr.model import Architecture, RealBasicVSR, flow_warp
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 type Cleaning = Literal["image", "recurrent", "none"]
@@ -123,9 +123,7 @@ class VariantNetworks(Networks):
         A recurrent cleaning module begins as the module of images: what it takes from its state has weights of 0.
         Raises TrainingError if the sizes are not theirs.
         """
-        tensors = faithful_weights(Path("default"))
-        if self.settings.architecture.start_passes:  # the file has more of them, which cost a training much
-            tensors[START_PASSES_KEY] = torch.tensor(float(self.settings.architecture.start_passes))
+        tensors = faithful_weights(Path("default"), self.settings.architecture.start_passes)
         if not len(self.model.image_cleaning):
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLEANING_PREFIX)}
         if isinstance(self.model, RecurrentCleaning):

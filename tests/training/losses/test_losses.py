@@ -14,9 +14,9 @@ from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
 from training.losses.cleaning import cleaning_loss
+from training.losses.coarse import coarse_loss
 from training.losses.colour import colour_loss
 from training.losses.distances import averaged, charbonnier, l1
-from training.losses.fine import fine_loss, finest_detail, sharpened_target
 from training.losses.flicker import flicker_loss
 from training.losses.kinds import ClipTensors, Reach
 from training.losses.output import output_loss
@@ -26,7 +26,7 @@ from training.losses.rest import rest_loss
 from training.losses.settings import LOSSES, LossSettings
 from training.losses.squared_error import squared_error_loss
 from training.losses.texture import texture_loss
-from training.losses.weave import weave_loss, without_weave
+from training.losses.weave import weave_loss
 from training.presets import PRESETS
 from vsrealbasicvsr.weights import WeightsError
 
@@ -165,16 +165,6 @@ def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothi
     assert weave_loss(faint, faint, 4) == 0  # the ground truth has it too
 
 
-def test_without_weave_takes_the_pattern_away_and_leaves_the_picture():
-    flat, edge = torch.full((1, 2, 3, 96, 96), 0.5), torch.full((1, 2, 3, 96, 96), 0.2)
-    edge[..., 33:] = 0.8
-    assert (without_weave(flat + weave(96, 96), 4) - flat).abs().mean() < 0.05 * weave(96, 96).abs().mean()
-    assert (without_weave(edge, 4) - edge).abs().max() < 1 / 255
-    truth = texture(0)
-    taken = without_weave(truth, 4) - truth
-    assert taken.square().mean() < 0.05 * (truth - truth.mean()).square().mean()
-
-
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     flat = torch.full((1, 1, 3, 16, 16), 0.5, requires_grad=True)
     truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -182,27 +172,15 @@ def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     assert torch.isfinite(flat.grad).all()
 
 
-def test_the_finest_detail_is_all_of_a_raster_and_nothing_of_a_slope():
-    columns = torch.zeros(2, 3, 12, 16)
+def test_the_coarse_loss_sees_everything_but_the_finest_detail():
+    columns = torch.zeros(1, 2, 3, 12, 32)
     columns[..., ::2] = 0.4
+    flat = torch.full_like(columns, 0.2)
     ends = slice(1, -1)  # borders repeat their last pixel
-    assert torch.allclose(finest_detail(columns)[..., ends], (columns - 0.2)[..., ends])
-    slope = torch.linspace(0, 1, 16).expand(2, 3, 12, 16)
-    assert finest_detail(slope)[..., ends].abs().max() < 1e-6
-    assert fine_loss(columns[None], torch.zeros_like(columns)[None]).item() == pytest.approx(0.2, rel=0.1)
-    assert fine_loss(columns[None] + 0.3, columns[None]).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_a_sharpened_target_takes_the_coarse_from_the_faithful_and_the_fine_from_the_sharp():
-    faithful, sharp = texture(0), texture(1)
-    assert torch.equal(sharpened_target(faithful, sharp, mix=0, fine=0, scale=4), faithful)
-    made = sharpened_target(faithful, sharp, mix=0.25, fine=2, scale=4)
-    plain = faithful + 0.25 * (sharp - faithful) + 2 * finest_detail(sharp)
-    assert (made - plain).abs().mean() < 0.1 * (plain - faithful).abs().mean()
-    wall = 0.5 + 0.02 * texture(0)
-    woven = sharpened_target(wall, wall + weave(*wall.shape[-2:]), mix=0.25, fine=2, scale=4)
-    clear = sharpened_target(wall, wall, mix=0.25, fine=2, scale=4)
-    assert (woven - clear).abs().mean() < 0.2 * weave(4, 4).abs().mean()  # it would be twice as strong
+    assert coarse_loss(columns[..., ends], flat[..., ends]).item() == pytest.approx(0, abs=0.01)
+    assert coarse_loss(flat + 0.1, flat).item() == pytest.approx(0.1, rel=1e-5)
+    wave = 0.1 * torch.sin(torch.arange(32) * torch.pi / 4).expand_as(columns)  # 8 pixels
+    assert coarse_loss(flat + wave, flat) > 0.8 * wave.abs().mean()
 
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
@@ -343,11 +321,11 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         lr=lr,
         hr=noisy(truth),
         gt=truth,
-        target=truth,
         cleaned=lr,
         clean=lambda frames: frames,
         flow=lambda a, b: a[:, :2] - b[:, :2],
         flows_px=flows_px,
+        faithful=noisy(truth),
         distance="charbonnier",
         colour_block_px=8,
         rest_frame=0,
