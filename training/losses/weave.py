@@ -14,40 +14,44 @@ WINDOW_PERIODS = 8
 """Side of a window in periods, over which a pattern must repeat."""
 _FLOOR = 2.5e-4
 """The least standard deviation, a sixteenth of a step of 8 bits: the root's slope stays finite in flat areas."""
+_CHANCE = 2
+"""Times the strength that chance explains from which a pattern is a weave: a faithful network's flat areas reach it."""
 
 
 def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
-    """Return by how much the luma's weave is above what the ground truth explains, mean over overlapping windows.
+    """Return by how much the luma's weave is above the ground truth's, mean over overlapping windows.
+
+    Grain hides no weave: on a wall, a third of a step of 8 bits is seen. Only what chance makes of the output's own
+    detail is allowed, and what the ground truth's edges make.
 
     Args:
         hr: output (N, T, 3, S*H, S*W) in [0, 1].
         gt: ground truth of the same shape.
         scale: S, the period of a weave in pixels.
     """
-    weave_hr, _ = _strength(hr, scale)
-    weave_gt, chance = _strength(gt, scale)
-    return F.relu(weave_hr - weave_gt - chance).mean()
+    return F.relu(_weave(hr, scale) - _weave(gt, scale)).mean()
+
+
+def _weave(clip: Tensor, period_px: int) -> Tensor:
+    """Return the strength of the weave in overlapping windows of a clip, (N*T, 1, h, w).
+
+    The strength of a pattern is the standard deviation of the means of its pixels. What does not repeat averages out,
+    but for chance: the deviation of a mean of that many pixels. To add detail instead is no way out for a network: that
+    part has no gradient.
+    """
+    phases = F.pixel_unshuffle(_detail(luma(clip.flatten(0, 1).float())[:, None], period_px), period_px)
+    window = min(WINDOW_PERIODS, *phases.shape[-2:])
+    stride = max(1, window // 2)
+    means = F.avg_pool2d(phases, window, stride)
+    squares = F.avg_pool2d(phases.detach().square().mean(dim=1, keepdim=True), window, stride)
+    strength = (means.var(dim=1, keepdim=True, correction=0) + _FLOOR**2).sqrt()
+    return F.relu(strength - _FLOOR - _CHANCE * squares.sqrt() / window)
 
 
 def _detail(images: Tensor, period_px: int) -> Tensor:
     """Return images (N, C, H, W) less what has a longer period: an even one's pattern stays as it is."""
     mean = F.avg_pool2d(images, period_px, stride=1, padding=period_px // 2, count_include_pad=False)
     return images - F.avg_pool2d(mean, 2, stride=1)
-
-
-def _strength(clip: Tensor, period_px: int) -> tuple[Tensor, Tensor]:
-    """Return the strength of the pattern of this period in overlapping windows, and that of chance (N*T, 1, h, w).
-
-    The strength is the standard deviation of the means of the pattern's pixels. What does not repeat averages out, but
-    for chance: the deviation of a mean of that many pixels.
-    """
-    phases = F.pixel_unshuffle(_detail(luma(clip.flatten(0, 1).float())[:, None], period_px), period_px)
-    window = min(WINDOW_PERIODS, *phases.shape[-2:])
-    stride = max(1, window // 2)
-    means = F.avg_pool2d(phases, window, stride)
-    squares = F.avg_pool2d(phases.square().mean(dim=1, keepdim=True), window, stride)
-    strength = (means.var(dim=1, keepdim=True, correction=0) + _FLOOR**2).sqrt()
-    return strength, squares.sqrt() / window
 
 
 LOSS: Loss[ClipTensors] = Loss(

@@ -160,7 +160,10 @@ def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothi
     assert weave_loss(truth, truth, 4) == 0
     assert weave_loss(texture(1), truth, 4) < 0.03 * weave(4, 4).std()
     faint, scattered = flat + weave(96, 96), flat + 0.004 * torch.randn(96, 96)
-    assert weave_loss(faint, flat, 4).item() == pytest.approx(weave(4, 4).std(correction=0).item(), rel=0.15)
+    strength = weave(4, 4).std(correction=0).item()
+    assert 0.6 * strength < weave_loss(faint, flat, 4) < strength  # of which chance might explain a quarter
+    grain = 0.01 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(2))
+    assert weave_loss(faint, flat + grain, 4) == weave_loss(faint, flat, 4)  # it hides nothing
     assert weave_loss(faint, flat, 4) > 5 * weave_loss(scattered, flat, 4)
     assert weave_loss(faint, faint, 4) == 0  # the ground truth has it too
 
