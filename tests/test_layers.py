@@ -266,6 +266,12 @@ def test_importing_the_package_imports_no_host_no_codec_and_no_training():
     assert [name for name in loaded if any(is_in(name, module) for module in unwanted)] == []
 
 
+def test_programs_that_start_others_do_not_wait_for_torch():
+    """It takes a second of a core. vspipe, which they start, imports it."""
+    modules = f"scripts.demo, scripts.encoding.command, {PACKAGE}.app.cli"
+    assert run(f"import json, sys, {modules}; print(json.dumps('torch' in sys.modules))") == [False]
+
+
 SWITCHES = """
 import json, locale, logging, os, random, signal, sys, warnings
 import numpy, torch

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from vsrealbasicvsr.app.rendering import hdr_words
+from vsrealbasicvsr.app.hdr import hdr_words
 
 HDR_PARAMETERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "libx264": ("-x264-params", {"master-display": "mastering-display", "max-cll": "cll"}),

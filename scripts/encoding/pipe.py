@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, Self
 
-from vsrealbasicvsr.app.rendering import hdr_words
+from vsrealbasicvsr.app.hdr import hdr_words
 
 from .errors import EncodeError
 from .frame_options import HDR_PARAMETERS, Output, frame_options

@@ -126,8 +126,10 @@ def test_an_alpha_plane_is_enlarged_with_its_frame(core, tiny_model, format_id, 
     expected = alpha.resize.Lanczos(256, 192)
     if expected.format.sample_type == vs.FLOAT:
         expected = expected.std.Limiter(0, 1)
-    frames = [out.get_frame(n).props["_Alpha"] for n in (5, 0, 1, 3, 2, 4, 5)]
-    assert [digest(frame) for frame in frames] == [digests(expected)[n] for n in (5, 0, 1, 3, 2, 4, 5)]
+    order = (5, 0, 1, 3, 2, 4, 5)
+    frames = [out.get_frame(n).props["_Alpha"] for n in order]
+    made = digests(expected)
+    assert [digest(frame) for frame in frames] == [made[n] for n in order]
     assert frames[0].props["_Range"] == vs.RANGE_FULL
     assert digests(out) == digests(clip.rbvsr.Upscale(model=tiny_model, length=4, overlap=1))
 

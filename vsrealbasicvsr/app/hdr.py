@@ -96,3 +96,20 @@ def from_network(
         approximate_gamma=False,
         **given,
     )
+
+
+def hdr_words(props: Mapping[str, Any]) -> dict[str, str]:
+    """Return mastering display and content light in x265's words, where the frames carry them."""
+    words = {}
+    names = ("MasteringDisplayPrimariesX", "MasteringDisplayPrimariesY")
+    if all(name in props for name in names):
+        x, y = (props[name] for name in names)
+        points = [*zip(x, y, strict=True)]  # red, green, blue
+        white = (props["MasteringDisplayWhitePointX"], props["MasteringDisplayWhitePointY"])
+        light = (props["MasteringDisplayMaxLuminance"], props["MasteringDisplayMinLuminance"])
+        order = (("G", points[1]), ("B", points[2]), ("R", points[0]), ("WP", white))
+        text = "".join(f"{name}({round(px * 50000)},{round(py * 50000)})" for name, (px, py) in order)
+        words["master-display"] = f"{text}L({round(light[0] * 10000)},{round(light[1] * 10000)})"
+    if "ContentLightLevelMax" in props:
+        words["max-cll"] = f"{props['ContentLightLevelMax']},{props.get('ContentLightLevelAverage', 0)}"
+    return words
