@@ -4,11 +4,11 @@ The last layers of an upscaler can draw them for nothing. No input can ask for o
 output, is half of the shortest that the input can hold. They show as faint lines on plain walls.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from training.losses.kinds import ClipTensors, Loss, Reach
-from vsrealbasicvsr.luma import luma
 
 WINDOW_PERIODS = 8
 """Side of a window in periods, over which a pattern must repeat."""
@@ -19,10 +19,11 @@ _CHANCE = 2
 
 
 def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
-    """Return by how much the luma's weave is above the ground truth's, mean over overlapping windows.
+    """Return by how much the output's weave is above the ground truth's, mean over colours and overlapping windows.
 
     Grain hides no weave: on a wall, a third of a step of 8 bits is seen. Only what chance makes of the output's own
-    detail is allowed, and what the ground truth's edges make.
+    detail is allowed, and what the ground truth's edges make. Each of R, G and B counts: held to the luma alone, a
+    network draws its dots in magenta and green.
 
     Args:
         hr: output (N, T, 3, S*H, S*W) in [0, 1].
@@ -33,18 +34,20 @@ def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
 
 
 def _weave(clip: Tensor, period_px: int) -> Tensor:
-    """Return the strength of the weave in overlapping windows of a clip, (N*T, 1, h, w).
+    """Return the strength of the weave in overlapping windows of a clip, (N*T, 3, h, w).
 
     The strength of a pattern is the standard deviation of the means of its pixels. What does not repeat averages out,
     but for chance: the deviation of a mean of that many pixels. To add detail instead is no way out for a network: that
     part has no gradient.
     """
-    phases = F.pixel_unshuffle(_detail(luma(clip.flatten(0, 1).float())[:, None], period_px), period_px)
+    phases = F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px), period_px)
     window = min(WINDOW_PERIODS, *phases.shape[-2:])
     stride = max(1, window // 2)
     means = F.avg_pool2d(phases, window, stride)
-    squares = F.avg_pool2d(phases.detach().square().mean(dim=1, keepdim=True), window, stride)
-    strength = (means.var(dim=1, keepdim=True, correction=0) + _FLOOR**2).sqrt()
+    squares = F.avg_pool2d(phases.detach().square(), window, stride)
+    per_colour = (-1, period_px**2)
+    strength = (torch.unflatten(means, 1, per_colour).var(dim=2, correction=0) + _FLOOR**2).sqrt()
+    squares = torch.unflatten(squares, 1, per_colour).mean(dim=2)
     return F.relu(strength - _FLOOR - _CHANCE * squares.sqrt() / window)
 
 

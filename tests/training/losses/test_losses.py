@@ -28,6 +28,7 @@ from training.losses.squared_error import squared_error_loss
 from training.losses.texture import texture_loss
 from training.losses.weave import weave_loss
 from training.presets import PRESETS
+from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.weights import WeightsError
 
 
@@ -164,6 +165,9 @@ def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothi
     assert 0.6 * strength < weave_loss(faint, flat, 4) < strength  # of which chance might explain a quarter
     grain = 0.01 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(2))
     assert weave_loss(faint, flat + grain, 4) == weave_loss(faint, flat, 4)  # it hides nothing
+    coloured = flat + weave(96, 96) * torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
+    assert (luma(coloured) - luma(flat)).abs().max() < 1e-5
+    assert weave_loss(coloured, flat, 4) > 0.05 * strength  # which no luma shows
     assert weave_loss(faint, flat, 4) > 5 * weave_loss(scattered, flat, 4)
     assert weave_loss(faint, faint, 4) == 0  # the ground truth has it too
 
