@@ -77,8 +77,12 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    for clip in (gt,) if faithful is None else (gt, faithful):
-        _check_pair("generator_step", lr, clip, model.sizes.scale)
+    _check_pair("generator_step", lr, gt, model.sizes.scale)
+    if faithful is not None and (faithful.shape != gt.shape or faithful.dtype != torch.float32):
+        raise ValueError(
+            f"generator_step: expected faithful in float32 of gt's shape {tuple(gt.shape)}, got {tuple(faithful.shape)}"
+            f" of {faithful.dtype}"
+        )
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
     counting = _losses_that_count(losses, model, lr, perceptual, discriminator, faithful)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-type Step = Callable[..., dict[str, Tensor]]
-"""A function of tensors that trains the networks and returns the losses."""
+type Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+"""A function of (input, ground truth, the discriminator's real frames) that trains the networks and returns the
+losses."""
 
 MAX_STEPS_AHEAD = 2
 """Steps that may be queued on the device before Python waits."""

@@ -198,11 +198,12 @@ class Networks:
 
 
 def faithful_weights(start: Path, start_passes: int = 0) -> dict[str, Tensor]:
-    """Return the initial tensors in a file, or of "default"; of two sets the faithful one.
+    """Return the tensors of the network in a file, or of "default"; of two sets the faithful one.
 
     Args:
         start: The file, or "default".
-        start_passes: Of the run, instead of the file's: it may have none, or more, which cost a training much. 0: keep.
+        start_passes: Number of start passes to set (see Architecture), since a file's eight would slow training down;
+            0 keeps the file's.
 
     Raises:
         WeightsError: It holds no network.

@@ -1,7 +1,7 @@
 """A run's folder: checkpoints, the weights for use, settings and log.
 
     settings.json              every setting of the run
-    origin.json                the data, the initial weights, versions
+    origin.json                the data, the initial weights, the teacher, versions
     log.jsonl                  one record for each log_every steps
     checkpoints/000001000.pt   everything that is needed to resume; the last few are kept
     ema.safetensors            the moving average at the newest checkpoint, for core.rbvsr.Upscale(model=...)

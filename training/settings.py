@@ -103,14 +103,26 @@ class Settings:
 
 
 def upgraded(plain: Any) -> Any:
-    """Return the plain data of settings.json with losses and data nested; until 2026-11 all their fields were flat."""
-    if not isinstance(plain, Mapping) or "losses" in plain or "data" in plain:
+    """Return the plain data of settings.json as it is written today.
+
+    Losses and data are nested; until 2026-11 all their fields were flat. Losses that were removed are left out where
+    they did not count.
+    """
+    if not isinstance(plain, Mapping):
+        return plain
+    if isinstance(plain.get("losses"), Mapping):
+        kept = {name: value for name, value in plain["losses"].items() if name not in _REMOVED or value != 0}
+        return {**plain, "losses": kept}
+    if "losses" in plain or "data" in plain:
         return plain
     nested: dict[str, Any] = dict(plain)
     for group, kind in (("data", DataSettings), ("losses", LossSettings)):
         names = [entry.name for entry in dataclasses.fields(kind)]
         nested[group] = {name: nested.pop(name) for name in names if name in nested}
     return nested
+
+
+_REMOVED = ("fine_weight", "teacher_mix", "teacher_fine")
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -17,6 +17,7 @@ from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES
 from training.networks import Networks, autocast_dtype_of
 from training.processes import Processes
+from training.teacher import Teacher
 from training.views import motion_of, sees_neighbours
 from vsrealbasicvsr.errors import UserError
 
@@ -32,13 +33,11 @@ class StepTensors(NamedTuple):
         lr: Input (N, T, 3, H, W).
         gt: Ground truth (N, T, 3, S*H, S*W).
         real: The discriminator's real frames, of the same shape.
-        faithful: Output of the teacher, of the same shape; None without one.
     """
 
     lr: Tensor
     gt: Tensor
     real: Tensor
-    faithful: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,15 @@ class Taken:
 class Steps:
     """Takes training steps and sums their losses until they are read."""
 
-    def __init__(self, networks: Networks, processes: Processes, perceptual: PerceptualLoss | None) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        processes: Processes,
+        perceptual: PerceptualLoss | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
         settings = networks.settings
-        self._networks, self._processes, self._perceptual = networks, processes, perceptual
+        self._networks, self._processes, self._perceptual, self._teacher = networks, processes, perceptual, teacher
         self._dtype = autocast_dtype_of(settings, processes.device)
         self._needs_motion = settings.data.num_frames > 1 and (
             sees_neighbours(networks.discriminator)
@@ -107,7 +112,7 @@ class Steps:
 
     def _take_eager(self, tensors: StepTensors, iteration: int) -> Taken:
         networks, settings = self._networks, self._networks.settings
-        lr, gt, real, faithful = tensors
+        lr, gt, real = tensors
         networks.optimizer.zero_grad(set_to_none=True)
         flows_px = self._motion(gt)
         losses, hr = generator_step(
@@ -115,7 +120,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses.at(iteration),
-            faithful=faithful,
+            faithful=self._faithful(lr),
             flows_px=flows_px,
             perceptual=self._perceptual,
             discriminator=networks.discriminator,
@@ -147,6 +152,9 @@ class Steps:
     def _motion(self, gt: Tensor) -> Flows | None:
         return motion_of(self._networks.model, gt) if self._needs_motion else None
 
+    def _faithful(self, lr: Tensor) -> Tensor | None:
+        return None if self._teacher is None else self._teacher.output(lr, self._dtype)
+
     # ---- captured ----------------------------------------------------------------------------------------------------
 
     def _is_graphed(self, iteration: int) -> bool:
@@ -167,7 +175,7 @@ class Steps:
         if self._graph is None or learns_flow != self._graph_learns_flow:
             self._graph, self._graph_learns_flow = GraphedStep(self.captured), learns_flow
         try:
-            names, losses = self._graph(*(tensor for tensor in tensors if tensor is not None))
+            names, losses = self._graph(*tensors)
         except RuntimeError as error:
             networks.settings = dataclasses.replace(networks.settings, cuda_graph=False)
             print(f"training train: the step cannot be captured; training is eager now: {str(error).splitlines()[0]}")
@@ -180,7 +188,7 @@ class Steps:
         self._num_summed += 1
         return Taken(True, None)
 
-    def captured(self, lr: Tensor, gt: Tensor, real: Tensor, faithful: Tensor | None = None) -> dict[str, Tensor]:
+    def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""
         networks, settings = self._networks, self._networks.settings
         networks.optimizer.zero_grad(set_to_none=True)
@@ -190,7 +198,7 @@ class Steps:
             lr,
             gt,
             losses=settings.losses,
-            faithful=faithful,
+            faithful=self._faithful(lr),
             flows_px=flows_px,
             discriminator=networks.discriminator,
             rest_frame=settings.data.num_frames // 2,

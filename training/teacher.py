@@ -1,5 +1,6 @@
-"""A frozen network whose output another one keeps, but for its finest detail: see losses/coarse.py."""
+"""The faithful network of the coarse loss, see losses/coarse.py."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -9,15 +10,12 @@ from training.networks import faithful_weights
 from training.processes import TrainingError
 from training.run_folder import find_weights
 from training.settings import Settings
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
 
 
 class Teacher:
-    """The network.
-
-    Args:
-        network: A faithful one, without gradients.
-    """
+    """A faithful network, frozen."""
 
     def __init__(self, network: RealBasicVSR) -> None:
         self._network = network
@@ -27,13 +25,13 @@ class Teacher:
         """Load the teacher of a run, if its losses need one.
 
         Args:
-            path: A run's folder, a file of weights (of two sets the faithful one), or "default".
+            path: A run's folder (its moving average), a file of weights (of two sets the faithful one), or "default".
             settings: The settings of the run.
             device: Where the network goes.
 
         Raises:
-            UserError: The losses need a teacher and there is none, or the other way round.
-            WeightsError: The file cannot be used.
+            TrainingError: The losses need a teacher and none is named, or one is named and none is needed; or it cannot
+                be read.
         """
         if settings.losses.coarse_weight == 0:
             if path is not None:
@@ -41,9 +39,22 @@ class Teacher:
             return None
         if path is None:
             raise TrainingError("the coarse loss needs a faithful network: --teacher or --from names one")
-        tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
+        try:
+            tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
+        except UserError as error:
+            raise TrainingError(
+                f"the teacher of the coarse loss: {error} If it has moved, name it with --teacher."
+            ) from None
         network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
-        return Teacher(network.to(device))
+        return Teacher(network.to(device).to(memory_format=torch.channels_last))
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the network's tensors, for a resumed run to tell whether it is the same."""
+        digest = hashlib.sha256()
+        for name, tensor in self._network.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def output(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:

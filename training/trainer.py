@@ -13,7 +13,7 @@ from training.data.sampler import mirror
 from training.degradations import sharpened
 from training.ending import Pace, stop_on_signal
 from training.losses.perceptual import PerceptualLoss
-from training.networks import Networks, autocast_dtype_of
+from training.networks import Networks
 from training.processes import Processes, TrainingError
 from training.recorder import Recorder
 from training.run_folder import EMA, SETTINGS, save_checkpoint, write_network, write_text
@@ -52,7 +52,7 @@ def train(
         CheckpointError: A file cannot be written.
     """
     settings, done, num_skipped = networks.settings, first, 0
-    steps = Steps(networks, processes, perceptual)
+    steps = Steps(networks, processes, perceptual, teacher)
     pace = Pace(seconds, first) if seconds is not None else None
     with contextlib.ExitStack() as stack:
         asked_to_end = stack.enter_context(stop_on_signal())
@@ -61,7 +61,7 @@ def train(
             recorder = stack.enter_context(Recorder(run_folder, first=first, num_iterations=settings.iterations))
         for batch in loader:
             iteration, done = done, done + 1
-            tensors = to_floats(batch, settings, processes.device, teacher)
+            tensors = to_floats(batch, settings, processes.device)
             taken = steps.take(tensors, iteration)
             num_skipped = 0 if taken.stepped else num_skipped + 1
             check_skipped(num_skipped, done, settings.max_skipped_steps, recorder)
@@ -137,7 +137,7 @@ def save_ema(networks: Networks, run_folder: Path, iteration: int) -> None:
     write_network(networks.ema_model(), run_folder / EMA, metadata=metadata, dtype=torch.float32)
 
 
-def to_floats(batch: Batch, settings: Settings, device: torch.device, teacher: Teacher | None = None) -> StepTensors:
+def to_floats(batch: Batch, settings: Settings, device: torch.device) -> StepTensors:
     """Convert a batch to float32 in [0, 1] on the device, with T = num_frames frames in each clip.
 
     The real frames are the ground truth, unless there is a U-Net discriminator, which sees frames before sharpening: a
@@ -156,7 +156,4 @@ def to_floats(batch: Batch, settings: Settings, device: torch.device, teacher: T
         gt = sharpened(gt, settings.losses.target_sharpening)
     is_unet = settings.losses.adversarial_weight > 0 and settings.losses.discriminator == "unet"
     sees_another = is_unet and (batch.gt_unsharp is not None or settings.losses.target_sharpening > 0)
-    real = whole(batch.gt) if sees_another else gt
-    lr = floats(batch.lr)
-    faithful = None if teacher is None else teacher.output(lr, autocast_dtype_of(settings, device))
-    return StepTensors(lr, gt, real, faithful)
+    return StepTensors(floats(batch.lr), gt, whole(batch.gt) if sees_another else gt)

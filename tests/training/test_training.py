@@ -236,12 +236,12 @@ def test_two_processes_with_one_clip_each_are_one_with_two(clips, tmp_path):
     assert max((a["ema"][name] - b["ema"][name]).abs().max().item() for name in a["ema"]) < 1e-3
 
 
-@pytest.fixture(scope="module")
-def teacher(whole_run, tmp_path_factory) -> Path:
+@pytest.fixture
+def teacher(whole_run, tmp_path) -> Path:
     """The network of a run, which adds three times as much to the bilinear enlargement."""
     network = load_model(whole_run / "ema.safetensors")
     network.basicvsr.conv_last.weight.mul_(3)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    path = tmp_path / "teacher.safetensors"
     write_weights(network, path, metadata={}, dtype=torch.float32)
     return path
 
@@ -266,6 +266,14 @@ def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teach
         assert torch.allclose(tensor, started_as[name], atol=1e-6) == kept, name
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(teacher)
     run("train", "--resume", out, "--device", "cpu", "--workers", "0", "--iterations", 42)
+    assert (read_log(out)[-1]["iteration"], "coarse" in read_log(out)[-1]) == (42, True)
+    teacher = teacher.rename(tmp_path / "moved.safetensors")
+    resumed = ["train", "--resume", out, "--device", "cpu", "--workers", "0", "--iterations", 44]
+    assert "If it has moved, name it with --teacher." in run(*resumed, status=2).stderr
+    said = run(*resumed, "--teacher", out, status=2).stderr
+    assert f"is not the network that {out} began with" in said
+    run(*resumed, "--teacher", teacher)
+    assert read_log(out)[-1]["iteration"] == 44
 
 
 def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips, whole_run, tmp_path):
@@ -273,6 +281,8 @@ def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips
     run("train", *COARSE, "--data", clips, "--from", whole_run, "--out", out, "--iterations", 2)
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)
     assert {"coarse", "weave", "adversarial"} <= read_log(out)[0].keys()
+    run("train", *COARSE, "--data", clips, "--from", out, "--out", tmp_path / "next", "--iterations", 1)
+    assert json.loads((tmp_path / "next" / "origin.json").read_text())["teacher"] == str(whole_run)  # it stays faithful
 
 
 def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_path):
@@ -280,6 +290,7 @@ def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_p
     assert "--teacher nope does not exist" in run("train", *COARSE, *words, "--teacher", "nope", status=2).stderr
     no_use = ["--teacher", teacher, "--coarse-weight", 0]
     assert "--teacher needs a --coarse-weight" in run("train", *COARSE, *words, *no_use, status=2).stderr
+    assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
     no_start = ["--data", clips, "--out", tmp_path / "run", "--no-freeze-cleaning", "--flow-learning-rate", "1e-4"]
     assert "the coarse loss needs a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
 
@@ -514,7 +525,7 @@ def test_of_a_step_with_a_gradient_that_is_not_finite_neither_network_learns(bro
     next(trained[broken].parameters()).register_hook(lambda gradient: gradient * math.inf)
     before = {name: [p.detach().clone() for p in network.parameters()] for name, network in trained.items()}
     lr, truth = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64)
-    assert not steps.take(StepTensors(lr, truth, truth, None), 0).stepped
+    assert not steps.take(StepTensors(lr, truth, truth), 0).stepped
     for name, network in trained.items():
         assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before[name], strict=True)), name
     assert not networks.optimizer.state

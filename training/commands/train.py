@@ -59,7 +59,8 @@ class Arguments:
     spynet: Path | None = None
     """Initial flow weights: of python -m training flow, or published ones."""
     teacher: Path | None = None
-    """Faithful network of the coarse loss: a run's folder, a file or "default" (default: what --from names)."""
+    """Faithful network of the coarse loss: a run's folder, a file or "default". Default: the teacher of the run that
+    --from names, or else --from itself; so name it if --from is a file of a sharp network."""
     resume: Path | None = None
     """Folder of a run to resume from its newest complete checkpoint."""
     device: str = "auto"
@@ -170,7 +171,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
         "from": None if arguments.start is None else str(arguments.start),
         "spynet": None if arguments.spynet is None else str(arguments.spynet),
         "vgg_weights": None if arguments.vgg_weights is None else str(arguments.vgg_weights.resolve()),
-        "teacher": _file_or_default(arguments.teacher or (arguments.start if settings.losses.coarse_weight else None)),
+        "teacher": _file_or_default(arguments.teacher or usual_teacher(arguments.start, settings)),
         "pool_folder": str((arguments.pool_folder or folder / "pool").resolve()),
         "num_processes": processes.num,
         "preset": preset,
@@ -181,7 +182,7 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
     clips = open_clips(folder, origin)
     networks = Networks(settings, processes.device)
     networks.start_from(arguments.start, arguments.spynet)
-    teacher = _teacher(origin, settings, processes.device)
+    teacher = load_teacher(folder, origin, settings, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)  # after what costs no download
     networks.prepare()
     if processes.is_main_process:
@@ -202,6 +203,20 @@ def begin(arguments: Arguments, processes: Processes) -> Run:
 
 def _file_or_default(path: Path | None) -> str | None:
     return None if path is None else str(path if str(path) == "default" else path.resolve())
+
+
+def usual_teacher(start: Path | None, settings: Settings) -> Path | None:
+    """Return the faithful network of a run that names none: the teacher of the run that it begins from, or `start`.
+
+    None if the run needs none.
+    """
+    if start is None or settings.losses.coarse_weight == 0:
+        return None
+    try:
+        before = json.loads((start / ORIGIN).read_text(encoding="utf-8")).get("teacher")
+    except (OSError, ValueError):
+        before = None
+    return start if before is None else Path(before)
 
 
 def check_paths(arguments: Arguments, folder: Path) -> None:
@@ -257,7 +272,7 @@ def resume(folder: Path, arguments: Arguments, processes: Processes) -> Run:
     networks.prepare()
     state, warnings = newest_checkpoint(folder)
     num_done = networks.restore(state, folder)
-    teacher = _teacher(origin, settings, processes.device)
+    teacher = load_teacher(folder, origin, settings, processes.device)
     perceptual = perceptual_loss(settings, origin, processes.device)
     if processes.is_main_process:
         for warning in warnings:
@@ -338,10 +353,16 @@ def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
     return clips
 
 
-def _teacher(origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
-    """Load the faithful network of the coarse loss, if that counts."""
+def load_teacher(folder: Path, origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
+    """Load the faithful network of the coarse loss, if that counts. Raise TrainingError if it is another one now."""
     path = origin.get("teacher")
-    return Teacher.load(None if path is None else Path(path), settings, device)
+    teacher = Teacher.load(None if path is None else Path(path), settings, device)
+    if teacher is not None and origin.setdefault("teacher_sha256", teacher.identity()) != teacher.identity():
+        raise TrainingError(
+            f"the teacher {path} is not the network that {folder} began with: name that one with --teacher, or begin a"
+            f" new run with --from {folder}"
+        )
+    return teacher
 
 
 def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:

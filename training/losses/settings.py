@@ -58,10 +58,11 @@ class LossSettings:
     texture_weight: Annotated[NotNegative, texture.LOSS] = 0.0
     """Strength of the output's gradients in small windows against the ground truth's. Not in the paper."""
     weave_weight: Annotated[NotNegative, weave.LOSS] = 0.0
-    """Pattern of the output that repeats with each pixel of the input, above the ground truth's. Not in the paper."""
+    """Strength of a pattern in the output that repeats with each pixel of the input (every 4 pixels of the output),
+    above the ground truth's. Not in the paper."""
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
-    """Distance of all but the output's finest detail to the output of a faithful network (--teacher, or else --from).
-    Not in the paper."""
+    """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
+    detail may differ. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0

@@ -15,7 +15,8 @@ WINDOW_PERIODS = 8
 _FLOOR = 2.5e-4
 """The least standard deviation, a sixteenth of a step of 8 bits: the root's slope stays finite in flat areas."""
 _CHANCE = 2
-"""Times the strength that chance explains from which a pattern is a weave: a faithful network's flat areas reach it."""
+"""A pattern is a weave only where it is stronger than this many times what chance explains: the flat areas of a
+faithful network come up to that."""
 
 
 def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
@@ -52,7 +53,10 @@ def _weave(clip: Tensor, period_px: int) -> Tensor:
 
 
 def _detail(images: Tensor, period_px: int) -> Tensor:
-    """Return images (N, C, H, W) less what has a longer period: an even one's pattern stays as it is."""
+    """Return images (B, C, h, w) less their mean over one period around each pixel.
+
+    A pattern of that period stays as it is, but for the outer pixels. `period_px` must be even.
+    """
     mean = F.avg_pool2d(images, period_px, stride=1, padding=period_px // 2, count_include_pad=False)
     return images - F.avg_pool2d(mean, 2, stride=1)
 

@@ -158,18 +158,20 @@ def weave(height: int, width: int) -> Tensor:
 
 def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothing_else():
     truth, flat = texture(0), torch.full((1, 1, 3, 96, 96), 0.5)
-    assert weave_loss(truth, truth, 4) == 0
     assert weave_loss(texture(1), truth, 4) < 0.03 * weave(4, 4).std()
-    faint, scattered = flat + weave(96, 96), flat + 0.004 * torch.randn(96, 96)
+    faint, scattered = (
+        flat + weave(96, 96),
+        flat + 0.004 * torch.randn(96, 96, generator=torch.Generator().manual_seed(3)),
+    )
     strength = weave(4, 4).std(correction=0).item()
     assert 0.6 * strength < weave_loss(faint, flat, 4) < strength  # of which chance might explain a quarter
     grain = 0.01 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(2))
     assert weave_loss(faint, flat + grain, 4) == weave_loss(faint, flat, 4)  # it hides nothing
     coloured = flat + weave(96, 96) * torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
     assert (luma(coloured) - luma(flat)).abs().max() < 1e-5
-    assert weave_loss(coloured, flat, 4) > 0.05 * strength  # which no luma shows
-    assert weave_loss(faint, flat, 4) > 5 * weave_loss(scattered, flat, 4)
-    assert weave_loss(faint, faint, 4) == 0  # the ground truth has it too
+    assert weave_loss(coloured, flat, 4) > 0.1 * strength  # which no luma shows
+    assert weave_loss(scattered, flat, 4) == 0
+    assert weave_loss(faint, flat + 0.5 * weave(96, 96), 4) < 0.7 * weave_loss(faint, flat, 4)  # the truth has it too
 
 
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
@@ -183,8 +185,7 @@ def test_the_coarse_loss_sees_everything_but_the_finest_detail():
     columns = torch.zeros(1, 2, 3, 12, 32)
     columns[..., ::2] = 0.4
     flat = torch.full_like(columns, 0.2)
-    ends = slice(1, -1)  # borders repeat their last pixel
-    assert coarse_loss(columns[..., ends], flat[..., ends]).item() == pytest.approx(0, abs=0.01)
+    assert coarse_loss(columns, flat) < 0.01  # the outer columns are padded
     assert coarse_loss(flat + 0.1, flat).item() == pytest.approx(0.1, rel=1e-5)
     wave = 0.1 * torch.sin(torch.arange(32) * torch.pi / 4).expand_as(columns)  # 8 pixels
     assert coarse_loss(flat + wave, flat) > 0.8 * wave.abs().mean()
