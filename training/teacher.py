@@ -1,14 +1,16 @@
 """The faithful network of the coarse loss, see losses/coarse.py."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.networks import faithful_weights
 from training.processes import TrainingError
-from training.run_folder import find_weights
+from training.run_folder import ORIGIN, find_weights
 from training.settings import Settings
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
@@ -67,3 +69,29 @@ class Teacher:
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
             cleaned = self._network.clean(lr).float()
             return self._network.super_resolve(cleaned).float()
+
+
+def usual_teacher(start: Path | None, settings: Settings) -> Path | None:
+    """Return the faithful network of a run that names none: the teacher of the run that it begins from, or `start`.
+
+    None if the run needs none.
+    """
+    if start is None or settings.losses.coarse_weight == 0:
+        return None
+    try:
+        before = json.loads((start / ORIGIN).read_text(encoding="utf-8")).get("teacher")
+    except (OSError, ValueError):
+        before = None
+    return start if before is None else Path(before)
+
+
+def load_teacher(folder: Path, origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
+    """Load the faithful network of the coarse loss, if that counts. Raise TrainingError if it is another one now."""
+    path = origin.get("teacher")
+    teacher = Teacher.load(None if path is None else Path(path), settings, device)
+    if teacher is not None and origin.setdefault("teacher_sha256", teacher.identity()) != teacher.identity():
+        raise TrainingError(
+            f"the teacher {path} is not the network that {folder} began with: name that one with --teacher, or begin a"
+            f" new run with --from {folder}"
+        )
+    return teacher

@@ -186,7 +186,7 @@ def test_address_space_that_is_too_short_for_torch_is_told_as_that_and_not_as_a_
             "ImportError('libx.so: failed to map segment from shared object: Cannot allocate memory')",
             "Memory is short: ",
         ),
-        ("ImportError('libx.so: failed to map segment from shared object')", "Memory is short, or the file system"),
+        ("ImportError('libx.so: failed to map segment from shared object')", "Memory is short, or that file system"),
         ("ImportError('libx.so: cannot allocate memory in static TLS block')", "Install it into the Python"),
         ("ModuleNotFoundError('No module named torch')", "Install it into the Python"),
     ],

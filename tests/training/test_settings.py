@@ -176,5 +176,5 @@ def test_settings_that_were_written_flat_are_read():
 
 def test_a_loss_that_was_removed_is_passed_over_where_it_did_not_count():
     assert Settings.from_json('{"losses": {"fine_weight": 0.0, "texture_weight": 8.0}}').losses.texture_weight == 8
-    with pytest.raises(SettingsError, match="unknown setting losses.fine_weight"):
+    with pytest.raises(SettingsError, match=r"unknown setting losses\.fine_weight"):
         Settings.from_json('{"losses": {"fine_weight": 1.0}}')

@@ -24,7 +24,7 @@ from training.presets import PRESETS
 from training.processes import Processes, TrainingError, start_processes, usual_num_workers
 from training.run_folder import EMA, FOLDER, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, read_log, write_text
 from training.settings import Settings, changed, read_settings
-from training.teacher import Teacher
+from training.teacher import Teacher, load_teacher, usual_teacher
 from training.trainer import save, save_ema, train
 
 CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "log_every", "images_every"})
@@ -205,20 +205,6 @@ def _file_or_default(path: Path | None) -> str | None:
     return None if path is None else str(path if str(path) == "default" else path.resolve())
 
 
-def usual_teacher(start: Path | None, settings: Settings) -> Path | None:
-    """Return the faithful network of a run that names none: the teacher of the run that it begins from, or `start`.
-
-    None if the run needs none.
-    """
-    if start is None or settings.losses.coarse_weight == 0:
-        return None
-    try:
-        before = json.loads((start / ORIGIN).read_text(encoding="utf-8")).get("teacher")
-    except (OSError, ValueError):
-        before = None
-    return start if before is None else Path(before)
-
-
 def check_paths(arguments: Arguments, folder: Path) -> None:
     """Raise TrainingError if a file is missing, or if the folder already holds a run."""
     for option, path in (
@@ -351,18 +337,6 @@ def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
             f" with --data, or begin a new run with --from {folder}"
         )
     return clips
-
-
-def load_teacher(folder: Path, origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
-    """Load the faithful network of the coarse loss, if that counts. Raise TrainingError if it is another one now."""
-    path = origin.get("teacher")
-    teacher = Teacher.load(None if path is None else Path(path), settings, device)
-    if teacher is not None and origin.setdefault("teacher_sha256", teacher.identity()) != teacher.identity():
-        raise TrainingError(
-            f"the teacher {path} is not the network that {folder} began with: name that one with --teacher, or begin a"
-            f" new run with --from {folder}"
-        )
-    return teacher
 
 
 def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:

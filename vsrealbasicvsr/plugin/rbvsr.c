@@ -6,7 +6,6 @@
  *   Upscale, Version   public: forwarded to vsrealbasicvsr.filter.entry.FUNCTIONS.
  *   Register           internal: Python passes the callable for the call in progress on this thread.
  *   Serve              internal: a video filter whose frames come from a Python callable, see serve_frame.
- *
  * Errors: a callable that returns {"error": text} fails with that text; an exception is a bug, shown with a traceback.
  */
 
@@ -104,11 +103,9 @@ static const char PROGRAM[] =
     "        elif short:\n"
     "            cure = 'Memory is short: free some, or raise what the container or ulimit allows.'\n"
     "        elif unmapped:\n"
-    "            cure = 'Memory is short, or the file system of that library is mounted noexec: free memory, or'\n"
-    "            cure += ' mount it with exec.'\n"
+    "            cure = 'Memory is short, or that file system is mounted noexec: free memory, or mount it with exec.'\n"
     "        elif 'WinError 126' in reason or 'DLL load failed' in reason:\n"
-    "            cure = 'If a library of Windows is missing, install the Visual C++ Redistributable from Microsoft:'\n"
-    "            cure += ' https://aka.ms/vs/17/release/vc_redist.x64.exe'\n"
+    "            cure = 'Install the Visual C++ Redistributable: https://aka.ms/vs/17/release/vc_redist.x64.exe'\n"
     "        else:\n"
     "            cure = (f'Install it into the Python that runs this script ({sys.executable or sys.prefix}):'\n"
     "                    ' pip install vapoursynth-rbvsr')\n"
