@@ -1,6 +1,5 @@
 """The faithful network of the coarse loss, see losses/coarse.py."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from training.run_folder import ORIGIN, find_weights
 from training.settings import Settings
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.weights import tensors_sha256
 
 
 class Teacher:
@@ -52,11 +52,7 @@ class Teacher:
 
     def identity(self) -> str:
         """Return the SHA-256 of the network's tensors, for a resumed run to tell whether it is the same."""
-        digest = hashlib.sha256()
-        for name, tensor in self._network.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return tensors_sha256({name: tensor.cpu() for name, tensor in self._network.state_dict().items()}, {})
 
     @torch.no_grad()
     def output(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -89,7 +85,8 @@ def load_teacher(folder: Path, origin: dict[str, Any], settings: Settings, devic
     """Load the faithful network of the coarse loss, if that counts. Raise TrainingError if it is another one now."""
     path = origin.get("teacher")
     teacher = Teacher.load(None if path is None else Path(path), settings, device)
-    if teacher is not None and origin.setdefault("teacher_sha256", teacher.identity()) != teacher.identity():
+    identity = None if teacher is None else teacher.identity()
+    if origin.setdefault("teacher_sha256", identity) != identity:
         raise TrainingError(
             f"the teacher {path} is not the network that {folder} began with: name that one with --teacher, or begin a"
             f" new run with --from {folder}"

@@ -27,18 +27,8 @@ SAVE_SECONDS = 20.0
 """Kept free at the end of training: for the last checkpoint and the copies of it."""
 MAX_COPIED_FILES = 8
 RECIPE = (
-    *(
-        "--preset",
-        "compact-gan",
-        "--teacher",
-        "default",
-        "--pool-clips",
-        "3500",
-        "--pool-start-clips",
-        "200",
-        "--pool-growth",
-        "0.055",
-    ),
+    *("--preset", "compact-gan", "--teacher", "default"),
+    *("--pool-clips", "3500", "--pool-start-clips", "200", "--pool-growth", "0.055"),
     *("--batch", "24", "--num-frames", "6", "--crop-px", "56", "--cuda-graph"),
 )
 """What an H100 with 16 cores was kept busy with for four minutes."""

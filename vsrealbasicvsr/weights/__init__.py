@@ -13,6 +13,7 @@ from .reading import (
     read_tensors,
 )
 from .refusing import WeightsError, reason_of
+from .sealing import tensors_sha256
 from .writing import write_weights
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "read_tensors",
     "reason_of",
     "sha256_of",
+    "tensors_sha256",
     "write_weights",
 ]
