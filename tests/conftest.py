@@ -1,5 +1,6 @@
 """How the tests run, and the fixtures of all: a real core, vspipe and ffmpeg, real files, a network that is fast."""
 
+import gc
 import os
 import shutil
 import signal
@@ -57,6 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     places = {TESTS / name: place for place, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded out of the garbage collector's hands: VapourSynth's `clip.frames()` starts a collection at
+    its end, and going through all modules and tests each time took a sixth of the suite's time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
