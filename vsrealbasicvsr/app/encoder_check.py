@@ -14,7 +14,7 @@ import av.logging
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.scheduling import scheduling_kept
 
-from .encoding import Encoder, Tags, configure, holds, refusal, segment_format
+from .encoding import Encoder, Tags, check_size, configure, holds, refusal, segment_format
 
 _IGNORED = re.compile("(Unknown option|Invalid value|Error parsing option)", re.IGNORECASE)
 """Warnings of libx264, libx265 and libsvtav1 for what stands in their own option lists and does nothing."""
@@ -38,6 +38,7 @@ def check_encoder(encoder: Encoder, size_px: tuple[int, int], tags: Tags, muxer:
         name = av.Codec(encoder.codec, "w").canonical_name
         raise UserError(f"{suffix} cannot hold {name}: choose another --codec or another suffix of the output")
     segment_format(encoder.codec)
+    check_size(encoder, size_px)
     context: Any = av.CodecContext.create(encoder.codec, "w")
     configure(context, encoder, size_px, tags)
     given, failure = dict(context.options), None

@@ -19,6 +19,9 @@ from .pixel_formats import has_alpha, pixel_formats, to_av
 
 DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
 """For 8 bits, and for more: few players decode H.264 of 10 bits."""
+X265_MIN_PX = 128
+"""x265 (seen with 4.3) corrupts the heap where a side is below 64 pixels; from 64 on its streams may differ from run to
+run; from 128 on they were always the same."""
 DEFAULT_CRF = {"libx264": 17, "libx265": 18, "libsvtav1": 24, "libvpx-vp9": 24}
 DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
@@ -113,6 +116,15 @@ def segment_format(codec: str) -> str:
     return found
 
 
+def check_size(encoder: Encoder, size_px: tuple[int, int]) -> None:
+    """Raise UserError for frames of this (width, height) with which the encoder is not safe."""
+    if encoder.codec == "libx265" and min(size_px) < X265_MIN_PX:
+        raise UserError(
+            f"libx265 is not safe where a side of the output is below {X265_MIN_PX} pixels, and this one is"
+            f" {size_px[0]}x{size_px[1]}: choose --codec libx264 or ffv1"
+        )
+
+
 def configure(context: Any, encoder: Encoder, size_px: tuple[int, int], tags: Tags) -> None:
     """Prepare a codec context that is not open yet, for frames of this (width, height)."""
     options = dict(encoder.options)
@@ -146,7 +158,8 @@ class SegmentWriter:
     """Encodes frames one after another into a file of their own, which is complete once `close` returned."""
 
     def __init__(self, path: Path, clip: vs.VideoNode, encoder: Encoder, tags: Tags) -> None:
-        """Open the encoder. Raises UserError if it refuses its options."""
+        """Open the encoder. Raises UserError if it refuses its options or the size of the clip."""
+        check_size(encoder, (clip.width, clip.height))
         self._file = av.open(str(path), "w", format=segment_format(encoder.codec))
         self._path = path
         self._pix_fmt = encoder.pix_fmt
