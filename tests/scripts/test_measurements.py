@@ -7,8 +7,9 @@ import sys
 import pytest
 import skimage.data
 import vapoursynth as vs
+from PIL import Image
 
-from scripts import measure_hdr, measure_windows
+from scripts import draw_graphics, measure_hdr, measure_scenes, measure_windows, simulate_cluster
 from tests.forked import run_module
 from tests.training.data.footage import panned, write_video
 from vsrealbasicvsr.backends.cpu import load_kernels
@@ -57,3 +58,40 @@ def test_the_frames_of_make_sanitize_are_whole_without_a_sanitizer_too():
     done = run_module("scripts.sanitized_frames", *wanted, loads=("vsrealbasicvsr.filter.entry",))
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d\d frames are whole, 2 threads\n", done.stdout)
+
+
+def test_drawn_images_are_the_same_for_the_same_seed(monkeypatch, capsys, tmp_path):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        lines_of(draw_graphics, monkeypatch, capsys, tmp_path / out, "--num", 4, "--seed", seed)
+    first, again, other = ([path.read_bytes() for path in sorted((tmp_path / out).iterdir())] for out in "abc")
+    assert len(set(first)) == 4  # shapes, titles, both, a screen
+    assert first == again
+    assert not set(first) & set(other)
+
+
+def test_missed_and_false_cuts_are_counted_for_each_framing(monkeypatch, capsys, tmp_path):
+    pictures, videos = tmp_path / "pictures", tmp_path / "videos"
+    pictures.mkdir()
+    videos.mkdir()
+    for name in ("astronaut", "coffee", "rocket"):
+        Image.fromarray(getattr(skimage.data, name)()).save(pictures / f"{name}.png")
+    write_video(videos / "pan.mp4", panned(skimage.data.astronaut(), num_frames=5, height=240, width=320))
+    wanted = ["--photographs", pictures, "--videos", videos, "--pairs", 3]
+    said = lines_of(measure_scenes, monkeypatch, capsys, *wanted)
+    assert said[0] == "Missed cuts, of 3 pairs of 3 photographs each:"
+    missed = {row.split("|")[1].strip(): row for row in said[4 : 4 + len(measure_scenes.FRAMINGS)]}
+    assert missed.keys() == measure_scenes.FRAMINGS.keys()
+    assert missed["16:9"].count(" 0.0% ") == len(measure_scenes.LOOKS)
+    assert said[-2:] == ["| pan.mp4 | 1 | 16 | 0.0% |", "| pan.mp4 | 3 | 8 | 0.0% |"]
+
+
+@pytest.mark.skipif(not hasattr(vs.core, "bs"), reason="needs BestSource")
+def test_a_cluster_is_simulated_with_the_times_of_this_machine(monkeypatch, capsys, tmp_path):
+    video = write_video(
+        tmp_path / "pan.mp4", panned(skimage.data.astronaut(), num_frames=70, height=16, width=20, step=1)
+    )
+    said = lines_of(simulate_cluster, monkeypatch, capsys, "--measure", video, "--frames", 3000, "--workers", 8)
+    seconds = [float(number) for number in re.findall(r"\d+\.?\d*", said[0])]
+    assert all(number > 0 for number in seconds)
+    assert len(said) == 2 + 15
+    assert said[2].split()[:5] == ["segments", "of", "240", "frames", "13"]
