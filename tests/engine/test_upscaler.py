@@ -150,9 +150,9 @@ def test_what_may_run_concurrently_does(request):
     capture = worker_of(engine).backend._graphs._capture
     both = ["backward propagation", "forward propagation"]
     assert [names for names in capture.captured if len(names) > 1] == [["cleaning"] * 3, ["flow"] * 3, both]
-    # Each graph is run twice to be held against plain steps, for which its calls are run singly once. Of the 12 + 10
+    # Each graph is run twice to be checked against plain steps, for which its calls are run singly once. Of the 12 + 10
     # flows of two windows one is left over; of the 14 steps in each direction 2 have no state to come from, and 1 is
-    # what is held against.
+    # what they are checked against.
     assert capture.done[("flow",) * 3] == 2 + 6
     assert capture.done[("flow",)] == 2 + 2 + 1
     assert capture.done[tuple(both)] == 2 + 9
@@ -216,7 +216,7 @@ def test_one_long_window_is_the_network_on_the_whole_sequence(cleaning, max_tile
     assert (num_passes.sum() == 0) == (cleaning == 0)
 
 
-def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
+def test_a_frame_larger_than_a_tile_is_the_same_frame(monkeypatch):
     frames = clip(3)
     whole = [get(upscaler(3), frames, n) for n in range(3)]
 
@@ -224,33 +224,33 @@ def test_a_frame_larger_than_a_band_is_the_same_frame(monkeypatch):
     monkeypatch.setattr(cpu_backend, "MAX_RECONSTRUCTION_PX", 160)
     monkeypatch.setattr(cpu_backend, "MIN_TILE_ROWS", 1)
     assert rows_per_tile(24, 32, 160) == 5
-    banded = [get(upscaler(3), frames, n) for n in range(3)]
-    assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
+    tiled = [get(upscaler(3), frames, n) for n in range(3)]
+    assert max((a - b).abs().max().item() for a, b in zip(tiled, whole, strict=True)) < REGROUPED
 
 
 @counts
 @pytest.mark.parametrize("size", [(1, 1), (48, 64), (180, 320), (1080, 1920), (33, 100_000), (100_000, 33)])
 @pytest.mark.parametrize("most", [32_768, 131_072])
-def test_bands_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
+def test_tiles_cover_a_frame_evenly_and_hold_no_more_than_they_may(size, most):
     height, width = size
     rows = rows_per_tile(height, width, most)
     assert 1 <= rows <= height
     assert rows * width <= max(most, 4 * width)  # less than 4 rows would be mostly halo
-    num_bands = -(-height // rows)
-    assert height - (num_bands - 1) * rows > rows - num_bands  # the last band is no sliver
+    num_tiles = -(-height // rows)
+    assert height - (num_tiles - 1) * rows > rows - num_tiles  # the last tile is no sliver
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("rows", [1, 5, 11, 23, 24, 1000])
-def test_frames_worked_on_in_bands_are_the_same_frames(rows, fresh):
+def test_frames_computed_in_tiles_are_the_same_frames(rows, fresh):
     frames, whole = clip(8), fresh(8, theta=1.5)
     engine = upscaler(8, theta=1.5, max_tile_rows=rows)
-    banded = [get(engine, frames, n) for n in range(8)]
-    assert max((a - b).abs().max().item() for a, b in zip(banded, whole, strict=True)) < REGROUPED
+    tiled = [get(engine, frames, n) for n in range(8)]
+    assert max((a - b).abs().max().item() for a, b in zip(tiled, whole, strict=True)) < REGROUPED
 
 
 def test_the_number_of_cleaning_passes_is_decided_on_whole_frames():
-    """A frame half of which changes much: its bands alone would decide otherwise."""
+    """A frame half of which changes much: its tiles alone would decide otherwise."""
     frames = clip(1)
     frames[:, :, :12] = 0.5
     model = network()
@@ -436,7 +436,7 @@ def test_out_of_memory_at_any_step_the_frames_come_all_the_same(step, fresh):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", STEPS)
-def test_while_memory_stays_short_the_bands_are_halved(name, request, made):
+def test_while_memory_stays_short_the_tiles_are_halved(name, request, made):
     frames = clip(6, seed=3)
     frames = torch.nn.functional.interpolate(frames, size=(96, 32))
     key = (request.node.callspec.params["kernels"], "tall")

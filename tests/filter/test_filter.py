@@ -511,16 +511,16 @@ def test_without_cleaning_the_cleaning_module_might_be_zero(core, cleaning_model
 
 
 @pytest.mark.long
-def test_half_the_cleaning_is_the_same_with_any_kernels_and_in_bands(core, cleaning_models, monkeypatch):
+def test_half_the_cleaning_is_the_same_with_any_kernels_and_in_tiles(core, cleaning_models, monkeypatch):
     much, _ = cleaning_models
     clip = as_format(core, vs.RGBS, num_frames=3)
     arguments = {"theta": 0, "model": much}
     ours = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5))
-    bands = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
+    tiles = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
     monkeypatch.setenv("RBVSR_KERNELS", "off")
     by_torch = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5))
-    torch_bands = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
-    for other in (bands, by_torch, torch_bands):
+    torch_tiles = pixels(clip.rbvsr.Upscale(**arguments, cleaning=0.5, tile=7))
+    for other in (tiles, by_torch, torch_tiles):
         assert np.abs(other - ours).max() < WINOGRAD
     none, whole = (pixels(clip.rbvsr.Upscale(**arguments, cleaning=cleaning)) for cleaning in (0, 1))
     assert min(np.abs(other - ours).max() for other in (none, whole)) > 100 * WINOGRAD

@@ -251,18 +251,18 @@ def test_flow_is_float32_when_the_convolutions_are_not(dtype):
 
 @pytest.mark.parametrize("height", [1, 5, 13])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
-def test_a_frame_reconstructed_in_bands_is_the_frame_reconstructed_whole(height, rows):
+def test_a_frame_reconstructed_in_tiles_is_the_frame_reconstructed_whole(height, rows):
     model = formula_network(SMALL)
     maps = (
         random_clip(2, 3, height, 9),
         *(random_clip(2, SMALL.mid_channels, height, 9, seed=i) - 0.5 for i in (1, 2)),
     )
-    bands = list(model.reconstruct_in_tiles(*maps, rows=rows))
-    assert [first for first, _ in bands] == list(range(0, 4 * maps[0].shape[2], 4 * rows))
-    assert_near(torch.cat([band for _, band in bands], dim=2), model.reconstruct(*maps), REGROUPED)
+    tiles = list(model.reconstruct_in_tiles(*maps, rows=rows))
+    assert [first for first, _ in tiles] == list(range(0, 4 * maps[0].shape[2], 4 * rows))
+    assert_near(torch.cat([tile for _, tile in tiles], dim=2), model.reconstruct(*maps), REGROUPED)
 
 
-def test_a_frame_cannot_be_reconstructed_in_bands_of_no_rows():
+def test_a_frame_cannot_be_reconstructed_in_tiles_of_no_rows():
     maps = (random_clip(1, 3, 4, 4), *[random_clip(1, SMALL.mid_channels, 4, 4)] * 2)
     with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
         next(formula_network(SMALL).reconstruct_in_tiles(*maps, rows=0))

@@ -100,7 +100,7 @@ def test_cleaning_comes_to_rest_on_stripes(model, period):
 
 
 @pytest.mark.long
-def test_in_bands_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(model):
+def test_in_tiles_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(model):
     lr, _ = degraded("astronaut", num_frames=6)
 
     def upscaled(max_tile_rows):
@@ -109,9 +109,9 @@ def test_in_bands_the_worst_frame_stays_the_same_and_so_do_the_cleaning_passes(m
         return torch.stack(list(engine.upscale_frames(lr))), engine.statistics.cleaning_passes
 
     whole, num_passes = upscaled(None)
-    banded, num_passes_banded = upscaled(16)
-    assert num_passes_banded == num_passes > 6
-    worst_db = -10 * (banded - whole).square().mean(dim=(1, 2, 3)).max().log10()
+    tiled, num_passes_tiled = upscaled(16)
+    assert num_passes_tiled == num_passes > 6
+    worst_db = -10 * (tiled - whole).square().mean(dim=(1, 2, 3)).max().log10()
     assert worst_db >= 100
 
 

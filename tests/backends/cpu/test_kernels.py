@@ -129,7 +129,7 @@ def test_the_number_of_threads_and_what_ran_before_change_no_bit(kernels):
             assert torch.equal(made, expected[name]), (name, num_threads)
 
 
-def test_bands_change_nothing_but_rounding(kernels, monkeypatch):
+def test_tiles_change_nothing_but_rounding(kernels, monkeypatch):
     model = random_network(sizes(seed=4))
     frames = smooth_frames(2, 37, 20)
     expected = steps(CpuBackend(model, kernels), frames)

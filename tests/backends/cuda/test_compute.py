@@ -193,22 +193,22 @@ def test_once_memory_was_short_there_are_no_graphs():
     assert len(capture.captured) == 1
 
 
-# ---- several abreast -------------------------------------------------------------------------------------------------
+# ---- concurrent calls -----------------------------------------------------------------------------------------------
 
 
-def test_calls_abreast_are_one_graph_that_is_held_against_the_plain_steps():
+def test_concurrent_calls_are_one_graph_that_is_checked_against_the_plain_steps():
     capture, double, sum_up = FakeCapture(), Counted(), Counted()
     graphs = StepGraphs(capture)
     for value in range(6):
         calls = [Call("double", double, (on(value),)), Call("sum", sum_up, (on(value, 1), on(2, value)))]
         made = graphs.run(*calls)
         assert [one.tolist() for one in made] == [[2 * value], [2 * value + 4, 2 * value + 2]]
-    assert capture.captured == [["double"], ["sum"], ["double", "sum"]]  # one by one at first, to be held against
+    assert capture.captured == [["double"], ["sum"], ["double", "sum"]]  # one by one at first, to be checked
     assert capture.num_replays == 3 * 2 + 5
     assert graphs.notes == []
 
 
-def test_as_many_of_a_step_as_are_abreast_make_a_graph_of_their_own():
+def test_as_many_of_a_step_as_are_concurrent_make_a_graph_of_their_own():
     capture, step = FakeCapture(), Counted()
     graphs = StepGraphs(capture)
     for num in (1, 2, 3, 2, 1, 3):
@@ -218,7 +218,7 @@ def test_as_many_of_a_step_as_are_abreast_make_a_graph_of_their_own():
 
 
 @pytest.mark.parametrize("fails", ["the capture", "one value"])
-def test_calls_that_do_not_go_abreast_are_run_one_by_one(fails):
+def test_calls_that_are_not_concurrent_are_run_one_by_one(fails):
     inner, step = FakeCapture(), Counted()
 
     def capture(calls):
@@ -239,7 +239,7 @@ def test_calls_that_do_not_go_abreast_are_run_one_by_one(fails):
     assert inner.num_replays > 9
 
 
-def test_a_step_whose_graph_was_wrong_goes_not_abreast_either():
+def test_a_step_whose_graph_was_wrong_is_not_concurrent_either():
     step, wrong = Counted(), FakeCapture(other_value)
     inner = FakeCapture()
     graphs = StepGraphs(lambda calls: (wrong if len(calls) == 1 else inner)(calls))
@@ -251,7 +251,7 @@ def test_a_step_whose_graph_was_wrong_goes_not_abreast_either():
     assert len(graphs.notes) == 1
 
 
-def test_the_order_of_calls_abreast_counts():
+def test_the_order_of_concurrent_calls_counts():
     double, sum_up, graphs = Counted(), lambda x: x + 1, StepGraphs(FakeCapture())
     for order in ("dsd", "dds", "sdd") * 2:
         calls = [Call(which, double if which == "d" else sum_up, (on(i),)) for i, which in enumerate(order)]
@@ -290,7 +290,7 @@ def test_captured_or_not_the_steps_give_the_same_bits(model, size):
 
 
 @pytest.mark.parametrize(("size", "num"), [((32, 64), 3), ((45, 67), 2)])
-def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
+def test_concurrently_every_frame_is_what_it_is_alone(model, size, num):
     frames, capture = smooth_frames(7, *size), FakeCapture()
     network = CudaBackend(copy.deepcopy(model), capture=capture, busy_px=num * size[0] * size[1])
     plain = TorchBackend(model)
@@ -313,13 +313,13 @@ def test_abreast_every_frame_is_what_it_is_alone(model, size, num):
     assert graph_notes(network) == []
 
 
-def test_only_small_frames_that_are_captured_go_abreast(model):
+def test_only_small_frames_that_are_captured_are_concurrent(model):
     network = CudaBackend(copy.deepcopy(model), capture=FakeCapture(), busy_px=33_792)
     sizes = [(64, 64), (96, 128), (180, 320), (16, 16), (720, 1280)]
     assert [network.num_concurrent_frames(*size) for size in sizes] == [8, 3, 1, 8, 1]
     assert [network.num_cleaned_together(*size) for size in sizes] == [8, 6, 4, 8, 4]
     network.max_tile_rows = 48
-    assert network.num_concurrent_frames(64, 64) == 1  # in bands
+    assert network.num_concurrent_frames(64, 64) == 1  # in tiles
     assert network.num_concurrent_frames(48, 64) == 8
     network.release()
     assert network.num_concurrent_frames(48, 64) == 1  # memory was short
@@ -334,7 +334,7 @@ def test_a_wrong_graph_shows_in_no_picture(model):
     assert len(graph_notes(network)) == 4
 
 
-def test_frames_whose_graphs_have_no_memory_and_frames_in_bands_are_not_captured(model):
+def test_frames_whose_graphs_have_no_memory_and_frames_in_tiles_are_not_captured(model):
     frames, gib = smooth_frames(3, 45, 67), 2**30
     bytes_wanted = 45 * 67 * cuda.graph_bytes_px(model) / cuda.GRAPH_SHARE
     with torch.inference_mode():

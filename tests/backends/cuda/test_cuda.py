@@ -92,7 +92,7 @@ def hashes(clip, order, **arguments) -> dict[int, str]:
     return {n: hashlib.md5(np.asarray(out.get_frame(n)[0]).tobytes()).hexdigest() for n in order}
 
 
-# 600x500 is larger than what is captured, and is reconstructed in bands.
+# 600x500 is larger than what is captured, and is reconstructed in tiles.
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (90, 61), (600, 500)])
 def test_the_gpu_gives_the_same_bytes_every_time_and_in_any_order(core, width, height):
     num_frames = 12 if width < 600 else 6
@@ -236,7 +236,7 @@ def test_graphs_give_the_bits_of_the_plain_steps(compute, model, size):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 67), (7, 5)])
-def test_abreast_every_frame_has_the_bits_that_it_has_alone(compute, model, size):
+def test_concurrently_every_frame_has_the_bits_that_it_has_alone(compute, model, size):
     network, frames, num = prepared(compute, model), pictures(19, *size), 4
     single = plain(network)
     network._busy_px = num * size[0] * size[1]  # on a GPU of any size
@@ -348,7 +348,7 @@ def test_a_branch_that_fails_leaves_its_steps_one_by_one_and_all_else_as_it_was(
         nonlocal num_captured
         if torch.cuda.is_current_stream_capturing():
             num_captured += 1
-            if num_captured == 3:  # the first is captured alone, then two abreast
+            if num_captured == 3:  # the first is captured alone, then two concurrently
                 mishap()
         return step(x)
 

@@ -44,7 +44,7 @@ def test_a_network_with_epilogues_makes_the_pictures_of_the_plain_one(model):
     assert set(seen) == {(0.1, False, False), (0.0, False, False), (1.0, True, False), (0.1, False, True)}
 
 
-def test_a_network_with_epilogues_knows_how_far_its_bands_reach_and_its_type(model):
+def test_a_network_with_epilogues_knows_how_far_its_tiles_reach_and_its_type(model):
     fused = copy.deepcopy(model)
     fuse(fused, by_torch)
     assert fused.cleaning_halo_rows == model.cleaning_halo_rows

@@ -66,13 +66,13 @@ def test_fused_steps_make_the_pictures_of_the_plain_ones_in_float32(model, dtype
 
 
 @pytest.mark.long
-def test_fused_steps_give_the_same_bits_twice_captured_or_not_and_abreast(model):
+def test_fused_steps_give_the_same_bits_twice_captured_or_not_and_concurrently(model):
     frames = smooth_frames(4, 23, 37)
     with torch.inference_mode():
         once, again = (steps(fused(model, capture=capture), frames) for capture in (FakeCapture(), FakeCapture()))
         plain = steps(fused(model, capture=FakeCapture(lambda made, _: made + 1)), frames)  # every graph is refused
-        abreast = fused(model, busy_px=4 * 23 * 37)
-        flows = abreast.flow(torch.cat(frames[1:]), torch.cat(frames[:-1]))
+        concurrent = fused(model, busy_px=4 * 23 * 37)
+        flows = concurrent.flow(torch.cat(frames[1:]), torch.cat(frames[:-1]))
         alone = fused(model)
         one_by_one = [alone.flow(b, a) for a, b in itertools.pairwise(frames)]
     for a, b, c in zip(once, again, plain, strict=True):

@@ -18,7 +18,7 @@ from vsrealbasicvsr.model import refine
 from vsrealbasicvsr.weights import load_model
 
 ROUNDED = 1.01 / 255
-"""A value between two levels may be rounded to either: bands and pairs of frames are other kernels of the library."""
+"""A value between two levels may be rounded to either: tiles and pairs of frames are other kernels of the library."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_measured_frames_are_those_of_the_whole_sequence(model, clip, theta)
     assert (made - expected[[1, 2, 5]]).abs().max() > 0.1
 
 
-def test_bands_of_rows_make_the_same_picture(model, clip, monkeypatch):
+def test_tiles_make_the_same_picture(model, clip, monkeypatch):
     made = super_resolve_measured(model, clip, Way())
     monkeypatch.setattr(measured, "MAX_ROWS", 7)
     assert (super_resolve_measured(model, clip, Way()) - made).abs().max() <= ROUNDED

@@ -387,7 +387,7 @@ def test_x264_tells_its_preset_and_its_one_thread(preset: str):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_crf_keeps_what_it_keeps_in_a_video_of_25_frames_a_second(preset: str, clip: Tensor, ffmpeg):
-    """Held against the ffmpeg program: at one frame a second x264 spends 3 to 5 times as much."""
+    """Checked against the ffmpeg program: at one frame a second x264 spends 3 to 5 times as much."""
     noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0)) * 5
     planes = planes_from_rgb((clip.float() + noise).round().clamp(0, 255).to(torch.uint8)).numpy()
     ours = codecs.encode(codec_step("h264", preset=preset, bits=None, crf=28), planes).num_bits / 8

@@ -1,4 +1,4 @@
-"""The metrics of training.evaluation: held against plain ports where there is one, and on the side of the eye."""
+"""The metrics of training.evaluation: checked against plain ports where there is one, and on the side of the eye."""
 
 import math
 import sys
