@@ -176,6 +176,7 @@ def _clip_tensors(
         faithful=faithful,
         distance=losses.distance,
         colour_block_px=losses.colour_block_px,
+        coarse_contrast=losses.coarse_contrast,
         rest_frame=rest_frame,
     )
 

@@ -63,6 +63,7 @@ class ClipTensors:
         faithful: Output of the teacher, of hr's shape, if a loss needs it.
         distance: Of the settings.
         colour_block_px: Of the settings.
+        coarse_contrast: Of the settings.
         rest_frame: Frame that the rest loss looks at.
     """
 
@@ -76,6 +77,7 @@ class ClipTensors:
     faithful: Tensor | None
     distance: Distance
     colour_block_px: int
+    coarse_contrast: float
     rest_frame: int
 
 

@@ -14,7 +14,7 @@ from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
 from training.losses.cleaning import cleaning_loss
-from training.losses.coarse import coarse_loss
+from training.losses.coarse import coarse_loss, with_contrast
 from training.losses.colour import colour_loss
 from training.losses.distances import averaged, charbonnier, l1
 from training.losses.flicker import flicker_loss
@@ -191,6 +191,16 @@ def test_the_coarse_loss_sees_everything_but_the_finest_detail():
     assert coarse_loss(flat + wave, flat) > 0.8 * wave.abs().mean()
 
 
+def test_contrast_is_added_to_what_is_finer_than_a_few_pixels_and_to_nothing_else():
+    wave = torch.sin(torch.arange(96) * (2 * torch.pi / 8)).expand(1, 2, 3, 40, 96)
+    wide = torch.sin(torch.arange(96) * (2 * torch.pi / 96)).expand(1, 2, 3, 40, 96)
+    middle = (..., slice(16, -16))
+    assert with_contrast(wave, 0.0) is wave
+    assert (with_contrast(wave, 0.5) - 1.5 * wave)[middle].abs().max() < 0.05
+    assert (with_contrast(wide, 0.5) - wide)[middle].abs().max() < 0.02
+    assert torch.allclose(with_contrast(0.3 + 0 * wave, 0.5), 0.3 + 0 * wave)
+
+
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
     lr, truth = clips(2, 2, 4, 4)
     cleaned = averaged(truth, 4).requires_grad_()
@@ -336,6 +346,7 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         faithful=noisy(truth),
         distance="charbonnier",
         colour_block_px=8,
+        coarse_contrast=0.0,
         rest_frame=0,
     )
     of_views = {"perceptual", "adversarial", "feature_matching"}
