@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vsrealbasicvsr.backends.cuda.graphs import abandon
+from vsrealbasicvsr.backends.cuda.streams import streams_of
+
 type Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 """A function of (input, ground truth, the discriminator's real frames) that trains the networks and returns the
 losses."""
@@ -59,17 +62,26 @@ class GraphedStep:
     def _capture(self, batch: tuple[Tensor, ...]) -> tuple[list[str], Tensor]:
         buffers = {id(given): given.clone() for given in batch}  # a tensor that is given twice gets one buffer
         self._inputs = tuple(buffers[id(given)] for given in batch)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
+        device = batch[0].device
+        # The engine's, which is of high priority: torch deals out those of normal priority in turns, and what another
+        # thread does on the stream of a capture would end up in the graph.
+        current, side = torch.cuda.current_stream(device), streams_of(device).capture
+        side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):
                 self._step(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": other threads copy clips to the device meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            losses = self._step(*self._inputs)
-            self._names, self._losses = list(losses), torch.stack([loss.detach() for loss in losses.values()])
+        current.wait_stream(side)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            # "thread_local": other threads copy clips to the device meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                losses = self._step(*self._inputs)
+                self._names, self._losses = list(losses), torch.stack([loss.detach() for loss in losses.values()])
+        except BaseException:
+            with torch.cuda.stream(side):
+                abandon(graph, device, pool)
+            torch.cuda.set_stream(current)  # torch.cuda.graph does not, where the driver refuses to end the capture
+            raise
         graph.replay()
         self._graph = graph
         return self._names, self._losses

@@ -166,12 +166,12 @@ class Networks:
         self._load(self.model, state["model"], where)
         for name, tensor in state["ema"].items():
             self.ema[name].copy_(tensor)
-        _load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             if state.get("discriminator") is None:
                 raise CheckpointError(f"{where} has no discriminator, but the run's settings ask for one.")
             self._load(self.discriminator, state["discriminator"], where)
-            _load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
+            load_optimizer(self.discriminator_optimizer, state["discriminator_optimizer"])
         torch.set_rng_state(state["random_state"])
         return int(state["iteration"])
 
@@ -223,12 +223,14 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Restore the moments of a checkpoint. How the optimiser runs (device, captured or not) does not change."""
     own = [{name: group[name] for name in _HOW if name in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
+    # First: torch puts the counts of steps where the saved groups say, and a fused kernel cannot read them elsewhere.
+    groups = [saved | how for saved, how in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict(dict(state) | {"param_groups": groups})
     for group, how in zip(optimizer.param_groups, own, strict=True):
-        group.update(how)
+        group.update(how)  # the very tensors of learning rates, not copies
 
 
 _HOW = ("lr", "capturable", "fused", "foreach")

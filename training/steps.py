@@ -98,14 +98,11 @@ class Steps:
         Raises:
             LossError: Losses of captured steps are not finite; their gradients have been applied.
         """
+        self._read_graph_sums()
         means = {name: value / max(self._num_summed, 1) for name, value in self._sums.items()}
-        if self._graph_sums is not None:
-            names, sums = self._graph_sums
-            for name, value in zip(names, sums.tolist(), strict=True):
-                means[name] = means.get(name, 0.0) + value / self._num_summed
-            if not all(map(math.isfinite, means.values())):
-                raise LossError(f"losses are not finite: {means}")
-        self._sums, self._graph_sums, self._num_summed = {}, None, 0
+        self._sums, self._num_summed = {}, 0
+        if not all(map(math.isfinite, means.values())):
+            raise LossError(f"losses are not finite: {means}")
         return means
 
     # ---- eager -------------------------------------------------------------------------------------------------------
@@ -173,6 +170,7 @@ class Steps:
         networks = self._networks
         learns_flow = any(parameter.requires_grad for parameter in networks.flow_parameters)
         if self._graph is None or learns_flow != self._graph_learns_flow:
+            self._read_graph_sums()  # the new graph may have other losses
             self._graph, self._graph_learns_flow = GraphedStep(self.captured), learns_flow
         try:
             names, losses = self._graph(*tensors)
@@ -187,6 +185,13 @@ class Steps:
             self._graph_sums[1].add_(losses)
         self._num_summed += 1
         return Taken(True, None)
+
+    def _read_graph_sums(self) -> None:
+        if self._graph_sums is not None:
+            names, sums = self._graph_sums
+            for name, value in zip(names, sums.tolist(), strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        self._graph_sums = None
 
     def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""

@@ -29,7 +29,7 @@ def fused(setting: Setting, results: Results) -> None:
         prepared = CudaBackend(layers.to(memory_format=torch.channels_last), kernels=some)
         frame = torch.rand(1, 3, size[1], size[0], device=device)
         with torch.inference_mode():
-            ms = median_ms(partial(prepared._eager.flow, frame, frame), device)
+            ms = median_ms(partial(prepared.flow, frame, frame), device)
         results.add(f"{size[0]}x{size[1]} flow", fused=some is not None, ms=ms, notes=prepared.notes)
     for size, kind in itertools.product(setting.sizes[:2], _kinds(setting.models)):
         task = _task(kind, size, device)

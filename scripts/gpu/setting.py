@@ -77,6 +77,10 @@ def pictures(num: int, width: int, height: int) -> list[Tensor]:
     return [base[:, :, n : n + width].contiguous() for n in range(num)]
 
 
+_SLEEP_CYCLES = 10_000_000
+"""Some 5 ms, in which Python launches a short job: its kernels then follow each other without waiting for it."""
+
+
 def median_ms(job: Callable[[], object], device: torch.device, *, repeats: int = 10) -> float:
     """Median milliseconds of a job on the device, after three runs that do not count. By its own clock on CUDA."""
     for _ in range(3):
@@ -85,6 +89,7 @@ def median_ms(job: Callable[[], object], device: torch.device, *, repeats: int =
     for _ in range(repeats):
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
             begin.record()
             job()
             end.record()

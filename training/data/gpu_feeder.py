@@ -17,6 +17,7 @@ from training.data.sampler import Drawn, Sample, degrade
 from training.data.settings import DataSettings
 from training.data.workers import Failure, start_worker, worker_context
 from training.degradations import Jpeg, VideoCodec, codecs
+from vsrealbasicvsr.backends.cuda.streams import use_in_thread
 
 
 def degraded_on_gpu(
@@ -50,6 +51,7 @@ def degraded_on_gpu(
         owned.callback(threads.shutdown, wait=True, cancel_futures=True)
 
         def hand_out() -> None:
+            use_in_thread(device)
             try:
                 for one in drawn:
                     while not room.acquire(timeout=0.1):
@@ -113,6 +115,7 @@ def _run_elsewhere(processes: ProcessPoolExecutor, step: VideoCodec | Jpeg, plan
 
 
 def _start_thread(device: torch.device) -> None:
+    use_in_thread(device)
     if device.type == "cuda":
         _of_thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     else:

@@ -16,6 +16,7 @@ import torch
 from training.data.pool import cut_clip, draw_cut
 from training.data.sampler import Sample
 from training.data.settings import DataSettings
+from vsrealbasicvsr.backends.cuda.streams import use_in_thread
 
 
 class ResidentPool:
@@ -51,6 +52,7 @@ class ResidentPool:
         self._thread.join()
 
     def _fill(self) -> None:
+        use_in_thread(self._device)
         try:
             with contextlib.closing(self._made):
                 for clip in self._made:

@@ -16,7 +16,7 @@ from training.gradients import discriminator_step, generator_step
 from training.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from training.losses.feature_matching import feature_matching_loss
 from training.losses.settings import LossSettings
-from training.networks import Networks, faithful_weights
+from training.networks import Networks, faithful_weights, load_optimizer
 from training.presets import PRESETS, SMOKE_ARCHITECTURE
 from training.processes import Processes
 from training.settings import Settings, SettingsError, changed
@@ -221,6 +221,47 @@ def test_the_step_that_is_captured_on_a_gpu_trains_as_the_plain_one(preset):
     assert losses[0] == losses[1]
     for name, tensor in networks[0].model.state_dict().items():
         assert torch.equal(tensor, networks[1].model.state_dict()[name]), name
+
+
+@pytest.mark.long
+def test_a_step_that_is_captured_again_because_the_flow_learns_now_may_have_other_losses(monkeypatch):
+    """The first step is captured while the flow network is frozen, the second with it, and with its rest loss."""
+    settings = changed(tiny_settings("compact"), {"flow_from_share": 0.5, "iterations": 2, "flow_rest_weight": 0.1})
+    networks = Networks(settings, CPU)
+    networks.prepare()
+    steps = Steps(networks, Processes(num=1, rank=0, device=CPU))
+    monkeypatch.setattr(steps, "_is_graphed", lambda iteration: True)
+    captured: list[set[str]] = []
+
+    def capture(step):
+        def run(*batch):
+            losses = step(*batch)
+            captured.append(set(losses))
+            return list(losses), torch.stack([loss.detach() for loss in losses.values()])
+
+        return run
+
+    monkeypatch.setattr("training.steps.GraphedStep", capture)
+    lr, truth = torch.rand(2, 3, 3, 16, 16), torch.rand(2, 3, 3, 64, 64)
+    for iteration in range(2):
+        steps.take(StepTensors(lr, truth, truth), iteration)
+    assert captured[1] - captured[0] == {"flow_rest"}
+    assert steps.read_losses().keys() == captured[1]
+    assert steps.read_losses() == {}
+
+
+def test_adams_count_of_steps_goes_where_the_optimiser_that_resumes_needs_it():
+    """A run that went on on a CPU comes back to a GPU, where a captured step reads the count on the device."""
+    left, back = (torch.nn.Parameter(torch.ones(3, device=device)) for device in ("cpu", "meta"))
+    left.grad = torch.ones(3)
+    on_cpu = torch.optim.Adam([left])
+    on_cpu.step()
+    resumed = torch.optim.Adam([back])
+    resumed.param_groups[0] |= {"capturable": True, "fused": True, "lr": torch.tensor(1e-3, device="meta")}
+    rate = resumed.param_groups[0]["lr"]
+    load_optimizer(resumed, on_cpu.state_dict())
+    assert resumed.state[back]["step"].device.type == "meta"
+    assert resumed.param_groups[0]["lr"] is rate
 
 
 def test_the_discriminator_s_losses_rise_while_it_is_new():

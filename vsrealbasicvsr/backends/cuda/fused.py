@@ -5,6 +5,7 @@ a flow. States never leave their layout and their type.
 """
 
 import itertools
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,10 +207,10 @@ class _Reconstruct:
     """
 
     def __init__(self, vsr: nn.Module) -> None:
-        self._vsr: Any = vsr
+        self._vsr = weakref.ref(vsr)  # which holds this: a circle would keep the weights on the GPU
 
     def __call__(self, cleaned: Tensor, backward_features: Tensor, forward_features: Tensor) -> Tensor:
-        vsr = self._vsr
+        vsr: Any = self._vsr()
         x = vsr.fusion(torch.cat((backward_features, forward_features), dim=1))
         x = vsr.conv_hr(vsr.upsample2(vsr.upsample1(x)))
         return vsr.conv_last(x, cleaned.float().contiguous())  # type: ignore[no-any-return]

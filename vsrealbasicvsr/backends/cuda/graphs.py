@@ -187,7 +187,7 @@ class GraphCapture:
             try:
                 outputs = _recorded(graph, pool, lambda: _branch(steps, side, streams.branches))
             except BaseException:
-                _abandon(graph, self._device, pool)
+                abandon(graph, self._device, pool)
                 raise
         work.wait_stream(side)
         self._pool = pool
@@ -239,7 +239,7 @@ def _branch(
     return results
 
 
-def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
+def abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
     """Clean up on the stream of a capture that failed.
 
     If the driver refuses to end the capture, torch's allocator is not told that there is none any more, and would take

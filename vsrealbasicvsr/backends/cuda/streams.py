@@ -54,6 +54,15 @@ def index_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device == torch.device(device.type) else device.index
 
 
+def use_in_thread(device: torch.device) -> None:
+    """Make a CUDA device the current one of a new thread, which is GPU 0 otherwise: torch would create a context there.
+
+    Do nothing for another kind of device.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(index_of(device))
+
+
 @contextlib.contextmanager
 def place_of(device: torch.device) -> Iterator[None]:
     """Let the thread work on the device and its default stream; do nothing for another kind of device."""
