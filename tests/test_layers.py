@@ -168,7 +168,7 @@ def may_import(importer: str, place: str) -> bool:
     if importer == "scripts":
         return place not in {"tests"}
     if importer == "training":
-        return place in LAYERS[: LAYERS.index(PACKAGE) + 1]  # never the engine or the filter
+        return place in LAYERS[: LAYERS.index(f"{PACKAGE}.backends") + 1]  # never the engine or the filter
     if PLUGIN in (importer, place):
         return False  # it reaches the filter through the interpreter, at run time
     return place in LAYERS and LAYERS.index(place) < LAYERS.index(importer)

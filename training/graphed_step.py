@@ -12,8 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vsrealbasicvsr.backends.cuda.graphs import abandon
-from vsrealbasicvsr.backends.cuda.streams import streams_of
+from vsrealbasicvsr.backends import abandon_capture, capture_stream
 
 type Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 """A function of (input, ground truth, the discriminator's real frames) that trains the networks and returns the
@@ -63,9 +62,8 @@ class GraphedStep:
         buffers = {id(given): given.clone() for given in batch}  # a tensor that is given twice gets one buffer
         self._inputs = tuple(buffers[id(given)] for given in batch)
         device = batch[0].device
-        # The engine's, which is of high priority: torch deals out those of normal priority in turns, and what another
-        # thread does on the stream of a capture would end up in the graph.
-        current, side = torch.cuda.current_stream(device), streams_of(device).capture
+        # Not one of those that torch deals out in turns: what another thread does there would end up in the graph.
+        current, side = torch.cuda.current_stream(device), capture_stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):
@@ -79,7 +77,7 @@ class GraphedStep:
                 self._names, self._losses = list(losses), torch.stack([loss.detach() for loss in losses.values()])
         except BaseException:
             with torch.cuda.stream(side):
-                abandon(graph, device, pool)
+                abandon_capture(graph, device, pool)
             torch.cuda.set_stream(current)  # torch.cuda.graph does not, where the driver refuses to end the capture
             raise
         graph.replay()

@@ -17,7 +17,7 @@ from training.data.sampler import Drawn, Sample, degrade
 from training.data.settings import DataSettings
 from training.data.workers import Failure, start_worker, worker_context
 from training.degradations import Jpeg, VideoCodec, codecs
-from vsrealbasicvsr.backends.cuda.streams import use_in_thread
+from vsrealbasicvsr.backends import place_of
 
 
 def degraded_on_gpu(
@@ -51,15 +51,15 @@ def degraded_on_gpu(
         owned.callback(threads.shutdown, wait=True, cancel_futures=True)
 
         def hand_out() -> None:
-            use_in_thread(device)
             try:
-                for one in drawn:
-                    while not room.acquire(timeout=0.1):
+                with place_of(device):  # else a loader that pins memory creates a context on GPU 0
+                    for one in drawn:
+                        while not room.acquire(timeout=0.1):
+                            if stopped.is_set():
+                                return
                         if stopped.is_set():
                             return
-                    if stopped.is_set():
-                        return
-                    under_way.put(threads.submit(_degraded_on, device, one, options, run_codec))
+                        under_way.put(threads.submit(_degraded_on, device, one, options, run_codec))
                 under_way.put(None)
             except BaseException as error:  # passed to the consumer, which would otherwise wait forever
                 under_way.put(error)
@@ -104,7 +104,7 @@ def _degraded_on(device: torch.device, drawn: Drawn, options: DataSettings, run_
     if device.type != "cuda":
         moved = replace(drawn, gt=drawn.gt.to(device))
         return _OnDevice(degrade(moved, options, run_codec=run_codec), None)
-    with torch.cuda.stream(_of_thread.stream):
+    with torch.cuda.device(device), torch.cuda.stream(_of_thread.stream):
         moved = replace(drawn, gt=drawn.gt.to(device, non_blocking=True))
         sample = degrade(moved, options, run_codec=run_codec)
         return _OnDevice(sample, _of_thread.stream.record_event())
@@ -115,7 +115,6 @@ def _run_elsewhere(processes: ProcessPoolExecutor, step: VideoCodec | Jpeg, plan
 
 
 def _start_thread(device: torch.device) -> None:
-    use_in_thread(device)
     if device.type == "cuda":
         _of_thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     else:

@@ -16,7 +16,7 @@ import torch
 from training.data.pool import cut_clip, draw_cut
 from training.data.sampler import Sample
 from training.data.settings import DataSettings
-from vsrealbasicvsr.backends.cuda.streams import use_in_thread
+from vsrealbasicvsr.backends import place_of
 
 
 class ResidentPool:
@@ -52,9 +52,9 @@ class ResidentPool:
         self._thread.join()
 
     def _fill(self) -> None:
-        use_in_thread(self._device)
         try:
-            with contextlib.closing(self._made):
+            # On its device: else a loader that pins memory creates a context on GPU 0.
+            with place_of(self._device), contextlib.closing(self._made):
                 for clip in self._made:
                     on_device = self._copied(clip)
                     with self._more:

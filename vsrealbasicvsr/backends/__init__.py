@@ -10,7 +10,7 @@ from .base import Backend, BackendFactory, PropagationInputs, is_large
 from .cpu import ENVIRONMENT as KERNELS_VARIABLE
 from .cpu import Kernels, empty_pages, load_kernels
 from .cpu import available as available_kernels
-from .cuda import triton_version
+from .cuda import abandon_capture, capture_stream, triton_version
 from .factories import FACTORIES, create_backend
 from .half_precision import bfloat16_flaw, float16_flaw
 from .memory import free_device_bytes, is_out_of_memory, return_freed_memory
@@ -24,8 +24,10 @@ __all__ = [
     "Kernels",
     "Launched",
     "PropagationInputs",
+    "abandon_capture",
     "available_kernels",
     "bfloat16_flaw",
+    "capture_stream",
     "create_backend",
     "empty_pages",
     "float16_flaw",

@@ -4,6 +4,8 @@ import contextlib
 import importlib.metadata
 
 from .backend import CudaBackend, create_cuda_backend
+from .graphs import abandon as abandon_capture
+from .streams import capture_stream
 
 _TRITONS = ("triton", "triton-windows", "pytorch-triton-rocm", "pytorch-triton-xpu", "pytorch-triton")
 """Distributions that bring the module `triton`: torch's for each kind of GPU, and the one for Windows."""
@@ -17,4 +19,4 @@ def triton_version() -> str:
     return "none"
 
 
-__all__ = ["CudaBackend", "create_cuda_backend", "triton_version"]
+__all__ = ["CudaBackend", "abandon_capture", "capture_stream", "create_cuda_backend", "triton_version"]

@@ -54,13 +54,9 @@ def index_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device == torch.device(device.type) else device.index
 
 
-def use_in_thread(device: torch.device) -> None:
-    """Make a CUDA device the current one of a new thread, which is GPU 0 otherwise: torch would create a context there.
-
-    Do nothing for another kind of device.
-    """
-    if device.type == "cuda":
-        torch.cuda.set_device(index_of(device))
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the device's stream for captures, which no other code gets from torch."""
+    return streams_of(device).capture
 
 
 @contextlib.contextmanager
