@@ -66,6 +66,8 @@ def encode(codec: str, *options: str) -> list[str]:
 FILES = [
     (["upscale", "no.mkv", "out.mkv"], "there is no file no.mkv"),
     (["upscale", "x" * 300 + ".mkv", "out.mkv"], "File name too long"),
+    (["upscale", "caf\udce9.mkv", "out.mkv"], "is not valid UTF-8, which ffmpeg needs: rename it"),
+    (up(output="caf\udce9.mkv"), "is not valid UTF-8, which ffmpeg needs: rename it"),
     (["upscale", "broken.mp4", "out.mkv"], "broken.mp4 is not a video that can be read"),
     (["upscale", "empty.mkv", "out.mkv"], "empty.mkv is not a video that can be read"),
     (["upscale", "audio.mka", "out.mkv"], "audio.mka has no video"),

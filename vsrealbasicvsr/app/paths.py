@@ -12,16 +12,32 @@ OUTPUT_SUFFIXES = (".mkv", ".webm", ".mp4", ".m4v", ".mov")
 
 def check_readable(path: Path) -> None:
     """Raise UserError unless the file is there, can be read, and has a video stream."""
+    check_name(path)
     try:
         if not path.exists():
             raise UserError(f"there is no file {shown_path(path)}")
-        with av.open(str(path)) as file:
+        with av.open(full_name(path)) as file:
             has_video = any(not is_cover(stream) for stream in file.streams.video)
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{shown_path(path)} is not a video that can be read ({printable(reason, 300)})") from None
     if not has_video:
         raise UserError(f"{shown_path(path)} has no video")
+
+
+def full_name(path: Path) -> str:
+    """Return a file's name from the root on: ffmpeg takes what stands before a colon ("Alien: Covenant.mp4") for a
+    protocol.
+    """
+    return str(path.absolute())
+
+
+def check_name(path: Path) -> None:
+    """Raise UserError for a name that ffmpeg cannot be given."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {shown_path(path)} is not valid UTF-8, which ffmpeg needs: rename it") from None
 
 
 def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
@@ -34,6 +50,7 @@ def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
 
 
 def _check_output(source: Path, output: Path, *, overwrite: bool) -> None:
+    check_name(output)
     if output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise UserError(f"{shown_path(output)}: outputs are {', '.join(OUTPUT_SUFFIXES)}: choose one of these")
     if not output.parent.is_dir():
