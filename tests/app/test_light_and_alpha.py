@@ -215,5 +215,55 @@ def test_alpha_that_is_dropped_is_said(
     assert line.endswith("in.webm is dropped: the decoder of VP8 and VP9 does not deliver it")
 
 
+def flat(path: Path, pix_fmt: str, samples: tuple[int, ...], **colours: int) -> Path:
+    """A video of three frames of one colour, whose planes have these samples."""
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, pix_fmt
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        for n in range(3):
+            frame: Any = av.VideoFrame(16, 16, pix_fmt)
+            for plane, sample in zip(frame.planes, samples, strict=True):
+                plane.update(bytes([sample]) * plane.buffer_size)
+            frame.pts = n
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def shown(path: Path) -> np.ndarray[Any, Any]:
+    """The mean colour of the first frame, as what it and the file say of it lets a player show it."""
+    with av.open(str(path)) as file:
+        return next(file.decode(video=0)).reformat(format="rgb24").to_ndarray().mean((0, 1))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        ("prores_ks", "out.mov"),
+        ("v210", "out.mov"),
+        ("cfhd", "out.mov"),
+        ("jpeg2000", "out.mov"),
+        ("mpeg4", "out.mp4"),
+        ("mpeg2video", "out.mp4"),
+        ("mpeg2video", "out.mkv"),
+        ("libvpx", "out.webm"),
+        ("ffv1", "out.mp4"),
+        ("jpeg2000", "out.mkv"),
+        ("libx264", "out.mp4"),
+        ("libsvtav1", "out.webm"),
+    ],
+)
+def test_full_range_is_shown_in_its_colours_by_every_codec(
+    tiny_model: Path, tmp_path: Path, codec: str, name: str
+) -> None:
+    source = flat(tmp_path / "in.mkv", "yuv420p", (90, 108, 190), color_range=2, colorspace=6)
+    upscale(source, tmp_path / "wanted.mkv", tiny_model, codec="ffv1")
+    upscale(source, tmp_path / name, tiny_model, codec=codec)
+    assert np.max(np.abs(shown(tmp_path / name) - shown(tmp_path / "wanted.mkv"))) <= 3
+
+
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("vsrealbasicvsr")]

@@ -29,6 +29,10 @@ CODEC_THREADS = 8
 
 PLAIN_CODECS = ("libx265",)
 """Encoders that take alpha, but as a second layer that hardly any player decodes."""
+RANGE_IN_STREAM = ("h264", "hevc", "av1", "vp9", "mjpeg")
+"""Of what these encode, decoders know whether it is of full range; of others, the container alone may say it."""
+RANGE_IN_MATROSKA = ("ffv1", "rawvideo", "jpeg2000", "mpeg4", "snow")
+"""Of those others, for which decoders believe Matroska; .mp4 says it only where the primaries are known, .mov never."""
 SEGMENT_FORMATS = ("matroska", "mov", "nut")
 """ffmpeg's names of the containers of segments; the first that takes the codec."""
 
@@ -106,6 +110,12 @@ def holds(muxer: str, codec: str) -> bool:
         return False
     with av.open(io.BytesIO(), "w", format=muxer) as file:
         return av.Codec(codec, "w").canonical_name in file.supported_codecs
+
+
+def carries_range(muxer: str, codec: str) -> bool:
+    """Return whether frames of full range, of an encoder and in a container, are decoded as such."""
+    name = av.Codec(codec, "w").canonical_name
+    return name in RANGE_IN_STREAM or (name in RANGE_IN_MATROSKA and muxer in ("matroska", "webm"))
 
 
 def segment_format(codec: str) -> str:

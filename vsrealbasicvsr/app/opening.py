@@ -13,13 +13,13 @@ from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoder_check import check_encoder
-from .encoding import choose_encoder
+from .encoding import carries_range, choose_encoder
 from .hdr import PEAK_NITS
 from .job import Choices, Job, identity_of, state_folder
 from .joining import muxer_of
 from .pixel_formats import ALPHA, has_alpha, to_pix_fmt
 from .plan import plan_segments
-from .rendering import Pipeline, light_of_source, matrix_of, tags_of, upscaled
+from .rendering import Pipeline, light_of_source, matrix_of, range_of, tags_of, upscaled
 from .source import Source, check_suitable, open_source
 
 LOG = logging.getLogger(__name__)
@@ -69,9 +69,11 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     if ALPHA in source.props and not has_alpha(encoder.pix_fmt):
         LOG.warning("the alpha plane is dropped, which %s does not keep: --codec ffv1 does", encoder.codec)
         clip = clip.std.RemoveFrameProps(ALPHA)
-    clip = to_pix_fmt(clip, encoder.pix_fmt, matrix=matrix_of(source))
+    full = range_of(source.clip.format, source.props) == int(vs.RANGE_FULL)
+    to_limited = full and not carries_range(muxer_of(suffix), encoder.codec)
+    clip = to_pix_fmt(clip, encoder.pix_fmt, matrix=matrix_of(source), to_limited=to_limited)
     rate = source.timeline.cut(*frames).nominal_rate(Fraction(source.clip.fps))
-    tags = tags_of(source, rate, clip)
+    tags = tags_of(source, rate, clip, to_limited=to_limited)
     check_encoder(encoder, (clip.width, clip.height), tags, muxer_of(suffix), suffix)
     pipeline = Pipeline(clip=clip, encoder=encoder, tags=tags)
     segments = plan_segments(

@@ -120,12 +120,15 @@ def _deinterlaced(clip: vs.VideoNode, name: str) -> vs.VideoNode:
     return vs.core.bwdif.Bwdif(clip, field=-1)
 
 
-def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode) -> Tags:
-    """Return what the output's stream says of its frames: what the source's frames say, in the output's size."""
+def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode, *, to_limited: bool = False) -> Tags:
+    """Return what the output's stream says of its frames: what the source's frames say, in the output's size.
+
+    to_limited: the clip was converted from full to limited range.
+    """
     props = source.props
     is_rgb = clip.format is not None and clip.format.color_family == vs.RGB
     changed = (source.clip.format.color_family == vs.RGB) != is_rgb
-    full = range_of(clip.format, {} if changed else props)
+    full = range_of(clip.format, {} if changed or to_limited else props)
     sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
     # The frame keeps its shape: what was stretched by a size of the user's own is taken out again.
     stretch = Fraction(clip.width, source.clip.width) / Fraction(clip.height, source.clip.height)
