@@ -265,5 +265,19 @@ def test_full_range_is_shown_in_its_colours_by_every_codec(
     assert np.max(np.abs(shown(tmp_path / name) - shown(tmp_path / "wanted.mkv"))) <= 3
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("pix_fmt", ["gray", "ya8"])
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libsvtav1", "out.mkv"), (None, "out.webm"), ("mpeg4", "out.mkv"), ("ffv1", "out.mkv")]
+)
+def test_white_of_grey_sources_stays_white(
+    tiny_model: Path, tmp_path: Path, pix_fmt: str, codec: str | None, name: str
+) -> None:
+    source = flat(tmp_path / "in.mkv", pix_fmt, (255,), color_range=2)
+    upscale(source, tmp_path / "wanted.mkv", tiny_model, codec="libx264")  # takes grey
+    upscale(source, tmp_path / name, tiny_model, codec=codec)
+    assert np.max(np.abs(shown(tmp_path / name) - shown(tmp_path / "wanted.mkv"))) <= 3
+
+
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("vsrealbasicvsr")]

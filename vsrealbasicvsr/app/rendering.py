@@ -127,7 +127,8 @@ def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode, *, to_limited: b
     """
     props = source.props
     is_rgb = clip.format is not None and clip.format.color_family == vs.RGB
-    changed = (source.clip.format.color_family == vs.RGB) != is_rgb
+    # Then core.resize makes what is usual for the new family: RGB full, YUV limited.
+    changed = clip.format is None or source.clip.format.color_family != clip.format.color_family
     full = range_of(clip.format, {} if changed or to_limited else props)
     sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
     # The frame keeps its shape: what was stretched by a size of the user's own is taken out again.
