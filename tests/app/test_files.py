@@ -242,6 +242,23 @@ def test_every_usual_encoder_can_be_chosen(make: Any, upscale: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("pix_fmt", "options", "tag"),
+    [("yuv422p10le", {}, "apch"), ("yuva444p10le", {}, "ap4h"), ("yuv422p10le", {"profile": "proxy"}, "apco")],
+)
+def test_prores_says_its_profile_and_its_colours(
+    make: Any, upscale: Any, tmp_path: Path, pix_fmt: str, options: dict[str, str], tag: str
+) -> None:
+    colours = "setparams=range=tv:colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m"
+    source = make("in.mkv", *VIDEO, "-vf", colours, "-c:v", "ffv1", "-pix_fmt", pix_fmt)
+    upscale(source, tmp_path / "out.mov", codec="prores_ks", stop="0.1", encoder_options=options)
+    with av.open(str(tmp_path / "out.mov")) as file:
+        context: Any = file.streams.video[0].codec_context
+        frame: Any = next(file.decode(video=0))
+    assert context.codec_tag == tag
+    assert (frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 6, 6, 6)
+
+
+@pytest.mark.parametrize(
     ("make_source", "name", "said"),
     [
         (None, "out.mkv", "there is no file"),

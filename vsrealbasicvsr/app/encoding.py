@@ -189,7 +189,10 @@ class SegmentWriter:
 
     def write(self, frame: vs.VideoFrame) -> None:
         """Encode the next frame."""
-        picture = to_av(frame, self._pix_fmt)
+        picture: Any = to_av(frame, self._pix_fmt)
+        context = self._stream.codec_context  # ProRes writes into each frame what the frame says, not the context
+        picture.color_range, picture.colorspace = context.color_range, context.colorspace
+        picture.color_primaries, picture.color_trc = context.color_primaries, context.color_trc
         picture.pts, picture.time_base = self._count, self._time_base
         self._count += 1
         self._file.mux(self._stream.encode(picture))

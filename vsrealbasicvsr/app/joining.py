@@ -17,6 +17,8 @@ from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
 MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
+OWN_TAG = ("rawvideo", "prores")
+"""Of these the tag says how the samples lie, or which profile it is; PyAV resets it."""
 COPIED = ("audio", "subtitle", "attachment")
 
 
@@ -67,7 +69,7 @@ def _add_video(out: Any, encoded: Any, suffix: str) -> Any:
             f"{suffix} does not take the video ({printable(str(error), 200)}): choose another suffix of the output or"
             " another --codec"
         ) from None
-    if encoded.codec_context.name == "rawvideo":  # the tag is all that says how the samples lie; PyAV resets it
+    if encoded.codec_context.name in OWN_TAG:
         video.codec_context.codec_tag = encoded.codec_context.codec_tag
     return video
 
