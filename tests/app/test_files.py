@@ -258,6 +258,16 @@ def test_prores_says_its_profile_and_its_colours(
     assert (frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 6, 6, 6)
 
 
+@pytest.mark.parametrize("suffix", [".MP4", ".m4v", ".mov"])
+def test_hevc_has_the_tag_that_players_of_apple_ask_for(make: Any, upscale: Any, tmp_path: Path, suffix: str) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    upscale(source, tmp_path / f"out{suffix}", codec="libx265", stop="0.1")
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        context: Any = file.streams.video[0].codec_context
+        assert context.codec_tag == "hvc1"
+        assert next(file.decode(video=0)).width == 384
+
+
 @pytest.mark.parametrize(
     ("make_source", "name", "said"),
     [

@@ -71,6 +71,8 @@ def _add_video(out: Any, encoded: Any, suffix: str) -> Any:
         ) from None
     if encoded.codec_context.name in OWN_TAG:
         video.codec_context.codec_tag = encoded.codec_context.codec_tag
+    if encoded.codec_context.name == "hevc" and suffix.lower() in MP4_SUFFIXES:
+        video.codec_context.codec_tag = "hvc1"  # players of Apple refuse ffmpeg's default, hev1
     return video
 
 
