@@ -22,6 +22,8 @@ DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
 X265_MIN_PX = 128
 """x265 (seen with 4.3) corrupts the heap where a side is below 64 pixels; from 64 on its streams may differ from run to
 run; from 128 on they were always the same."""
+SVTAV1_MIN_LONGER_PX = 16
+"""SVT-AV1 (seen with 4.2) corrupts the heap where both sides are 8 pixels or less; with 16x4 and 4x16 it does not."""
 DEFAULT_CRF = {"libx264": 17, "libx265": 18, "libsvtav1": 24, "libvpx-vp9": 24}
 DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
@@ -132,6 +134,11 @@ def check_size(encoder: Encoder, size_px: tuple[int, int]) -> None:
         raise UserError(
             f"libx265 is not safe where a side of the output is below {X265_MIN_PX} pixels, and this one is"
             f" {size_px[0]}x{size_px[1]}: choose --codec libx264 or ffv1"
+        )
+    if encoder.codec == "libsvtav1" and max(size_px) < SVTAV1_MIN_LONGER_PX:
+        raise UserError(
+            f"libsvtav1 is not safe where both sides of the output are below {SVTAV1_MIN_LONGER_PX} pixels, and this"
+            f" one is {size_px[0]}x{size_px[1]}: choose --codec libx264 or ffv1"
         )
 
 
