@@ -185,6 +185,8 @@ def alpha_of(path: Path, decoder: str | None = None) -> np.ndarray[Any, Any]:
         ("yuva444p10le", "out.mov", "prores_ks", None),
         ("yuva420p", "out.webm", None, "libvpx-vp9"),
         ("yuva420p", "out.mkv", "libvpx-vp9", "libvpx-vp9"),
+        ("gbrap", "out.webm", None, "libvpx-vp9"),
+        ("yuva444p", "out.webm", None, "libvpx-vp9"),
         ("gbrap", "out.mov", "png", None),
         ("gbrap", "out.mkv", "ffv1", None),
         ("yuva420p", "out.mov", "png", None),

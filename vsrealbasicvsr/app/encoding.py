@@ -31,6 +31,8 @@ CODEC_THREADS = 8
 
 PLAIN_CODECS = ("libx265",)
 """Encoders that take alpha, but as a second layer that hardly any player decodes."""
+NOT_OPENED = {"libvpx-vp9": ("gbrap", "yuva422p", "yuva444p")}
+"""Pixel formats in the list of an encoder that refuses to open with them: hardly any player shows their alpha."""
 RANGE_IN_STREAM = ("h264", "hevc", "av1", "vp9", "mjpeg")
 """Of what these encode, decoders know whether it is of full range; of others, the container alone may say it."""
 RANGE_IN_MATROSKA = ("ffv1", "rawvideo", "jpeg2000", "mpeg4", "snow")
@@ -88,6 +90,7 @@ def choose_encoder(
     if found.type != "video":
         raise UserError(f"{printable(name, 100)} encodes {found.type}, not video: choose another --codec")
     accepted = [video_format.name for video_format in found.video_formats or ()]
+    accepted = [pix_fmt for pix_fmt in accepted if pix_fmt not in NOT_OPENED.get(name, ())]
     candidates = pixel_formats(clip_format, alpha=alpha and name not in PLAIN_CODECS)
     pix_fmt = next((name for name in candidates if name in accepted or not accepted), None)
     if pix_fmt is None:
