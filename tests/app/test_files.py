@@ -193,6 +193,15 @@ def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> N
     assert (came["size"], came["rotation"]) == ((256, 384), 0)
 
 
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_the_pixels_of_a_rotated_video_are_turned_with_it(make: Any, upscale: Any, tmp_path: Path, angle: int) -> None:
+    plain = make("plain.mp4", *VIDEO, "-vf", "setsar=4/3", *H264)
+    source = make("in.mp4", "-display_rotation", str(angle), "-i", str(plain), "-c", "copy")
+    upscale(source, tmp_path / "out.mkv", stop="0.1")
+    came = described(tmp_path / "out.mkv")
+    assert came["sar"] == (Fraction(4, 3) if angle == 180 else Fraction(3, 4))
+
+
 def test_one_frame_and_odd_sizes_are_upscaled(make: Any, upscale: Any, tmp_path: Path) -> None:
     one = make("one.mp4", *VIDEO, "-frames:v", "1", *H264)
     assert upscale(one, tmp_path / "out.mp4")["frames"] == 1
