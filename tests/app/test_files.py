@@ -9,6 +9,7 @@ from typing import Any
 import av
 import pytest
 
+from tests.app.running import frames_of
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.upscaling import upscale_file
@@ -248,6 +249,25 @@ def test_every_usual_encoder_can_be_chosen(make: Any, upscale: Any, tmp_path: Pa
     upscale(source, tmp_path / "out.mkv", codec=codec, stop="0.3", segment_frames=1)
     came = described(tmp_path / "out.mkv")
     assert (came["size"], len(came["seconds"])) == ((384, 256), 8)
+
+
+def test_a_quantizer_of_the_users_own_overrules_the_default_quality(make: Any, upscale: Any, tmp_path: Path) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    upscale(source, tmp_path / "lossless.mkv", stop="0.1", encoder_options={"qp": "0"})
+    upscale(source, tmp_path / "wanted.mkv", stop="0.1", codec="ffv1")
+    assert frames_of(tmp_path / "lossless.mkv") == frames_of(tmp_path / "wanted.mkv")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+def test_a_bit_rate_of_the_users_own_overrules_the_default_quality(
+    make: Any, upscale: Any, tmp_path: Path, codec: str
+) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    sizes = []
+    for name, options in (("default", {}), ("low", {"b": "20k"})):
+        upscale(source, tmp_path / f"{name}.mkv", stop="0.2", codec=codec, encoder_options=options)
+        sizes.append((tmp_path / f"{name}.mkv").stat().st_size)
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 @pytest.mark.parametrize(

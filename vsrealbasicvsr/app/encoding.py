@@ -25,6 +25,8 @@ run; from 128 on they were always the same."""
 SVTAV1_MIN_LONGER_PX = 16
 """SVT-AV1 (seen with 4.2) corrupts the heap where both sides are 8 pixels or less; with 16x4 and 4x16 it does not."""
 DEFAULT_CRF = {"libx264": 17, "libx265": 18, "libsvtav1": 24, "libvpx-vp9": 24}
+RATE_OPTIONS = {"qp", "b", "rc"}
+"""Options of encoders that a crf would overrule: with one of them there is no default crf."""
 DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
 """Of an encoder, on every machine: some encoders' streams depend on it, and segments of several machines are joined."""
@@ -98,7 +100,7 @@ def choose_encoder(
             f"the encoder {name} takes none of the formats that the clip can be converted to: choose another --codec"
         )
     chosen = dict(options)
-    crf_given = DEFAULT_CRF.get(name) if crf is None else crf
+    crf_given = DEFAULT_CRF.get(name) if crf is None and not RATE_OPTIONS & chosen.keys() else crf
     if crf_given is not None and "crf" not in chosen:
         chosen["crf"] = f"{crf_given:g}"
     preset_given = preset or DEFAULT_PRESET.get(name)
