@@ -217,6 +217,25 @@ def test_alpha_that_is_dropped_is_said(
     assert line.endswith("in.webm is dropped: the decoder of VP8 and VP9 does not deliver it")
 
 
+@pytest.mark.long
+def test_a_webm_of_more_than_8_bits_keeps_10_or_says_that_it_does_not(
+    make: Any, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = "testsrc2=size=16x16:rate=25:duration=0.12,format=yuv420p10le,setparams=color_trc=smpte2084"
+    source = make("in.mkv", "-f", "lavfi", "-i", picture, "-c:v", "ffv1")
+    formats = []
+    for name, codec in (("default.webm", None), ("vp9.webm", "libvpx-vp9"), ("mpeg4.mkv", "mpeg4")):
+        upscale(source, tmp_path / name, tiny_model, codec=codec)
+        with av.open(str(tmp_path / name)) as file:
+            formats.append(next(file.decode(video=0)).format.name)
+    assert formats == ["yuv420p10le", "yuv420p", "yuv420p"]
+    lost = "the source's 10 bits per sample become 8, which is all that"
+    assert said(caplog) == [
+        f"{lost} libvpx-vp9 takes: --codec libsvtav1 keeps 10",
+        f"{lost} mpeg4 takes: write .mkv with --codec ffv1 to keep them",
+    ]
+
+
 def flat(path: Path, pix_fmt: str, samples: tuple[int, ...], **colours: int) -> Path:
     """A video of three frames of one colour, whose planes have these samples."""
     with av.open(str(path), "w") as file:
