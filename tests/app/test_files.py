@@ -185,6 +185,19 @@ def test_tracks_chapters_attachments_and_tags_are_kept(make: Any, upscale: Any, 
     assert packets(tmp_path / "out.mkv", "audio") == packets(source, "audio")
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mp4", ".mov"])
+def test_an_attachment_is_left_out_with_a_note_where_the_container_has_none(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    (tmp_path / "a.ttf").write_bytes(b"a font")
+    attached = ["-attach", str(tmp_path / "a.ttf"), "-metadata:s:t", "mimetype=application/x-truetype-font"]
+    source = make("in.mkv", *VIDEO, *H264, *attached)
+    upscale(source, tmp_path / f"out{suffix}", stop="0.1")
+    assert f"(a.ttf) does not fit into {suffix} and is left out: write .mkv to keep it" in caplog.text
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:
     plain = make("plain.mp4", *VIDEO, *H264)
     source = make("in.mp4", "-display_rotation", "90", "-i", str(plain), "-c", "copy")

@@ -115,8 +115,11 @@ def holds(muxer: str, codec: str) -> bool:
     """Return whether a container takes the streams of an encoder, and gives back what it takes to decode them."""
     if codec == "rawvideo" and muxer in ("mov", "mp4"):  # takes planes, and does not say how they lie
         return False
+    name = av.Codec(codec, "w").canonical_name
+    if muxer == "mov" and name in ("vp8", "vp9", "av1"):  # in its list, and refused when the file is begun
+        return False
     with av.open(io.BytesIO(), "w", format=muxer) as file:
-        return av.Codec(codec, "w").canonical_name in file.supported_codecs
+        return name in file.supported_codecs
 
 
 def carries_range(muxer: str, codec: str) -> bool:

@@ -141,10 +141,10 @@ def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
             continue
         name = getattr(stream.codec_context, "name", None) if kind != "attachment" else stream.name
         try:
-            if kind == "attachment":
+            if kind == "attachment" and muxer_of(suffix) == "matroska":  # .webm drops it silently, .mp4 fails
                 out.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
                 continue
-            if name not in out.supported_codecs:
+            if kind == "attachment" or name not in out.supported_codecs:
                 raise ValueError(f"{name} is not for this container")
             added = out.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError, AttributeError, TypeError):
