@@ -198,6 +198,19 @@ def test_an_attachment_is_left_out_with_a_note_where_the_container_has_none(
         assert [stream.type for stream in file.streams] == ["video"]
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("flac", ".mov"), ("libopus", ".mov"), ("truehd", ".mov"), ("truehd", ".mp4")]
+)
+def test_audio_that_its_container_refuses_is_left_out_with_a_note(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, suffix: str
+) -> None:
+    source = make("in.mkv", *VIDEO, *AUDIO, *H264, "-c:a", codec, "-ar", "48000", "-strict", "-2")
+    upscale(source, tmp_path / f"out{suffix}", stop="0.1")
+    assert f" does not fit into {suffix} and is left out: write .mkv to keep it" in caplog.text
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:
     plain = make("plain.mp4", *VIDEO, *H264)
     source = make("in.mp4", "-display_rotation", "90", "-i", str(plain), "-c", "copy")

@@ -41,6 +41,8 @@ RANGE_IN_MATROSKA = ("ffv1", "rawvideo", "jpeg2000", "mpeg4", "snow")
 """Of those others, for which decoders believe Matroska; .mp4 says it only where the primaries are known, .mov never."""
 SEGMENT_FORMATS = ("matroska", "mov", "nut")
 """ffmpeg's names of the containers of segments; the first that takes the codec."""
+NOT_MUXED = {"mov": ("vp8", "vp9", "av1", "flac", "opus", "truehd"), "mp4": ("truehd",)}
+"""Codecs in the list of a container of ffmpeg that refuses them when the file is begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +118,8 @@ def holds(muxer: str, codec: str) -> bool:
     if codec == "rawvideo" and muxer in ("mov", "mp4"):  # takes planes, and does not say how they lie
         return False
     name = av.Codec(codec, "w").canonical_name
-    if muxer == "mov" and name in ("vp8", "vp9", "av1"):  # in its list, and refused when the file is begun
-        return False
     with av.open(io.BytesIO(), "w", format=muxer) as file:
-        return name in file.supported_codecs
+        return name in file.supported_codecs and name not in NOT_MUXED.get(muxer, ())
 
 
 def carries_range(muxer: str, codec: str) -> bool:

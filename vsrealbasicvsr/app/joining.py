@@ -11,7 +11,7 @@ import av
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
-from .encoding import packets_of
+from .encoding import NOT_MUXED, packets_of
 from .paths import main_video
 from .timeline import Timeline
 
@@ -134,7 +134,7 @@ def _describe(original: Any, video: Any, out: Any) -> None:
 def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
     """Add a stream to `out` for each of the source's that goes with it; say which do not fit into the container."""
     copied = {}
-    main = main_video(original)
+    main, not_muxed = main_video(original), NOT_MUXED.get(muxer_of(suffix), ())
     for stream in original.streams:
         kind = stream.type
         if stream is main or kind not in (*COPIED, "video"):
@@ -144,7 +144,7 @@ def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
             if kind == "attachment" and muxer_of(suffix) == "matroska":  # .webm drops it silently, .mp4 fails
                 out.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
                 continue
-            if kind == "attachment" or name not in out.supported_codecs:
+            if kind == "attachment" or name not in out.supported_codecs or name in not_muxed:
                 raise ValueError(f"{name} is not for this container")
             added = out.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError, AttributeError, TypeError):
