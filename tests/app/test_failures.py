@@ -107,7 +107,10 @@ ENCODERS = [
     ([*encode("libsvtav1"), "--preset", "99"], "out of range"),
     ([*encode("libx264"), "--encoder-option", "tune"], "--encoder-option takes name=value"),
     ([*encode("libx265"), "--width", "126", "--height", "128"], "this one is 126x128: choose --codec libx264 or ffv1"),
+    ([*encode("libsvtav1"), "--width", "8", "--height", "8"], "this one is 8x8: choose --codec libx264 or ffv1"),
     (up("--codec", "libx264", output="out.webm"), ".webm cannot hold h264"),
+    (up("--codec", "libvpx-vp9", output="out.mov"), ".mov cannot hold vp9: choose another --codec or another suffix"),
+    (up("--codec", "libsvtav1", output="out.mov"), ".mov cannot hold av1: choose another --codec or another suffix"),
     (up("--width", "60000", "--height", "60000"), "Picture size 60000x60000 is invalid"),
 ]
 PICTURES = [

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import pytest
 
+from tests.app.running import frames_of
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.upscaling import upscale_file
@@ -184,6 +185,32 @@ def test_tracks_chapters_attachments_and_tags_are_kept(make: Any, upscale: Any, 
     assert packets(tmp_path / "out.mkv", "audio") == packets(source, "audio")
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mp4", ".mov"])
+def test_an_attachment_is_left_out_with_a_note_where_the_container_has_none(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    (tmp_path / "a.ttf").write_bytes(b"a font")
+    attached = ["-attach", str(tmp_path / "a.ttf"), "-metadata:s:t", "mimetype=application/x-truetype-font"]
+    source = make("in.mkv", *VIDEO, *H264, *attached)
+    upscale(source, tmp_path / f"out{suffix}", stop="0.1")
+    assert f"(a.ttf) does not fit into {suffix} and is left out: write .mkv to keep it" in caplog.text
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("flac", ".mov"), ("libopus", ".mov"), ("truehd", ".mov"), ("truehd", ".mp4")]
+)
+def test_audio_that_its_container_refuses_is_left_out_with_a_note(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, suffix: str
+) -> None:
+    source = make("in.mkv", *VIDEO, *AUDIO, *H264, "-c:a", codec, "-ar", "48000", "-strict", "-2")
+    upscale(source, tmp_path / f"out{suffix}", stop="0.1")
+    assert f" does not fit into {suffix} and is left out: write .mkv to keep it" in caplog.text
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:
     plain = make("plain.mp4", *VIDEO, *H264)
     source = make("in.mp4", "-display_rotation", "90", "-i", str(plain), "-c", "copy")
@@ -191,6 +218,15 @@ def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> N
     upscale(source, tmp_path / "out.mp4", stop="0.2")
     came = described(tmp_path / "out.mp4")
     assert (came["size"], came["rotation"]) == ((256, 384), 0)
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_the_pixels_of_a_rotated_video_are_turned_with_it(make: Any, upscale: Any, tmp_path: Path, angle: int) -> None:
+    plain = make("plain.mp4", *VIDEO, "-vf", "setsar=4/3", *H264)
+    source = make("in.mp4", "-display_rotation", str(angle), "-i", str(plain), "-c", "copy")
+    upscale(source, tmp_path / "out.mkv", stop="0.1")
+    came = described(tmp_path / "out.mkv")
+    assert came["sar"] == (Fraction(4, 3) if angle == 180 else Fraction(3, 4))
 
 
 def test_one_frame_and_odd_sizes_are_upscaled(make: Any, upscale: Any, tmp_path: Path) -> None:
@@ -239,6 +275,52 @@ def test_every_usual_encoder_can_be_chosen(make: Any, upscale: Any, tmp_path: Pa
     upscale(source, tmp_path / "out.mkv", codec=codec, stop="0.3", segment_frames=1)
     came = described(tmp_path / "out.mkv")
     assert (came["size"], len(came["seconds"])) == ((384, 256), 8)
+
+
+def test_a_quantizer_of_the_users_own_overrules_the_default_quality(make: Any, upscale: Any, tmp_path: Path) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    upscale(source, tmp_path / "lossless.mkv", stop="0.1", encoder_options={"qp": "0"})
+    upscale(source, tmp_path / "wanted.mkv", stop="0.1", codec="ffv1")
+    assert frames_of(tmp_path / "lossless.mkv") == frames_of(tmp_path / "wanted.mkv")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+def test_a_bit_rate_of_the_users_own_overrules_the_default_quality(
+    make: Any, upscale: Any, tmp_path: Path, codec: str
+) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    sizes = []
+    for name, options in (("default", {}), ("low", {"b": "20k"})):
+        upscale(source, tmp_path / f"{name}.mkv", stop="0.2", codec=codec, encoder_options=options)
+        sizes.append((tmp_path / f"{name}.mkv").stat().st_size)
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "options", "tag"),
+    [("yuv422p10le", {}, "apch"), ("yuva444p10le", {}, "ap4h"), ("yuv422p10le", {"profile": "proxy"}, "apco")],
+)
+def test_prores_says_its_profile_and_its_colours(
+    make: Any, upscale: Any, tmp_path: Path, pix_fmt: str, options: dict[str, str], tag: str
+) -> None:
+    colours = "setparams=range=tv:colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m"
+    source = make("in.mkv", *VIDEO, "-vf", colours, "-c:v", "ffv1", "-pix_fmt", pix_fmt)
+    upscale(source, tmp_path / "out.mov", codec="prores_ks", stop="0.1", encoder_options=options)
+    with av.open(str(tmp_path / "out.mov")) as file:
+        context: Any = file.streams.video[0].codec_context
+        frame: Any = next(file.decode(video=0))
+    assert context.codec_tag == tag
+    assert (frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 6, 6, 6)
+
+
+@pytest.mark.parametrize("suffix", [".MP4", ".m4v", ".mov"])
+def test_hevc_has_the_tag_that_players_of_apple_ask_for(make: Any, upscale: Any, tmp_path: Path, suffix: str) -> None:
+    source = make("in.mkv", *VIDEO, *H264)
+    upscale(source, tmp_path / f"out{suffix}", codec="libx265", stop="0.1")
+    with av.open(str(tmp_path / f"out{suffix}")) as file:
+        context: Any = file.streams.video[0].codec_context
+        assert context.codec_tag == "hvc1"
+        assert next(file.decode(video=0)).width == 384
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ def alpha_of(path: Path, decoder: str | None = None) -> np.ndarray[Any, Any]:
         ("yuva444p10le", "out.mov", "prores_ks", None),
         ("yuva420p", "out.webm", None, "libvpx-vp9"),
         ("yuva420p", "out.mkv", "libvpx-vp9", "libvpx-vp9"),
+        ("gbrap", "out.webm", None, "libvpx-vp9"),
+        ("yuva444p", "out.webm", None, "libvpx-vp9"),
         ("gbrap", "out.mov", "png", None),
         ("gbrap", "out.mkv", "ffv1", None),
         ("yuva420p", "out.mov", "png", None),
@@ -213,6 +215,89 @@ def test_alpha_that_is_dropped_is_said(
     upscale(make("in.webm", *pattern, "-c:v", "libvpx-vp9"), tmp_path / "vp9.mkv", tiny_model, codec="ffv1")
     (line,) = said(caplog)
     assert line.endswith("in.webm is dropped: the decoder of VP8 and VP9 does not deliver it")
+
+
+@pytest.mark.long
+def test_a_webm_of_more_than_8_bits_keeps_10_or_says_that_it_does_not(
+    make: Any, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = "testsrc2=size=16x16:rate=25:duration=0.12,format=yuv420p10le,setparams=color_trc=smpte2084"
+    source = make("in.mkv", "-f", "lavfi", "-i", picture, "-c:v", "ffv1")
+    formats = []
+    for name, codec in (("default.webm", None), ("vp9.webm", "libvpx-vp9"), ("mpeg4.mkv", "mpeg4")):
+        upscale(source, tmp_path / name, tiny_model, codec=codec)
+        with av.open(str(tmp_path / name)) as file:
+            formats.append(next(file.decode(video=0)).format.name)
+    assert formats == ["yuv420p10le", "yuv420p", "yuv420p"]
+    lost = "the source's 10 bits per sample become 8, which is all that"
+    assert said(caplog) == [
+        f"{lost} libvpx-vp9 takes: --codec libsvtav1 keeps 10",
+        f"{lost} mpeg4 takes: write .mkv with --codec ffv1 to keep them",
+    ]
+
+
+def flat(path: Path, pix_fmt: str, samples: tuple[int, ...], **colours: int) -> Path:
+    """A video of three frames of one colour, whose planes have these samples."""
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, pix_fmt
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        for n in range(3):
+            frame: Any = av.VideoFrame(16, 16, pix_fmt)
+            for plane, sample in zip(frame.planes, samples, strict=True):
+                plane.update(bytes([sample]) * plane.buffer_size)
+            frame.pts = n
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def shown(path: Path) -> np.ndarray[Any, Any]:
+    """The mean colour of the first frame, as what it and the file say of it lets a player show it."""
+    with av.open(str(path)) as file:
+        return next(file.decode(video=0)).reformat(format="rgb24").to_ndarray().mean((0, 1))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        ("prores_ks", "out.mov"),
+        ("v210", "out.mov"),
+        ("cfhd", "out.mov"),
+        ("jpeg2000", "out.mov"),
+        ("mpeg4", "out.mp4"),
+        ("mpeg2video", "out.mp4"),
+        ("mpeg2video", "out.mkv"),
+        ("libvpx", "out.webm"),
+        ("ffv1", "out.mp4"),
+        ("jpeg2000", "out.mkv"),
+        ("libx264", "out.mp4"),
+        ("libsvtav1", "out.webm"),
+    ],
+)
+def test_full_range_is_shown_in_its_colours_by_every_codec(
+    tiny_model: Path, tmp_path: Path, codec: str, name: str
+) -> None:
+    source = flat(tmp_path / "in.mkv", "yuv420p", (90, 108, 190), color_range=2, colorspace=6)
+    upscale(source, tmp_path / "wanted.mkv", tiny_model, codec="ffv1")
+    upscale(source, tmp_path / name, tiny_model, codec=codec)
+    assert np.max(np.abs(shown(tmp_path / name) - shown(tmp_path / "wanted.mkv"))) <= 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pix_fmt", ["gray", "ya8"])
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libsvtav1", "out.mkv"), (None, "out.webm"), ("mpeg4", "out.mkv"), ("ffv1", "out.mkv")]
+)
+def test_white_of_grey_sources_stays_white(
+    tiny_model: Path, tmp_path: Path, pix_fmt: str, codec: str | None, name: str
+) -> None:
+    source = flat(tmp_path / "in.mkv", pix_fmt, (255,), color_range=2)
+    upscale(source, tmp_path / "wanted.mkv", tiny_model, codec="libx264")  # takes grey
+    upscale(source, tmp_path / name, tiny_model, codec=codec)
+    assert np.max(np.abs(shown(tmp_path / name) - shown(tmp_path / "wanted.mkv"))) <= 3
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -22,15 +22,27 @@ DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
 X265_MIN_PX = 128
 """x265 (seen with 4.3) corrupts the heap where a side is below 64 pixels; from 64 on its streams may differ from run to
 run; from 128 on they were always the same."""
+SVTAV1_MIN_LONGER_PX = 16
+"""SVT-AV1 (seen with 4.2) corrupts the heap where both sides are 8 pixels or less; with 16x4 and 4x16 it does not."""
 DEFAULT_CRF = {"libx264": 17, "libx265": 18, "libsvtav1": 24, "libvpx-vp9": 24}
+RATE_OPTIONS = {"qp", "b", "rc"}
+"""Options of encoders that a crf would overrule: with one of them there is no default crf."""
 DEFAULT_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 CODEC_THREADS = 8
 """Of an encoder, on every machine: some encoders' streams depend on it, and segments of several machines are joined."""
 
 PLAIN_CODECS = ("libx265",)
 """Encoders that take alpha, but as a second layer that hardly any player decodes."""
+NOT_OPENED = {"libvpx-vp9": ("gbrap", "yuva422p", "yuva444p")}
+"""Pixel formats in the list of an encoder that refuses to open with them: hardly any player shows their alpha."""
+RANGE_IN_STREAM = ("h264", "hevc", "av1", "vp9", "mjpeg")
+"""Of what these encode, decoders know whether it is of full range; of others, the container alone may say it."""
+RANGE_IN_MATROSKA = ("ffv1", "rawvideo", "jpeg2000", "mpeg4", "snow")
+"""Of those others, for which decoders believe Matroska; .mp4 says it only where the primaries are known, .mov never."""
 SEGMENT_FORMATS = ("matroska", "mov", "nut")
 """ffmpeg's names of the containers of segments; the first that takes the codec."""
+NOT_MUXED = {"mov": ("vp8", "vp9", "av1", "flac", "opus", "truehd"), "mp4": ("truehd",)}
+"""Codecs in the list of a container of ffmpeg that refuses them when the file is begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +94,7 @@ def choose_encoder(
     if found.type != "video":
         raise UserError(f"{printable(name, 100)} encodes {found.type}, not video: choose another --codec")
     accepted = [video_format.name for video_format in found.video_formats or ()]
+    accepted = [pix_fmt for pix_fmt in accepted if pix_fmt not in NOT_OPENED.get(name, ())]
     candidates = pixel_formats(clip_format, alpha=alpha and name not in PLAIN_CODECS)
     pix_fmt = next((name for name in candidates if name in accepted or not accepted), None)
     if pix_fmt is None:
@@ -89,7 +102,7 @@ def choose_encoder(
             f"the encoder {name} takes none of the formats that the clip can be converted to: choose another --codec"
         )
     chosen = dict(options)
-    crf_given = DEFAULT_CRF.get(name) if crf is None else crf
+    crf_given = DEFAULT_CRF.get(name) if crf is None and not RATE_OPTIONS & chosen.keys() else crf
     if crf_given is not None and "crf" not in chosen:
         chosen["crf"] = f"{crf_given:g}"
     preset_given = preset or DEFAULT_PRESET.get(name)
@@ -104,8 +117,15 @@ def holds(muxer: str, codec: str) -> bool:
     """Return whether a container takes the streams of an encoder, and gives back what it takes to decode them."""
     if codec == "rawvideo" and muxer in ("mov", "mp4"):  # takes planes, and does not say how they lie
         return False
+    name = av.Codec(codec, "w").canonical_name
     with av.open(io.BytesIO(), "w", format=muxer) as file:
-        return av.Codec(codec, "w").canonical_name in file.supported_codecs
+        return name in file.supported_codecs and name not in NOT_MUXED.get(muxer, ())
+
+
+def carries_range(muxer: str, codec: str) -> bool:
+    """Return whether frames of full range, of an encoder and in a container, are decoded as such."""
+    name = av.Codec(codec, "w").canonical_name
+    return name in RANGE_IN_STREAM or (name in RANGE_IN_MATROSKA and muxer in ("matroska", "webm"))
 
 
 def segment_format(codec: str) -> str:
@@ -122,6 +142,11 @@ def check_size(encoder: Encoder, size_px: tuple[int, int]) -> None:
         raise UserError(
             f"libx265 is not safe where a side of the output is below {X265_MIN_PX} pixels, and this one is"
             f" {size_px[0]}x{size_px[1]}: choose --codec libx264 or ffv1"
+        )
+    if encoder.codec == "libsvtav1" and max(size_px) < SVTAV1_MIN_LONGER_PX:
+        raise UserError(
+            f"libsvtav1 is not safe where both sides of the output are below {SVTAV1_MIN_LONGER_PX} pixels, and this"
+            f" one is {size_px[0]}x{size_px[1]}: choose --codec libx264 or ffv1"
         )
 
 
@@ -179,7 +204,10 @@ class SegmentWriter:
 
     def write(self, frame: vs.VideoFrame) -> None:
         """Encode the next frame."""
-        picture = to_av(frame, self._pix_fmt)
+        picture: Any = to_av(frame, self._pix_fmt)
+        context = self._stream.codec_context  # ProRes writes into each frame what the frame says, not the context
+        picture.color_range, picture.colorspace = context.color_range, context.colorspace
+        picture.color_primaries, picture.color_trc = context.color_primaries, context.color_trc
         picture.pts, picture.time_base = self._count, self._time_base
         self._count += 1
         self._file.mux(self._stream.encode(picture))

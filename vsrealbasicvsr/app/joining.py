@@ -11,12 +11,14 @@ import av
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
-from .encoding import packets_of
+from .encoding import NOT_MUXED, packets_of
 from .paths import main_video
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
 MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
+OWN_TAG = ("rawvideo", "prores")
+"""Of these the tag says how the samples lie, or which profile it is; PyAV resets it."""
 COPIED = ("audio", "subtitle", "attachment")
 
 
@@ -67,8 +69,10 @@ def _add_video(out: Any, encoded: Any, suffix: str) -> Any:
             f"{suffix} does not take the video ({printable(str(error), 200)}): choose another suffix of the output or"
             " another --codec"
         ) from None
-    if encoded.codec_context.name == "rawvideo":  # the tag is all that says how the samples lie; PyAV resets it
+    if encoded.codec_context.name in OWN_TAG:
         video.codec_context.codec_tag = encoded.codec_context.codec_tag
+    if encoded.codec_context.name == "hevc" and suffix.lower() in MP4_SUFFIXES:
+        video.codec_context.codec_tag = "hvc1"  # players of Apple refuse ffmpeg's default, hev1
     return video
 
 
@@ -130,17 +134,17 @@ def _describe(original: Any, video: Any, out: Any) -> None:
 def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
     """Add a stream to `out` for each of the source's that goes with it; say which do not fit into the container."""
     copied = {}
-    main = main_video(original)
+    main, not_muxed = main_video(original), NOT_MUXED.get(muxer_of(suffix), ())
     for stream in original.streams:
         kind = stream.type
         if stream is main or kind not in (*COPIED, "video"):
             continue
         name = getattr(stream.codec_context, "name", None) if kind != "attachment" else stream.name
         try:
-            if kind == "attachment":
+            if kind == "attachment" and muxer_of(suffix) == "matroska":  # .webm drops it silently, .mp4 fails
                 out.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
                 continue
-            if name not in out.supported_codecs:
+            if kind == "attachment" or name not in out.supported_codecs or name in not_muxed:
                 raise ValueError(f"{name} is not for this container")
             added = out.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError, AttributeError, TypeError):

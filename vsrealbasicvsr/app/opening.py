@@ -7,25 +7,26 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import vapoursynth as vs
 
 from vsrealbasicvsr import __version__
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoder_check import check_encoder
-from .encoding import choose_encoder
+from .encoding import Encoder, carries_range, choose_encoder
 from .hdr import PEAK_NITS
 from .job import Choices, Job, identity_of, state_folder
 from .joining import muxer_of
 from .pixel_formats import ALPHA, has_alpha, to_pix_fmt
 from .plan import plan_segments
-from .rendering import Pipeline, light_of_source, matrix_of, tags_of, upscaled
+from .rendering import Pipeline, light_of_source, matrix_of, range_of, tags_of, upscaled
 from .source import Source, check_suitable, open_source
 
 LOG = logging.getLogger(__name__)
 DEFAULT_WINDOW_LENGTH = 30
-DEFAULT_CODEC_OF = {".webm": "libvpx-vp9"}
-"""Of containers that take none of the usual codecs."""
+DEFAULT_CODEC_OF, DEFAULT_DEEP_CODEC_OF = {".webm": "libvpx-vp9"}, {".webm": "libsvtav1"}
+"""Of containers that take none of the usual codecs: for 8 bits, and for more, of which libvpx-vp9 takes none here."""
 _TIME = re.compile(r"(\d{1,9}:){0,2}(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", re.ASCII)
 
 
@@ -61,7 +62,7 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     encoder = choose_encoder(
         clip.format,
         alpha=ALPHA in source.props,
-        codec=choices.codec or DEFAULT_CODEC_OF.get(suffix),
+        codec=choices.codec or _default_codec(suffix, clip.format, alpha=ALPHA in source.props),
         crf=choices.crf,
         preset=choices.preset,
         options=choices.encoder_options,
@@ -69,9 +70,12 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     if ALPHA in source.props and not has_alpha(encoder.pix_fmt):
         LOG.warning("the alpha plane is dropped, which %s does not keep: --codec ffv1 does", encoder.codec)
         clip = clip.std.RemoveFrameProps(ALPHA)
-    clip = to_pix_fmt(clip, encoder.pix_fmt, matrix=matrix_of(source))
+    _warn_of_lost_depth(clip.format, encoder, suffix)
+    full = range_of(source.clip.format, source.props) == int(vs.RANGE_FULL)
+    to_limited = full and not carries_range(muxer_of(suffix), encoder.codec)
+    clip = to_pix_fmt(clip, encoder.pix_fmt, matrix=matrix_of(source), to_limited=to_limited)
     rate = source.timeline.cut(*frames).nominal_rate(Fraction(source.clip.fps))
-    tags = tags_of(source, rate, clip)
+    tags = tags_of(source, rate, clip, to_limited=to_limited)
     check_encoder(encoder, (clip.width, clip.height), tags, muxer_of(suffix), suffix)
     pipeline = Pipeline(clip=clip, encoder=encoder, tags=tags)
     segments = plan_segments(
@@ -84,6 +88,26 @@ def open_job(source_path: Path, output: Path, choices: Choices) -> tuple[Job, So
     )
     job = Job(source=source_path, output=output, choices=choices, identity=identity, segments=tuple(segments))
     return job, source, frames, pipeline
+
+
+def _default_codec(suffix: str, video_format: vs.VideoFormat, *, alpha: bool) -> str | None:
+    """Return the codec that a container needs; None: the usual ones do. Alpha is worth more than depth."""
+    deep = video_format.bits_per_sample > 8 and not alpha
+    return (DEFAULT_DEEP_CODEC_OF if deep else DEFAULT_CODEC_OF).get(suffix)
+
+
+def _warn_of_lost_depth(video_format: vs.VideoFormat, encoder: Encoder, suffix: str) -> None:
+    """Log a warning where samples of more than 8 bits are encoded with 8."""
+    depth = av.VideoFormat(encoder.pix_fmt).components[0].bits
+    in_av1 = suffix == ".webm" and not has_alpha(encoder.pix_fmt)
+    if video_format.bits_per_sample > 8 >= depth:
+        LOG.warning(
+            "the source's %d bits per sample become %d, which is all that %s takes: %s",
+            video_format.bits_per_sample,
+            depth,
+            encoder.codec,
+            "--codec libsvtav1 keeps 10" if in_av1 else "write .mkv with --codec ffv1 to keep them",
+        )
 
 
 def _hdr(source: Source) -> dict[str, Any]:

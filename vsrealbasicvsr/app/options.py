@@ -88,8 +88,8 @@ class EncodingOptions:
         str | None,
         option(
             ENCODING,
-            "Encoder, by ffmpeg's name: libx264 (default for 8 bits), libx265 (for more), libvpx-vp9 (for .webm),"
-            " libsvtav1, ffv1 ...",
+            "Encoder, by ffmpeg's name: libx264 (default for 8 bits), libx265 (for more), libvpx-vp9 and"
+            " libsvtav1 (the same for .webm), ffv1 ...",
         ),
     ] = None
     crf: Annotated[

@@ -64,10 +64,14 @@ def check_divisible(video_format: vs.VideoFormat, width: int, height: int) -> No
         )
 
 
-def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str, *, matrix: int) -> vs.VideoNode:
+def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str, *, matrix: int, to_limited: bool = False) -> vs.VideoNode:
     """Convert the clip, and its alpha planes, to a pixel format of ffmpeg, with dithering where depth is lost.
 
-    matrix: between YUV and RGB.
+    Args:
+        clip: What to convert.
+        pix_fmt: ffmpeg's name.
+        matrix: Between YUV and RGB.
+        to_limited: YUV and GRAY of full range become limited range.
 
     Raises:
         UserError: The format has chroma planes of a fraction of the size, which the clip's size is no multiple of.
@@ -82,12 +86,15 @@ def to_pix_fmt(clip: vs.VideoNode, pix_fmt: str, *, matrix: int) -> vs.VideoNode
     wanted = vs.core.query_video_format(family, vs.INTEGER, depth, *layout)
     check_divisible(wanted, clip.width, clip.height)
     alpha = clip.std.PropToClip(ALPHA) if has_alpha(pix_fmt) else None
-    if clip.format is None or clip.format.id != wanted.id:
+    to_limited &= family != vs.RGB
+    if clip.format is None or clip.format.id != wanted.id or to_limited:
         arguments: dict[str, Any] = {}
         if clip.format is not None and clip.format.color_family == vs.RGB and family != vs.RGB:
             arguments = {"matrix": matrix, "range": vs.RANGE_LIMITED}
         elif family == vs.RGB and clip.format is not None and clip.format.color_family != vs.RGB:
             arguments = {"matrix_in": matrix}
+        if to_limited:
+            arguments["range"] = vs.RANGE_LIMITED
         clip = clip.resize.Spline36(format=wanted.id, dither_type="error_diffusion", **arguments)
     if alpha is not None:
         gray = vs.core.query_video_format(vs.GRAY, vs.INTEGER, depth, 0, 0)

@@ -29,7 +29,7 @@ from .page import (
     write_page,
 )
 from .progress import Reporter
-from .rendering import matrix_of, output_size, upscaled
+from .rendering import matrix_of, output_size, pixel_aspect, upscaled
 from .source import check_suitable
 
 DEFAULT_OVERLAP = 8
@@ -197,13 +197,12 @@ class _Shape:
     @staticmethod
     def of(excerpt: Excerpt, size: tuple[int, int], look: Look, *, num_methods: int, num_shots: int) -> "_Shape":
         """Return the shape of a page whose pictures have this size."""
-        props, clip = excerpt.source.props, excerpt.source.clip
-        pixel = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
+        clip = excerpt.source.clip
         stretch = Fraction(size[0], clip.width) / Fraction(size[1], clip.height)
         fit = frames_that_fit(
             wanted=look.loop_frames, width=size[0], height=size[1], num_methods=num_methods, num_shots=num_shots
         )
-        return _Shape(size=size, aspect=float(pixel / stretch), loop_frames=fit)
+        return _Shape(size=size, aspect=float(pixel_aspect(excerpt.source) / stretch), loop_frames=fit)
 
     def tell(self, look: Look, reporter: Reporter) -> None:
         """Say that loops are shorter than was asked for."""

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -18,6 +19,7 @@ from .encoding import Encoder, SegmentWriter, Tags
 from .hdr import Light, from_network, hdr_words, light_of, to_network
 from .interrupting import computed
 from .job import Choices, Job
+from .paths import main_video
 from .pixel_formats import ALPHA, check_divisible
 from .plan import Segment, runs
 from .source import Source
@@ -120,18 +122,32 @@ def _deinterlaced(clip: vs.VideoNode, name: str) -> vs.VideoNode:
     return vs.core.bwdif.Bwdif(clip, field=-1)
 
 
-def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode) -> Tags:
-    """Return what the output's stream says of its frames: what the source's frames say, in the output's size."""
+def pixel_aspect(source: Source) -> Fraction:
+    """Return width / height of the source's pixels as they are shown. BestSource turns frames, and not their pixels."""
+    aspect = Fraction(int(source.props.get("_SARNum", 1)) or 1, int(source.props.get("_SARDen", 1)) or 1)
+    if aspect == 1:
+        return aspect
+    with av.open(str(source.path)) as file, suppress(av.FFmpegError, StopIteration):
+        if next(file.decode(main_video(file))).rotation % 180 == 90:
+            return 1 / aspect
+    return aspect
+
+
+def tags_of(source: Source, rate: Fraction, clip: vs.VideoNode, *, to_limited: bool = False) -> Tags:
+    """Return what the output's stream says of its frames: what the source's frames say, in the output's size.
+
+    to_limited: the clip was converted from full to limited range.
+    """
     props = source.props
     is_rgb = clip.format is not None and clip.format.color_family == vs.RGB
-    changed = (source.clip.format.color_family == vs.RGB) != is_rgb
-    full = range_of(clip.format, {} if changed else props)
-    sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
+    # Then core.resize makes what is usual for the new family: RGB full, YUV limited.
+    changed = clip.format is None or source.clip.format.color_family != clip.format.color_family
+    full = range_of(clip.format, {} if changed or to_limited else props)
     # The frame keeps its shape: what was stretched by a size of the user's own is taken out again.
     stretch = Fraction(clip.width, source.clip.width) / Fraction(clip.height, source.clip.height)
     return Tags(
         rate=rate,
-        sample_aspect_ratio=(sar / stretch).limit_denominator(4096),
+        sample_aspect_ratio=(pixel_aspect(source) / stretch).limit_denominator(4096),
         color_range=2 if full == int(vs.RANGE_FULL) else 1,
         colorspace=0 if is_rgb else matrix_of(source),
         color_primaries=int(props.get("_Primaries", 2)),
