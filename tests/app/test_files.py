@@ -1,6 +1,8 @@
 """`rbvsr upscale` on a zoo of real files: what is in the file besides its pixels comes out as it went in."""
 
+import itertools
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -9,12 +11,16 @@ from typing import Any
 import av
 import pytest
 
+from tests.clips import MakeClip
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
 from vsrealbasicvsr.app.upscaling import upscale_file
 from vsrealbasicvsr.errors import UserError
 
 pytestmark = pytest.mark.long
+
+MILLISECOND = Fraction(1, 1000)
+"""The unit of time in Matroska."""
 
 VIDEO = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1"]
 AUDIO = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1"]
@@ -144,6 +150,52 @@ def test_a_variable_rate_keeps_its_times_and_the_audio_its_packets(
     assert came["seconds"] == was["seconds"]
     assert len({after - before for before, after in pairwise(was["seconds"])}) > 1
     assert packets(tmp_path / f"out{suffix}", "audio") == packets(source, "audio")
+
+
+def seconds(path: Path) -> list[Fraction]:
+    """When the frames of a file are shown, as its packets say."""
+    with av.open(str(path)) as file:
+        return sorted(p.pts * p.time_base for p in file.demux(video=0) if p.size and p.pts is not None)
+
+
+def remuxed(source: Path, path: Path, stamp: Callable[[Any, int], int]) -> Path:
+    """Copy the packets, each with the time stamp that `stamp` makes of it and its number in its stream."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in file.streams}
+        numbers = {index: itertools.count() for index in streams}
+        for packet in file.demux():
+            if packet.size:
+                packet.pts = packet.dts = stamp(packet, next(numbers[packet.stream_index]))
+                packet.stream = streams[packet.stream_index]
+                out.mux(packet)
+    return path
+
+
+def test_frames_without_time_stamps_are_shown_between_their_neighbours(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path
+) -> None:
+    """BestSource has one time stamp for each pack of an MPEG program stream."""
+    source = make_clip(
+        tmp_path / "in.mpg", num_frames=15, codec="mpeg2video", audio_codecs=("mp2",), options={"bf": "0"}
+    )
+    upscale(source, tmp_path / "out.mkv")
+    came = seconds(tmp_path / "out.mkv")
+    assert [time - came[0] for time in came] == [Fraction(n, 25) for n in range(15)]
+    assert abs(came[0] - seconds(source)[0]) <= MILLISECOND
+    was, copied = (packets(path, "audio")[0] for path in (source, tmp_path / "out.mkv"))
+    assert all(abs(one[0] - other[0]) <= MILLISECOND for one, other in zip(was, copied, strict=True))
+
+
+def test_repeated_time_stamps_leave_the_others_where_they_are(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path
+) -> None:
+    shown = [1000, 1000, 1000, 1100, 1300, 1300, 1700, 1900]
+    plain = make_clip(tmp_path / "plain.mkv", num_frames=8, rate=Fraction(10), codec="ffv1")
+    source = remuxed(plain, tmp_path / "in.mkv", lambda packet, n: shown[n])
+    upscale(source, tmp_path / "out.mkv")
+    came = [time * 1000 for time in seconds(tmp_path / "out.mkv")]
+    assert [came[n] for n in (0, 3, 4, 6, 7)] == [1000, 1100, 1300, 1700, 1900]
+    assert all(before < after for before, after in pairwise(came))
 
 
 def test_an_audio_offset_is_kept(make: Any, upscale: Any, tmp_path: Path) -> None:

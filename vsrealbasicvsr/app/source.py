@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,12 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from .interrupting import interruptible
 from .paths import check_readable, main_video
 from .pixel_formats import ALPHA
+from .time_stamps import rising
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
+NO_TIME = -(1 << 63)
+"""BestSource's time stamp of a frame for which the file has none."""
 MAX_MISSING_SECONDS, MAX_MISSING_FRACTION = 1.0, 0.02
 """Of a video's length, that may be announced and not be there before something is said."""
 
@@ -64,15 +66,7 @@ def open_source(path: Path, index_folder: Path) -> Source:
         raise UserError(
             f"{shown_path(path)} changes its size or format on the way: convert it to one size and format first"
         )
-    pts = opened["timestamps"]
-    pts = [pts] if isinstance(pts, int) else list(pts)
-    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
-    if len(pts) != clip.num_frames or any(before >= after for before, after in pairwise(pts)):
-        time_base = 1 / Fraction(clip.fps)  # no usable time stamps in the file: the frame rate must do
-        pts = list(range(clip.num_frames))
-    fallback = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (Fraction(clip.fps or 25) * time_base)))
-    end = pts[-1] + (_last_duration(path, pts[-1], time_base) or fallback)
-    timeline = Timeline(pts=tuple(pts), end=end, time_base=time_base)
+    timeline = _timeline(path, clip, opened)
     _warn_of_missing_end(path, timeline)
     try:
         with clip.get_frame(0) as frame:
@@ -82,6 +76,28 @@ def open_source(path: Path, index_folder: Path) -> Source:
             f"the first frame of {shown_path(path)} cannot be read ({printable(str(error), 300)})"
         ) from None
     return Source(path=path, clip=clip, timeline=timeline, props=props)
+
+
+def _timeline(path: Path, clip: vs.VideoNode, opened: Any) -> Timeline:
+    """Return when each frame is shown, by the file's time stamps as far as they can be used."""
+    found = opened["timestamps"]
+    pts = [None if time == NO_TIME else time for time in ([found] if isinstance(found, int) else found)]
+    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
+    with av.open(str(path)) as file:
+        stream: Any = main_video(file)
+        rate = Fraction(stream.average_rate or clip.fps or 25)
+        start = int(stream.start_time or 0)
+    if len(pts) != clip.num_frames:
+        pts = [None] * clip.num_frames
+    stamps = rising(pts, step=1 / (rate * time_base), start=start)
+    if stamps.shifts:
+        LOG.warning("the times of %s begin again on the way: its parts are put one after another", shown_path(path))
+    times = stamps.times
+    fallback = times[-1] - times[-2] if len(times) > 1 else max(1, round(stamps.scale / (rate * time_base)))
+    unchanged = stamps.scale == 1 and pts[-1] == times[-1]
+    end = times[-1] + ((_last_duration(path, times[-1], time_base) if unchanged else None) or fallback)
+    shifts = tuple(shift * time_base for shift in stamps.shifts)
+    return Timeline(pts=times, end=end, time_base=time_base / stamps.scale, shifts=shifts)
 
 
 def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:

@@ -15,6 +15,8 @@ class Timeline:
     pts: tuple[int, ...]
     end: int
     time_base: Fraction
+    shifts: tuple[Fraction, ...] = ()
+    """Seconds that were added from each place on where the times of the file begin again."""
 
     @property
     def mean_rate(self) -> Fraction:
@@ -45,7 +47,7 @@ class Timeline:
     def cut(self, first: int, stop: int) -> "Timeline":
         """Return the frames [first, stop), at the times they had."""
         end = self.pts[stop] if stop < len(self.pts) else self.end
-        return Timeline(pts=self.pts[first:stop], end=end, time_base=self.time_base)
+        return Timeline(pts=self.pts[first:stop], end=end, time_base=self.time_base, shifts=self.shifts)
 
     def nominal_rate(self, clip_rate: Fraction) -> Fraction:
         """Return the rate to tell an encoder: the clip's own, or the mean where the rate is variable."""
