@@ -198,6 +198,23 @@ def test_repeated_time_stamps_leave_the_others_where_they_are(
     assert all(before < after for before, after in pairwise(came))
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_two_recordings_in_one_file_are_shown_one_after_another(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path, suffix: str
+) -> None:
+    part = make_clip(tmp_path / "part.ts", num_frames=20, codec="mpeg2video", audio_codecs=("mp2",))
+    source = tmp_path / "in.ts"
+    source.write_bytes(2 * part.read_bytes())
+    upscale(source, tmp_path / f"out{suffix}")
+    shown = seconds(tmp_path / f"out{suffix}")
+    assert [round(25 * (time - shown[0])) for time in shown] == list(range(40))
+    (was,), (came,) = packets(source, "audio"), packets(tmp_path / f"out{suffix}", "audio")
+    assert [data for _, data in came] == [data for _, data in was]
+    half = len(was) // 2
+    assert abs(came[half][0] - came[0][0] - (shown[20] - shown[0])) <= 2 * MILLISECOND
+    assert all(before[0] < after[0] for before, after in pairwise(came))
+
+
 def test_an_audio_offset_is_kept(make: Any, upscale: Any, tmp_path: Path) -> None:
     source = make("in.mkv", *VIDEO, "-itsoffset", "0.35", *AUDIO, *H264, "-c:a", "flac")
     upscale(source, tmp_path / "out.mkv")

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from vsrealbasicvsr.app.time_stamps import Stamps, rising
+from vsrealbasicvsr.app.time_stamps import Stamps, not_falling, rising
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,8 @@ def test_anything_rises() -> None:
         made = rising(stamps, step=Fraction(seed + 1, 13))
         assert len(made.times) == 40
         assert all(before < after for before, after in pairwise(made.times))
+
+
+def test_subtitles_may_begin_together_and_go_on_where_a_part_begins() -> None:
+    assert not_falling([5, 5, 300, None, 250]).times == (5, 5, 300, 300, 300)
+    assert not_falling([5, 5, 300, 7, 20], shifts=(1000,)).times == (5, 5, 300, 1007, 1020)

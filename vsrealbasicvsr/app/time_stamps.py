@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 NUM_COMPARED = 8
-"""Stamps on each side of a place where they begin again: all after it are before all in front of it."""
+"""Stamps on each side of a place where they begin again: each of those behind it is less than each in front of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,24 @@ def rising(
     for place, after, distance in gaps:
         times += [math.floor(scale * (_known(continued[place]) + n * distance)) for n in range(after - place)]
     return Stamps(times=tuple(times), scale=scale, shifts=added)
+
+
+def not_falling(stamps: Sequence[int | None], *, shifts: Sequence[int] = ()) -> Stamps:
+    """Shift the stamps each time that they go back, as far as there are shifts, and never let them go back.
+
+    For subtitles, which are far apart, and may begin at the same time.
+    """
+    times: list[int] = []
+    num_begun, last = 0, None
+    for time in stamps:
+        if time is not None:
+            num_begun += last is not None and time < last
+            last = time
+        shift = shifts[min(num_begun, len(shifts)) - 1] if num_begun and shifts else 0
+        least = times[-1] if times else None
+        shifted = (least or 0) if time is None else time + shift
+        times.append(shifted if least is None else max(least, shifted))
+    return Stamps(times=tuple(times))
 
 
 def _known(time: int | None) -> int:
