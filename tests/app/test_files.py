@@ -186,6 +186,12 @@ def test_frames_without_time_stamps_are_shown_between_their_neighbours(
     assert all(abs(one[0] - other[0]) <= MILLISECOND for one, other in zip(was, copied, strict=True))
 
 
+def test_a_picture_that_is_shown_for_an_hour_is_upscaled(make_clip: MakeClip, upscale: Any, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", pts=[0, 1], rate=Fraction(1, 4000), codec="ffv1")
+    upscale(source, tmp_path / "out.mkv")
+    assert seconds(tmp_path / "out.mkv") == [0, 4000]
+
+
 def test_repeated_time_stamps_leave_the_others_where_they_are(
     make_clip: MakeClip, upscale: Any, tmp_path: Path
 ) -> None:

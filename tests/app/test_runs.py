@@ -12,6 +12,7 @@ import pytest
 
 from tests import TIMEOUT_SECONDS
 from tests.app.running import command, frames_of, run
+from vsrealbasicvsr.app.cli import run_command
 from vsrealbasicvsr.app.plan import Segment, plan_segments, runs, share
 
 pytestmark = pytest.mark.long
@@ -158,6 +159,26 @@ def test_a_folder_is_upscaled_and_what_fails_is_listed(source: Path, options: li
     again = run("upscale", season, tmp_path / "hd", *options, "--stop", "0.2")
     assert "1.mkv (1 of 3): done before" in again.stderr
     assert times == [(tmp_path / "hd" / path).stat().st_mtime_ns for path in made]
+
+
+def test_an_unforeseen_error_fails_one_video_of_a_folder_and_is_shown_by_debug(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upscaled = []
+
+    def upscale(video: Path, *arguments: object, **options: object) -> None:
+        upscaled.append(video.name)
+        if video.name == "1.mkv":
+            raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr("vsrealbasicvsr.app.folders.upscale_file", upscale)
+    for name in ("1.mkv", "2.mkv"):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    assert run_command(["upscale", str(tmp_path), str(tmp_path / "hd"), "--debug"]) == 1
+    assert upscaled == ["1.mkv", "2.mkv"]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("rbvsr: 1 of 2 videos could not be upscaled: 1.mkv: ZeroDivisionError: nobody foresaw")
+    assert any('raise ZeroDivisionError("nobody foresaw this")' in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from fractions import Fraction
 MAX_RATE_DEVIATION = 0.02
 """Relative difference of the clip's and the mean frame rate above which the rate counts as variable."""
 
+MIN_RATE = Fraction(1, 1000)
+"""Frames per second, the least that an encoder is told; the frames are shown at their own times all the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
@@ -51,5 +54,5 @@ class Timeline:
 
     def nominal_rate(self, clip_rate: Fraction) -> Fraction:
         """Return the rate to tell an encoder: the clip's own, or the mean where the rate is variable."""
-        mean = self.mean_rate.limit_denominator(1001)
+        mean = max(self.mean_rate.limit_denominator(1001), MIN_RATE)
         return clip_rate if clip_rate and abs(clip_rate / mean - 1) < MAX_RATE_DEVIATION else mean
