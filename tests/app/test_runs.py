@@ -13,6 +13,7 @@ import pytest
 from tests import TIMEOUT_SECONDS
 from tests.app.running import command, frames_of, run
 from vsrealbasicvsr.app.cli import run_command
+from vsrealbasicvsr.app.job import locked
 from vsrealbasicvsr.app.plan import Segment, plan_segments, runs, share
 
 pytestmark = pytest.mark.long
@@ -97,6 +98,25 @@ def test_shares_rendered_apart_and_joined_are_the_whole(
     assert not output.exists()
     assert run("upscale", source, output, *options, "--join").returncode == 0
     assert frames_of(output) == undisturbed
+
+
+def test_a_share_that_begins_anew_discards_only_what_other_options_made(
+    source: Path, options: list[str], tmp_path: Path
+) -> None:
+    output, state = tmp_path / "out.mkv", tmp_path / "out.mkv.rbvsr"
+
+    def chunk(number: int, *more: str) -> subprocess.CompletedProcess[str]:
+        given = ["--stop", "0.8", "--chunk", f"{number}/2", "--restart", *more]
+        return run("upscale", source, output, *options, *given)
+
+    assert [chunk(number).returncode for number in (1, 2)] == [0, 0]
+    assert sorted(path.name for path in state.glob("*-*.mkv")) == ["00000000-00000010.mkv", "00000010-00000020.mkv"]
+    with locked(output, "lock-1-of-2"):
+        refused = chunk(2, "--theta", "1")
+    assert "another rbvsr is at work on" in refused.stderr.splitlines()[-1]
+    assert len(list(state.glob("*-*.mkv"))) == 2
+    assert chunk(2, "--theta", "1").returncode == 0
+    assert [path.name for path in state.glob("*-*.mkv")] == ["00000010-00000020.mkv"]
 
 
 def test_another_source_or_option_is_not_joined_to_what_is_there(
