@@ -14,6 +14,7 @@ import pytest
 from tests.clips import MakeClip
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
+from vsrealbasicvsr.app.source import open_source
 from vsrealbasicvsr.app.upscaling import upscale_file
 from vsrealbasicvsr.errors import UserError
 
@@ -257,6 +258,35 @@ def test_tracks_chapters_attachments_and_tags_are_kept(make: Any, upscale: Any, 
     assert kept[0][0] == ["video", "audio", "audio", "subtitle", "attachment"]
     assert packets(tmp_path / "out.mkv", "subtitle") == packets(source, "subtitle")
     assert packets(tmp_path / "out.mkv", "audio") == packets(source, "audio")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "advice"),
+    [("in.mov", "pcm_mulaw", "write .mov to keep it"), ("in.wmv", "wmav2", "no other output keeps it")],
+)
+def test_what_matroska_does_not_take_is_said_with_what_does(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, advice: str
+) -> None:
+    source = make(name, *VIDEO, *AUDIO, *H264, "-c:a", codec)
+    upscale(source, tmp_path / "out.mkv", stop="0.1")
+    said = f"audio stream 1 ({codec}) does not fit into .mkv and is left out: {advice}"
+    assert said in [record.getMessage() for record in caplog.records]
+
+
+def test_a_file_is_called_incomplete_if_its_end_is_missing_not_if_its_audio_is_longer(
+    make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = ["-f", "lavfi", "-i", "sine=frequency=440:duration=4"]
+    longer = make("longer.mkv", *VIDEO, *sound, *H264, "-c:a", "pcm_s16le")
+    late = make("late.mkv", *AUDIO, "-itsoffset", "3", *VIDEO, *H264, "-c:a", "pcm_s16le")
+    for path in (longer, late):
+        open_source(path, tmp_path)
+    assert not [record for record in caplog.records if "announces" in record.getMessage()]
+    longer.write_bytes(longer.read_bytes()[: longer.stat().st_size // 2])
+    open_source(longer, tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if "announces" in record.getMessage()]
+    assert "longer.mkv announces 4.0 s, and " in said
+    assert said.endswith("is the file complete?")
 
 
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Joins finished segments to one video, with everything else that the source holds. Packets are copied, not encoded."""
 
 import heapq
+import io
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -147,18 +148,28 @@ def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
                 raise ValueError(f"{name} is not for this container")
             added = out.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError, AttributeError, TypeError):
+            keeps = next((other for other in _keepers(kind, name) if other != suffix.lower()), None)
             LOG.warning(
-                "%s stream %d (%s) does not fit into %s and is left out: write .mkv to keep it",
+                "%s stream %d (%s) does not fit into %s and is left out: %s",
                 kind,
                 stream.index,
                 name,
                 suffix,
+                f"write {keeps} to keep it" if keeps else "no other output keeps it",
             )
             continue
         added.metadata.update(stream.metadata)
         added.disposition = stream.disposition
         copied[stream.index] = added
     return copied
+
+
+def _keepers(kind: str, codec: str | None) -> Iterator[str]:
+    """Yield the suffixes of containers that take a stream."""
+    for suffix in (".mkv", ".mp4", ".mov"):
+        with av.open(io.BytesIO(), "w", format=muxer_of(suffix)) as file:
+            if suffix == ".mkv" if kind == "attachment" else codec in file.supported_codecs:
+                yield suffix
 
 
 def _chapters(original: Any, timeline: Timeline, shift: Fraction, *, whole: bool) -> list[Any]:

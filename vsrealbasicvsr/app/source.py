@@ -130,21 +130,37 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
-    """Log a warning if the file announces a longer video than can be read, as one whose copying was interrupted."""
+    """Log a warning if the file announces more than can be read, as one whose copying was interrupted."""
     with av.open(str(path)) as file:
         stream: Any = main_video(file)
         if stream.duration:
             announced = float(stream.duration * Fraction(stream.time_base))
-        else:
+            what, found = " of video", float(timeline.end_seconds - timeline.start_seconds)
+        else:  # Matroska announces when the last of its tracks ends, counted from time 0
             announced = (file.duration or 0) / av.time_base
-    length = float(timeline.end_seconds - timeline.start_seconds)
-    if announced - length > max(MAX_MISSING_SECONDS, MAX_MISSING_FRACTION * announced):
+            what, found = "", float(timeline.end_seconds)
+    allowed = max(MAX_MISSING_SECONDS, MAX_MISSING_FRACTION * announced)
+    if not what and announced - found > allowed:
+        found = max(found, _last_end(path))
+    if announced - found > allowed:
         LOG.warning(
-            "%s announces %.1f s of video, and %.1f s can be read: is the file complete?",
+            "%s announces %.1f s%s, and %.1f s can be read: is the file complete?",
             shown_path(path),
             announced,
-            length,
+            what,
+            found,
         )
+
+
+def _last_end(path: Path) -> float:
+    """Return when the last packet of any stream ends, in seconds."""
+    with av.open(str(path)) as file:
+        ends = [
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in file.demux()
+            if packet.pts is not None and packet.time_base is not None
+        ]
+    return max(ends, default=0.0)
 
 
 def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
