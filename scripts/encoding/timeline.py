@@ -59,14 +59,18 @@ class SourceTimes:
 
 
 def source_times(path: Path) -> SourceTimes:
-    """Read the times of a file's video. Raise UserError if it has no video that can be read."""
+    """Read the times of a file's video, without what its edit list hides.
+
+    Raises:
+        UserError: It has no video that can be read.
+    """
     check_readable(path)
     with av.open(str(path)) as file:
         stream = main_video(file)
         times = [
             (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
             for packet in file.demux(stream)
-            if packet.pts is not None and packet.time_base is not None
+            if packet.pts is not None and packet.time_base is not None and not packet.is_discard
         ]
     if not times:  # as in .avi files: the frames' durations are used instead
         return SourceTimes(first=Fraction(0), last=Fraction(0), last_duration=None)

@@ -156,6 +156,7 @@ RUNS = [
     (up("--segment-frames", "0"), "--segment-frames must be above 0"),
     (up("--chunk", "4/3"), "--chunk takes i/n"),
     (up("--chunk", "1/3", "--join"), "--chunk and --join exclude each other"),
+    (up("--restart", "--join"), "--restart and --join exclude each other"),
     (up("--join"), "1 of 1 segments are not rendered yet"),
     (up("--cluster", "auto", "--workers", "0"), "--workers must be 1 or more"),
     (up("--cluster", "nowhere"), "nowhere"),

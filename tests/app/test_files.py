@@ -1,6 +1,8 @@
 """`rbvsr upscale` on a zoo of real files: what is in the file besides its pixels comes out as it went in."""
 
+import itertools
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +12,17 @@ import av
 import pytest
 
 from tests.app.running import frames_of
+from tests.clips import MakeClip
 from vsrealbasicvsr.app.job import Choices
 from vsrealbasicvsr.app.progress import PlainReporter
+from vsrealbasicvsr.app.source import open_source
 from vsrealbasicvsr.app.upscaling import upscale_file
 from vsrealbasicvsr.errors import UserError
 
 pytestmark = pytest.mark.long
+
+MILLISECOND = Fraction(1, 1000)
+"""The unit of time in Matroska."""
 
 VIDEO = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1"]
 AUDIO = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1"]
@@ -147,6 +154,75 @@ def test_a_variable_rate_keeps_its_times_and_the_audio_its_packets(
     assert packets(tmp_path / f"out{suffix}", "audio") == packets(source, "audio")
 
 
+def seconds(path: Path) -> list[Fraction]:
+    """When the frames of a file are shown, as its packets say."""
+    with av.open(str(path)) as file:
+        return sorted(p.pts * p.time_base for p in file.demux(video=0) if p.size and p.pts is not None)
+
+
+def remuxed(source: Path, path: Path, stamp: Callable[[Any, int], int]) -> Path:
+    """Copy the packets, each with the time stamp that `stamp` makes of it and its number in its stream."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in file.streams}
+        numbers = {index: itertools.count() for index in streams}
+        for packet in file.demux():
+            if packet.size:
+                packet.pts = packet.dts = stamp(packet, next(numbers[packet.stream_index]))
+                packet.stream = streams[packet.stream_index]
+                out.mux(packet)
+    return path
+
+
+def test_frames_without_time_stamps_are_shown_between_their_neighbours(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path
+) -> None:
+    """BestSource has one time stamp for each pack of an MPEG program stream."""
+    source = make_clip(
+        tmp_path / "in.mpg", num_frames=15, codec="mpeg2video", audio_codecs=("mp2",), options={"bf": "0"}
+    )
+    upscale(source, tmp_path / "out.mkv")
+    came = seconds(tmp_path / "out.mkv")
+    assert [time - came[0] for time in came] == [Fraction(n, 25) for n in range(15)]
+    assert abs(came[0] - seconds(source)[0]) <= MILLISECOND
+    was, copied = (packets(path, "audio")[0] for path in (source, tmp_path / "out.mkv"))
+    assert all(abs(one[0] - other[0]) <= MILLISECOND for one, other in zip(was, copied, strict=True))
+
+
+def test_a_picture_that_is_shown_for_an_hour_is_upscaled(make_clip: MakeClip, upscale: Any, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", pts=[0, 1], rate=Fraction(1, 4000), codec="ffv1")
+    upscale(source, tmp_path / "out.mkv")
+    assert seconds(tmp_path / "out.mkv") == [0, 4000]
+
+
+def test_repeated_time_stamps_leave_the_others_where_they_are(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path
+) -> None:
+    shown = [1000, 1000, 1000, 1100, 1300, 1300, 1700, 1900]
+    plain = make_clip(tmp_path / "plain.mkv", num_frames=8, rate=Fraction(10), codec="ffv1")
+    source = remuxed(plain, tmp_path / "in.mkv", lambda packet, n: shown[n])
+    upscale(source, tmp_path / "out.mkv")
+    came = [time * 1000 for time in seconds(tmp_path / "out.mkv")]
+    assert [came[n] for n in (0, 3, 4, 6, 7)] == [1000, 1100, 1300, 1700, 1900]
+    assert all(before < after for before, after in pairwise(came))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_two_recordings_in_one_file_are_shown_one_after_another(
+    make_clip: MakeClip, upscale: Any, tmp_path: Path, suffix: str
+) -> None:
+    part = make_clip(tmp_path / "part.ts", num_frames=20, codec="mpeg2video", audio_codecs=("mp2",))
+    source = tmp_path / "in.ts"
+    source.write_bytes(2 * part.read_bytes())
+    upscale(source, tmp_path / f"out{suffix}")
+    shown = seconds(tmp_path / f"out{suffix}")
+    assert [round(25 * (time - shown[0])) for time in shown] == list(range(40))
+    (was,), (came,) = packets(source, "audio"), packets(tmp_path / f"out{suffix}", "audio")
+    assert [data for _, data in came] == [data for _, data in was]
+    half = len(was) // 2
+    assert abs(came[half][0] - came[0][0] - (shown[20] - shown[0])) <= 2 * MILLISECOND
+    assert all(before[0] < after[0] for before, after in pairwise(came))
+
+
 def test_an_audio_offset_is_kept(make: Any, upscale: Any, tmp_path: Path) -> None:
     source = make("in.mkv", *VIDEO, "-itsoffset", "0.35", *AUDIO, *H264, "-c:a", "flac")
     upscale(source, tmp_path / "out.mkv")
@@ -209,6 +285,35 @@ def test_audio_that_its_container_refuses_is_left_out_with_a_note(
     assert f" does not fit into {suffix} and is left out: write .mkv to keep it" in caplog.text
     with av.open(str(tmp_path / f"out{suffix}")) as file:
         assert [stream.type for stream in file.streams] == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "advice"),
+    [("in.mov", "pcm_mulaw", "write .mov to keep it"), ("in.wmv", "wmav2", "no other output keeps it")],
+)
+def test_what_matroska_does_not_take_is_said_with_what_does(
+    make: Any, upscale: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, advice: str
+) -> None:
+    source = make(name, *VIDEO, *AUDIO, *H264, "-c:a", codec)
+    upscale(source, tmp_path / "out.mkv", stop="0.1")
+    said = f"audio stream 1 ({codec}) does not fit into .mkv and is left out: {advice}"
+    assert said in [record.getMessage() for record in caplog.records]
+
+
+def test_a_file_is_called_incomplete_if_its_end_is_missing_not_if_its_audio_is_longer(
+    make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = ["-f", "lavfi", "-i", "sine=frequency=440:duration=4"]
+    longer = make("longer.mkv", *VIDEO, *sound, *H264, "-c:a", "pcm_s16le")
+    late = make("late.mkv", *AUDIO, "-itsoffset", "3", *VIDEO, *H264, "-c:a", "pcm_s16le")
+    for path in (longer, late):
+        open_source(path, tmp_path)
+    assert not [record for record in caplog.records if "announces" in record.getMessage()]
+    longer.write_bytes(longer.read_bytes()[: longer.stat().st_size // 2])
+    open_source(longer, tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if "announces" in record.getMessage()]
+    assert "longer.mkv announces 4.0 s, and " in said
+    assert said.endswith("is the file complete?")
 
 
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:

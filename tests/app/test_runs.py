@@ -12,6 +12,8 @@ import pytest
 
 from tests import TIMEOUT_SECONDS
 from tests.app.running import command, frames_of, run
+from vsrealbasicvsr.app.cli import run_command
+from vsrealbasicvsr.app.job import locked
 from vsrealbasicvsr.app.plan import Segment, plan_segments, runs, share
 
 pytestmark = pytest.mark.long
@@ -98,6 +100,25 @@ def test_shares_rendered_apart_and_joined_are_the_whole(
     assert frames_of(output) == undisturbed
 
 
+def test_a_share_that_begins_anew_discards_only_what_other_options_made(
+    source: Path, options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output, state = tmp_path / "out.mkv", tmp_path / "out.mkv.rbvsr"
+
+    def chunk(number: int, *more: str) -> int:
+        given = ["--stop", "0.8", "--chunk", f"{number}/2", "--restart", *more]
+        return run_command(["upscale", str(source), str(output), *options, *given])
+
+    assert [chunk(number) for number in (1, 2)] == [0, 0]
+    assert sorted(path.name for path in state.glob("*-*.mkv")) == ["00000000-00000010.mkv", "00000010-00000020.mkv"]
+    with locked(output, "lock-1-of-2"):
+        assert chunk(2, "--theta", "1") == 1
+    assert "another rbvsr is at work on" in capfd.readouterr().err.splitlines()[-1]
+    assert len(list(state.glob("*-*.mkv"))) == 2
+    assert chunk(2, "--theta", "1") == 0
+    assert [path.name for path in state.glob("*-*.mkv")] == ["00000010-00000020.mkv"]
+
+
 def test_another_source_or_option_is_not_joined_to_what_is_there(
     source: Path, options: list[str], tmp_path: Path
 ) -> None:
@@ -158,6 +179,26 @@ def test_a_folder_is_upscaled_and_what_fails_is_listed(source: Path, options: li
     again = run("upscale", season, tmp_path / "hd", *options, "--stop", "0.2")
     assert "1.mkv (1 of 3): done before" in again.stderr
     assert times == [(tmp_path / "hd" / path).stat().st_mtime_ns for path in made]
+
+
+def test_an_unforeseen_error_fails_one_video_of_a_folder_and_is_shown_by_debug(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upscaled = []
+
+    def upscale(video: Path, *arguments: object, **options: object) -> None:
+        upscaled.append(video.name)
+        if video.name == "1.mkv":
+            raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr("vsrealbasicvsr.app.folders.upscale_file", upscale)
+    for name in ("1.mkv", "2.mkv"):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    assert run_command(["upscale", str(tmp_path), str(tmp_path / "hd"), "--debug"]) == 1
+    assert upscaled == ["1.mkv", "2.mkv"]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("rbvsr: 1 of 2 videos could not be upscaled: 1.mkv: ZeroDivisionError: nobody foresaw")
+    assert any('raise ZeroDivisionError("nobody foresaw this")' in line for line in lines)
 
 
 @pytest.mark.parametrize(

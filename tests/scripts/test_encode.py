@@ -235,6 +235,16 @@ def test_a_result_that_cannot_be_is_refused_before_anything_starts(tmp_path, mon
 # ---- its parts -------------------------------------------------------------------------------------------------------
 
 
+def test_frames_that_an_edit_list_hides_do_not_count(ffmpeg: Path, make_clip: MakeClip, tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.mp4", num_frames=20, audio_codecs=("aac",))
+    cut = make(ffmpeg, tmp_path / "cut.mp4", "-ss", "0.4", "-i", str(whole), "-c", "copy")
+    with av.open(str(cut)) as file:
+        assert any(packet.is_discard for packet in file.demux(video=0))
+    found = timeline.source_times(cut)
+    shown = times(cut)
+    assert (found.first, found.last) == (shown[0], shown[-1])
+
+
 def test_what_a_frame_leaves_open_stays_open() -> None:
     assert frame_options.frame_filter({}) == "setparams=field_mode=prog:range=tv"
     unnamed = {"_Matrix": 2, "_Primaries": 2, "_Transfer": 2, "_Range": 0, "_SARNum": 0, "_SARDen": 0}

@@ -75,12 +75,16 @@ def _inside(path: Path, output: Path, folder: Path) -> bool:
 def upscale_folder(
     folder: Path, output: Path, choices: Choices, reporter: Reporter, *, overwrite: bool, **options: Any
 ) -> None:
-    """Upscale every video of a folder. Raises UserError at the end if some failed, with each one's reason."""
+    """Upscale every video of a folder. Raises UserError at the end if some failed, with each one's reason.
+
+    An error that nobody foresaw fails the video in which it occurs, and is among the causes of the one at the end.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"{shown_path(output)} is a file: name a folder for the results of a folder")
     if output.resolve() == folder.resolve():
         raise UserError("the results need a folder of their own: name another one")
-    failed = []
+    failed: list[str] = []
+    unexpected: list[Exception] = []
     plan = plan_folder(folder, output)
     for number, (source, target) in enumerate(plan, 1):
         where = f"{source.relative_to(folder)} ({number} of {len(plan)})"
@@ -91,8 +95,17 @@ def upscale_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             upscale_file(source, target, choices, reporter, overwrite=overwrite, **options)
-        except UserError as error:
-            failed.append(f"{source.relative_to(folder)}: {error}")
+        except BrokenPipeError:  # nobody reads what is reported
+            raise
+        except Exception as error:
+            text = str(error)
+            if not isinstance(error, UserError):
+                unexpected.append(error)
+                text = (
+                    f"{type(error).__name__}: {error} (this is a bug of rbvsr: run it again with --debug and report it)"
+                )
+            failed.append(f"{source.relative_to(folder)}: {text}")
             reporter.note(failed[-1])
     if failed:
-        raise UserError(f"{len(failed)} of {len(plan)} videos could not be upscaled: {'; '.join(failed)}")
+        bugs = ExceptionGroup("bugs of rbvsr", unexpected) if unexpected else None  # shown by --debug
+        raise UserError(f"{len(failed)} of {len(plan)} videos could not be upscaled: {'; '.join(failed)}") from bugs

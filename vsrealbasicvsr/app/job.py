@@ -22,6 +22,8 @@ from .plan import DEFAULT_SEGMENT_FRAMES, Segment
 STATE_SUFFIX = ".rbvsr"
 """Of the folder beside the output that keeps finished segments until the output is complete."""
 JOB_NAME = "job.json"
+LOCK_NAME = "lock"
+"""Of the run that renders and joins everything; that of a share is called lock-i-of-n."""
 SAMPLED_BYTES = 1 << 20
 """Read at the beginning and the end of a source to know it again."""
 
@@ -96,28 +98,61 @@ def check_unchanged(job: Job) -> None:
         )
 
 
-def keep_identity(job: Job, *, restart: bool) -> None:
+def keep_identity(job: Job, *, restart: bool, lock_name: str = LOCK_NAME) -> None:
     """Write what the job is into its folder, or compare it with what is there.
 
+    Args:
+        job: The job.
+        restart: Discard what the folder keeps; for a share of the job, only if it is of another job, as the rest may be
+            what other shares rendered.
+        lock_name: The lock that this run holds, another one than `LOCK_NAME` for a share.
+
     Raises:
-        UserError: The folder keeps segments of another source, other options, weights or versions.
+        UserError: The folder keeps segments of another source, other options, weights or versions; or it is to be
+            discarded while another run is at work in it.
     """
     path = job.folder / JOB_NAME
-    if restart and job.folder.exists():
-        discard(job.folder)
-    job.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(job.identity, indent=1, sort_keys=True)
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept != json.loads(text):
-            different = ", ".join(sorted(set(_differences(kept, json.loads(text))))) or "its contents"
-            raise UserError(
-                f"{shown_path(job.folder)} keeps what an earlier run did with another {different}:"
-                " use what that run used to go on with it, or add --restart to begin anew"
-            )
-        return
-    with whole_file(path) as file:
-        file.write(text.encode())
+    kept = _kept_identity(path)
+    if restart and (lock_name == LOCK_NAME or kept not in (None, json.loads(text))):
+        _check_alone(job, lock_name)
+        discard(job.folder, lock_name)
+        kept = None
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if kept is None:
+        with whole_file(path) as file:
+            file.write(text.encode())
+    elif kept != json.loads(text):
+        different = ", ".join(sorted(set(_differences(kept, json.loads(text))))) or "its contents"
+        raise UserError(
+            f"{shown_path(job.folder)} keeps what an earlier run did with another {different}:"
+            " use what that run used to go on with it, or add --restart to begin anew"
+        )
+
+
+def _kept_identity(path: Path) -> Any:
+    """Return what a state folder says that its job is; None if it says nothing, {} if that cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+
+
+def _check_alone(job: Job, lock_name: str) -> None:
+    """Raise UserError if another run is at work in the job's folder."""
+    for path in job.folder.glob(f"{LOCK_NAME}*"):
+        if path.name != lock_name:
+            try:
+                with filelock.FileLock(path, timeout=0):
+                    pass
+            except filelock.Timeout:
+                raise _at_work(job.output) from None
+
+
+def _at_work(output: Path) -> UserError:
+    return UserError(f"another rbvsr is at work on {shown_path(output)}: wait for it, or stop it first")
 
 
 def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
@@ -129,15 +164,15 @@ def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
-def discard(folder: Path) -> None:
-    """Delete what a state folder holds, but for its lock."""
-    for path in folder.iterdir():
-        if path.name != "lock":
+def discard(folder: Path, lock_name: str = LOCK_NAME) -> None:
+    """Delete what a state folder holds, but for the lock of this run."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name != lock_name:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(output: Path, name: str = "lock") -> Iterator[None]:
+def locked(output: Path, name: str = LOCK_NAME) -> Iterator[None]:
     """Hold a lock of the job that writes `output`.
 
     Raises:
@@ -149,7 +184,7 @@ def locked(output: Path, name: str = "lock") -> Iterator[None]:
         lock = filelock.FileLock(folder / name, timeout=0)
         lock.acquire()
     except filelock.Timeout:
-        raise UserError(f"another rbvsr is at work on {shown_path(output)}: wait for it, or stop it first") from None
+        raise _at_work(output) from None
     except OSError as error:
         raise UserError(
             f"nothing can be written in {shown_path(output.parent)} ({error.strerror}): choose another output"

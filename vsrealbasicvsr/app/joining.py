@@ -1,9 +1,12 @@
 """Joins finished segments to one video, with everything else that the source holds. Packets are copied, not encoded."""
 
 import heapq
+import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoding import NOT_MUXED, packets_of
 from .paths import main_video
+from .time_stamps import Stamps, not_falling, rising
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +57,7 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         if chapters:
             out.set_chapters(chapters)
         packets = _video_packets(segments, timeline, video, shift)
-        others = _other_packets(original, copied, timeline, shift, whole=whole)
+        others = _other_packets(original, copied, _mended(source, copied, timeline), timeline, shift, whole=whole)
         for packet in heapq.merge(packets, others, key=_begin):
             out.mux(packet)
     _check_decodable(path, segments[0], suffix)
@@ -148,18 +152,28 @@ def _copied_streams(original: Any, out: Any, suffix: str) -> dict[int, Any]:
                 raise ValueError(f"{name} is not for this container")
             added = out.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError, AttributeError, TypeError):
+            keeps = next((other for other in _keepers(kind, name) if other != suffix.lower()), None)
             LOG.warning(
-                "%s stream %d (%s) does not fit into %s and is left out: write .mkv to keep it",
+                "%s stream %d (%s) does not fit into %s and is left out: %s",
                 kind,
                 stream.index,
                 name,
                 suffix,
+                f"write {keeps} to keep it" if keeps else "no other output keeps it",
             )
             continue
         added.metadata.update(stream.metadata)
         added.disposition = stream.disposition
         copied[stream.index] = added
     return copied
+
+
+def _keepers(kind: str, codec: str | None) -> Iterator[str]:
+    """Yield the suffixes of containers that take a stream."""
+    for suffix in (".mkv", ".mp4", ".mov"):
+        with av.open(io.BytesIO(), "w", format=muxer_of(suffix)) as file:
+            if suffix == ".mkv" if kind == "attachment" else codec in file.supported_codecs:
+                yield suffix
 
 
 def _chapters(original: Any, timeline: Timeline, shift: Fraction, *, whole: bool) -> list[Any]:
@@ -208,15 +222,56 @@ def _reordering(path: Path) -> int:
     return max((k - rank[pts] for k, pts in enumerate(times)), default=0)
 
 
+def _mended(source: Path, copied: Collection[int], timeline: Timeline) -> dict[int, Stamps]:
+    """Return the decoding times of each copied stream of audio or subtitles in which some are missing or go back.
+
+    So they do where packets were lost or recordings were concatenated; containers refuse them.
+    """
+    times: dict[int, list[int | None]] = {}
+    durations: dict[int, Counter[int]] = {}
+    bases: dict[int, Fraction] = {}
+    with av.open(str(source)) as opened:
+        file: Any = opened
+        streams = [s for s in file.streams if s.index in copied and s.type in ("audio", "subtitle")]
+        subtitles = {stream.index for stream in streams if stream.type == "subtitle"}
+        for packet in file.demux(streams) if streams else ():
+            if packet.size:
+                index = packet.stream_index
+                times.setdefault(index, []).append(packet.dts if packet.dts is not None else packet.pts)
+                durations.setdefault(index, Counter())[max(1, packet.duration or 1)] += 1
+                bases[index] = Fraction(packet.time_base)
+    found = {}
+    for index, stamps in times.items():
+        known = [time for time in stamps if time is not None]
+        if len(known) < len(stamps) or any(before > after for before, after in pairwise(known)):
+            shifts = [round(seconds / bases[index]) for seconds in timeline.shifts]
+            if index in subtitles:
+                found[index] = not_falling(stamps, shifts=shifts)
+            else:
+                step = Fraction(durations[index].most_common(1)[0][0])
+                found[index] = rising(stamps, step=step, shifts=shifts)
+    return found
+
+
 def _other_packets(
-    original: Any, copied: dict[int, Any], timeline: Timeline, shift: Fraction, *, whole: bool
+    original: Any,
+    copied: dict[int, Any],
+    mended: dict[int, Stamps],
+    timeline: Timeline,
+    shift: Fraction,
+    *,
+    whole: bool,
 ) -> Iterator[Any]:
     """Yield the packets of audio and subtitles; of a part, those that begin while it is shown."""
     if not copied:
         return
+    times = {index: iter(stamps.times) for index, stamps in mended.items()}
     for packet in original.demux([stream for stream in original.streams if stream.index in copied]):
         if not packet.size:
             continue
+        index = packet.stream_index
+        if index in mended:
+            _set_time(packet, next(times[index]), mended[index].scale)
         if not whole:
             begin = _begin(packet)
             if not timeline.start_seconds <= begin < timeline.end_seconds:
@@ -224,8 +279,18 @@ def _other_packets(
             ticks = round(shift / Fraction(packet.time_base))
             packet.pts = None if packet.pts is None else packet.pts - ticks
             packet.dts = None if packet.dts is None else packet.dts - ticks
-        packet.stream = copied[packet.stream_index]
+        packet.stream = copied[index]
         yield packet
+
+
+def _set_time(packet: Any, dts: int, scale: int) -> None:
+    """Let a packet be decoded at `dts`, in its time base divided by `scale`, and be heard as long after as before."""
+    later = 0 if packet.dts is None or packet.pts is None else max(0, packet.pts - packet.dts)
+    duration = packet.duration
+    packet.time_base = Fraction(packet.time_base) / scale
+    packet.dts, packet.pts = dts, dts + later * scale
+    if duration:
+        packet.duration = duration * scale
 
 
 def _begin(packet: Any) -> Fraction:

@@ -113,7 +113,10 @@ class RunOptions:
         DEFAULT_SEGMENT_FRAMES
     )
     overwrite: Annotated[bool, option(RUN, "Replace an output that exists.", negative="")] = False
-    restart: Annotated[bool, option(RUN, "Discard what an interrupted run left.", negative="")] = False
+    restart: Annotated[
+        bool,
+        option(RUN, "Discard what an interrupted run left; with --chunk, only that of other options.", negative=""),
+    ] = False
     chunk: Annotated[str | None, option(RUN, "i/n: render share i of n and stop; for arrays of jobs.")] = None
     join: Annotated[bool, option(RUN, "Join what the chunks rendered.", negative="")] = False
     cluster: Annotated[
@@ -129,6 +132,8 @@ class RunOptions:
         """Return the options as `upscale_file` takes them. Raises UserError."""
         if self.chunk is not None and self.join:
             raise UserError("--chunk and --join exclude each other: render the chunks first, then join them")
+        if self.restart and self.join:
+            raise UserError("--restart and --join exclude each other: nothing would be left to join")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers must be 1 or more, got {self.workers}")
         return {

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,12 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from .interrupting import interruptible
 from .paths import check_readable, main_video
 from .pixel_formats import ALPHA
+from .time_stamps import rising
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
+NO_TIME = -(1 << 63)
+"""BestSource's time stamp of a frame for which the file has none."""
 MAX_MISSING_SECONDS, MAX_MISSING_FRACTION = 1.0, 0.02
 """Of a video's length, that may be announced and not be there before something is said."""
 
@@ -64,15 +66,7 @@ def open_source(path: Path, index_folder: Path) -> Source:
         raise UserError(
             f"{shown_path(path)} changes its size or format on the way: convert it to one size and format first"
         )
-    pts = opened["timestamps"]
-    pts = [pts] if isinstance(pts, int) else list(pts)
-    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
-    if len(pts) != clip.num_frames or any(before >= after for before, after in pairwise(pts)):
-        time_base = 1 / Fraction(clip.fps)  # no usable time stamps in the file: the frame rate must do
-        pts = list(range(clip.num_frames))
-    fallback = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / (Fraction(clip.fps or 25) * time_base)))
-    end = pts[-1] + (_last_duration(path, pts[-1], time_base) or fallback)
-    timeline = Timeline(pts=tuple(pts), end=end, time_base=time_base)
+    timeline = _timeline(path, clip, opened)
     _warn_of_missing_end(path, timeline)
     try:
         with clip.get_frame(0) as frame:
@@ -82,6 +76,28 @@ def open_source(path: Path, index_folder: Path) -> Source:
             f"the first frame of {shown_path(path)} cannot be read ({printable(str(error), 300)})"
         ) from None
     return Source(path=path, clip=clip, timeline=timeline, props=props)
+
+
+def _timeline(path: Path, clip: vs.VideoNode, opened: Any) -> Timeline:
+    """Return when each frame is shown, by the file's time stamps as far as they can be used."""
+    found = opened["timestamps"]
+    pts = [None if time == NO_TIME else time for time in ([found] if isinstance(found, int) else found)]
+    time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
+    with av.open(str(path)) as file:
+        stream: Any = main_video(file)
+        rate = Fraction(stream.average_rate or clip.fps or 25)
+        start = int(stream.start_time or 0)
+    if len(pts) != clip.num_frames:
+        pts = [None] * clip.num_frames
+    stamps = rising(pts, step=1 / (rate * time_base), start=start)
+    if stamps.shifts:
+        LOG.warning("the times of %s begin again on the way: its parts are put one after another", shown_path(path))
+    times = stamps.times
+    fallback = times[-1] - times[-2] if len(times) > 1 else max(1, round(stamps.scale / (rate * time_base)))
+    unchanged = stamps.scale == 1 and pts[-1] == times[-1]
+    end = times[-1] + ((_last_duration(path, times[-1], time_base) if unchanged else None) or fallback)
+    shifts = tuple(shift * time_base for shift in stamps.shifts)
+    return Timeline(pts=times, end=end, time_base=time_base / stamps.scale, shifts=shifts)
 
 
 def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
@@ -114,21 +130,37 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
-    """Log a warning if the file announces a longer video than can be read, as one whose copying was interrupted."""
+    """Log a warning if the file announces more than can be read, as one whose copying was interrupted."""
     with av.open(str(path)) as file:
         stream: Any = main_video(file)
         if stream.duration:
             announced = float(stream.duration * Fraction(stream.time_base))
-        else:
+            what, found = " of video", float(timeline.end_seconds - timeline.start_seconds)
+        else:  # Matroska announces when the last of its tracks ends, counted from time 0
             announced = (file.duration or 0) / av.time_base
-    length = float(timeline.end_seconds - timeline.start_seconds)
-    if announced - length > max(MAX_MISSING_SECONDS, MAX_MISSING_FRACTION * announced):
+            what, found = "", float(timeline.end_seconds)
+    allowed = max(MAX_MISSING_SECONDS, MAX_MISSING_FRACTION * announced)
+    if not what and announced - found > allowed:
+        found = max(found, _last_end(path))
+    if announced - found > allowed:
         LOG.warning(
-            "%s announces %.1f s of video, and %.1f s can be read: is the file complete?",
+            "%s announces %.1f s%s, and %.1f s can be read: is the file complete?",
             shown_path(path),
             announced,
-            length,
+            what,
+            found,
         )
+
+
+def _last_end(path: Path) -> float:
+    """Return when the last packet of any stream ends, in seconds."""
+    with av.open(str(path)) as file:
+        ends = [
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in file.demux()
+            if packet.pts is not None and packet.time_base is not None
+        ]
+    return max(ends, default=0.0)
 
 
 def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:

@@ -7,6 +7,9 @@ from fractions import Fraction
 MAX_RATE_DEVIATION = 0.02
 """Relative difference of the clip's and the mean frame rate above which the rate counts as variable."""
 
+MIN_RATE = Fraction(1, 1000)
+"""Frames per second, the least that an encoder is told; the frames are shown at their own times all the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
@@ -15,6 +18,8 @@ class Timeline:
     pts: tuple[int, ...]
     end: int
     time_base: Fraction
+    shifts: tuple[Fraction, ...] = ()
+    """Seconds that were added from each place on where the times of the file begin again."""
 
     @property
     def mean_rate(self) -> Fraction:
@@ -45,9 +50,9 @@ class Timeline:
     def cut(self, first: int, stop: int) -> "Timeline":
         """Return the frames [first, stop), at the times they had."""
         end = self.pts[stop] if stop < len(self.pts) else self.end
-        return Timeline(pts=self.pts[first:stop], end=end, time_base=self.time_base)
+        return Timeline(pts=self.pts[first:stop], end=end, time_base=self.time_base, shifts=self.shifts)
 
     def nominal_rate(self, clip_rate: Fraction) -> Fraction:
         """Return the rate to tell an encoder: the clip's own, or the mean where the rate is variable."""
-        mean = self.mean_rate.limit_denominator(1001)
+        mean = max(self.mean_rate.limit_denominator(1001), MIN_RATE)
         return clip_rate if clip_rate and abs(clip_rate / mean - 1) < MAX_RATE_DEVIATION else mean

@@ -11,7 +11,7 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from vsrealbasicvsr.whole_file import replace_file
 
 from .cluster import render_on_cluster
-from .job import Choices, Job, check_unchanged, keep_identity, locked, remove_leftovers, remove_state
+from .job import LOCK_NAME, Choices, Job, check_unchanged, keep_identity, locked, remove_leftovers, remove_state
 from .joining import count_frames, join
 from .opening import open_job
 from .paths import check_paths
@@ -42,7 +42,7 @@ def upscale_file(
         choices: What the user chose.
         reporter: Told of every phase and frame.
         overwrite: Replace an output that exists.
-        restart: Discard what an earlier run left.
+        restart: Discard what an earlier run left; with `chunk`, only what was left with other choices.
         chunk: (i, n): render share i of n only, 1 <= i <= n, and do not join.
         join_only: Render nothing; all segments must be there.
         cluster: Render by the workers of the Ray cluster at this address; "auto": the one that runs here, else one
@@ -56,11 +56,11 @@ def upscale_file(
         UserError: With what to do, for all that a user can mend.
     """
     check_paths(source_path, output, overwrite=overwrite or chunk is not None)
-    lock_name = "lock" if chunk is None else f"lock-{chunk[0]}-of-{chunk[1]}"
+    lock_name = LOCK_NAME if chunk is None else f"{LOCK_NAME}-{chunk[0]}-of-{chunk[1]}"
     with locked(output, lock_name):
         reporter.phase("reading")
         job, source, frames, pipeline = open_job(source_path, output, choices)
-        keep_identity(job, restart=restart)
+        keep_identity(job, restart=restart, lock_name=lock_name)
         if chunk is None:
             remove_leftovers(job)
         mine = share(list(job.segments), *((0, 1) if chunk is None else (chunk[0] - 1, chunk[1])))
