@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from vsrealbasicvsr.app.paths import check_readable, main_video
+from vsrealbasicvsr.app.paths import check_readable, full_name, main_video
 from vsrealbasicvsr.app.timeline import MAX_RATE_DEVIATION, Timeline
 
 MAX_TICKS_PER_SECOND = 1_000_000
@@ -65,7 +65,7 @@ def source_times(path: Path) -> SourceTimes:
         UserError: It has no video that can be read.
     """
     check_readable(path)
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream = main_video(file)
         times = [
             (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)

@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -314,6 +315,16 @@ def test_a_file_is_called_incomplete_if_its_end_is_missing_not_if_its_audio_is_l
     (said,) = [record.getMessage() for record in caplog.records if "announces" in record.getMessage()]
     assert "longer.mkv announces 4.0 s, and " in said
     assert said.endswith("is the file complete?")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no name of a file has a colon there")
+def test_a_colon_in_a_relative_name_is_no_protocol(
+    make: Any, upscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("in.mkv", *VIDEO, *H264).rename(tmp_path / "Alien: Covenant.mkv")
+    monkeypatch.chdir(tmp_path)
+    upscale(Path("Alien: Covenant.mkv"), Path("Alien: large.mkv"), stop="0.1")
+    assert described(tmp_path / "Alien: large.mkv")
 
 
 def test_a_rotated_video_is_turned(make: Any, upscale: Any, tmp_path: Path) -> None:

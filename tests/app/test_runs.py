@@ -169,6 +169,7 @@ def test_a_folder_is_upscaled_and_what_fails_is_listed(source: Path, options: li
     for name in ("1.mkv", "extras/2.mkv"):
         (season / name).write_bytes(source.read_bytes())
     (season / "broken.mp4").write_bytes(b"no video")
+    (season / "._1.mp4").write_bytes(b"macOS's notes on another file")
     (season / "notes.txt").write_text("not a video")
     first = run("upscale", season, tmp_path / "hd", *options, "--stop", "0.2")
     assert first.returncode == 1

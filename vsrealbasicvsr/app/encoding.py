@@ -15,6 +15,7 @@ import vapoursynth as vs
 from vsrealbasicvsr.errors import UserError, printable
 from vsrealbasicvsr.scheduling import scheduling_kept
 
+from .paths import full_name
 from .pixel_formats import has_alpha, pixel_formats, to_av
 
 DEFAULT_CODEC, DEFAULT_DEEP_CODEC = "libx264", "libx265"
@@ -185,7 +186,7 @@ class SegmentWriter:
     def __init__(self, path: Path, clip: vs.VideoNode, encoder: Encoder, tags: Tags) -> None:
         """Open the encoder. Raises UserError if it refuses its options or the size of the clip."""
         check_size(encoder, (clip.width, clip.height))
-        self._file = av.open(str(path), "w", format=segment_format(encoder.codec))
+        self._file = av.open(full_name(path), "w", format=segment_format(encoder.codec))
         self._path = path
         self._pix_fmt = encoder.pix_fmt
         self._count = 0
@@ -230,5 +231,5 @@ class SegmentWriter:
 
 def packets_of(path: Path) -> Iterator[Any]:
     """Yield the encoded packets of a segment, in the order in which they were encoded."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         yield from (packet for packet in file.demux(video=0) if packet.size)

@@ -13,7 +13,7 @@ import av
 
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
-from .paths import check_readable, main_video
+from .paths import check_readable, full_name, main_video
 from .source import Source, open_source
 
 REORDERED_SECONDS = Fraction(1)
@@ -40,7 +40,7 @@ def measure(path: Path) -> Extent:
         UserError: There is no such file, or no video in it that can be read.
     """
     check_readable(path)
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream = main_video(file)
         try:
             first = next(file.decode(stream))
@@ -102,7 +102,7 @@ def _copy(path: Path, target: Path, start: Fraction, stop: Fraction) -> Fraction
     Returns by how many seconds the copy's times are smaller: it begins at 0, for no muxer takes times below.
     """
     shift = None
-    with av.open(str(path)) as file, av.open(str(target), "w", format="matroska") as out:
+    with av.open(full_name(path)) as file, av.open(full_name(target), "w", format="matroska") as out:
         stream = main_video(file)
         base = Fraction(stream.time_base)
         copied = out.add_stream_from_template(stream, opaque=True)

@@ -52,6 +52,7 @@ def plan_folder(folder: Path, output: Path) -> list[tuple[Path, Path]]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not _inside(path, output, folder)
+        if not path.name.startswith("._")  # macOS's, beside each file on other systems' disks
     )
     if not found:
         raise UserError(f"there is no video in {shown_path(folder)}")

@@ -15,7 +15,7 @@ import av
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoding import NOT_MUXED, packets_of
-from .paths import main_video
+from .paths import full_name, main_video
 from .time_stamps import Stamps, not_falling, rising
 from .timeline import Timeline
 
@@ -41,11 +41,11 @@ def join(segments: Sequence[Path], source: Path, timeline: Timeline, path: Path,
         UserError: The container does not take the video, or what was written cannot be decoded.
     """
     shift = Fraction(0) if whole else timeline.start_seconds
-    options = {"movie_timescale": str(_movie_timescale(timeline))} if suffix in MP4_SUFFIXES else {}
+    options = {"movie_timescale": str(_movie_timescale(timeline))} if suffix.lower() in MP4_SUFFIXES else {}
     with (
-        av.open(str(segments[0])) as first,
-        av.open(str(source)) as original,
-        av.open(str(path), "w", format=muxer_of(suffix), options=options) as out,
+        av.open(full_name(segments[0])) as first,
+        av.open(full_name(source)) as original,
+        av.open(full_name(path), "w", format=muxer_of(suffix), options=options) as out,
     ):
         video = _add_video(out, first.streams.video[0], suffix)
         video.time_base = timeline.time_base
@@ -93,7 +93,7 @@ def _check_decodable(path: Path, segment: Path, suffix: str) -> None:
 def _first_picture(path: Path) -> tuple[int, int] | None:
     """Return (width, height) of a video's first frame, or None if it cannot be decoded."""
     try:
-        with av.open(str(path)) as file:
+        with av.open(full_name(path)) as file:
             frame = next(file.decode(main_video(file)))
     except (av.FFmpegError, StopIteration):
         return None
@@ -230,7 +230,7 @@ def _mended(source: Path, copied: Collection[int], timeline: Timeline) -> dict[i
     times: dict[int, list[int | None]] = {}
     durations: dict[int, Counter[int]] = {}
     bases: dict[int, Fraction] = {}
-    with av.open(str(source)) as opened:
+    with av.open(full_name(source)) as opened:
         file: Any = opened
         streams = [s for s in file.streams if s.index in copied and s.type in ("audio", "subtitle")]
         subtitles = {stream.index for stream in streams if stream.type == "subtitle"}

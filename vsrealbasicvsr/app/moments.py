@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .excerpts import Extent
-from .paths import main_video
+from .paths import full_name, main_video
 
 NUM_CANDIDATES = 40
 LOOKED_AT_WIDTH_PX = 192
@@ -67,7 +67,7 @@ def find_moments(path: Path, extent: Extent, count: int) -> list[Fraction]:
     """
     candidates: dict[Fraction, Candidate] = {}
     last = max(extent.start, extent.end - EDGE_SECONDS)
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream = main_video(file)
         base = Fraction(stream.time_base)
         for number in range(NUM_CANDIDATES):

@@ -26,8 +26,9 @@ def check_readable(path: Path) -> None:
 
 
 def full_name(path: Path) -> str:
-    """Return a file's name from the root on: ffmpeg takes what stands before a colon ("Alien: Covenant.mp4") for a
-    protocol.
+    """Return the absolute name of a file, for ffmpeg.
+
+    It takes what stands before a colon in others ("Alien: Covenant.mp4") for a protocol.
     """
     return str(path.absolute())
 

@@ -19,7 +19,7 @@ from .encoding import Encoder, SegmentWriter, Tags
 from .hdr import Light, from_network, hdr_words, light_of, to_network
 from .interrupting import computed
 from .job import Choices, Job
-from .paths import main_video
+from .paths import full_name, main_video
 from .pixel_formats import ALPHA, check_divisible
 from .plan import Segment, runs
 from .source import Source
@@ -127,7 +127,7 @@ def pixel_aspect(source: Source) -> Fraction:
     aspect = Fraction(int(source.props.get("_SARNum", 1)) or 1, int(source.props.get("_SARDen", 1)) or 1)
     if aspect == 1:
         return aspect
-    with av.open(str(source.path)) as file, suppress(av.FFmpegError, StopIteration):
+    with av.open(full_name(source.path)) as file, suppress(av.FFmpegError, StopIteration):
         if next(file.decode(main_video(file))).rotation % 180 == 90:
             return 1 / aspect
     return aspect

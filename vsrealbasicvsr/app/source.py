@@ -13,7 +13,7 @@ import vapoursynth as vs
 from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .interrupting import interruptible
-from .paths import check_readable, main_video
+from .paths import check_readable, full_name, main_video
 from .pixel_formats import ALPHA
 from .time_stamps import rising
 from .timeline import Timeline
@@ -51,7 +51,7 @@ def open_source(path: Path, index_folder: Path) -> Source:
         raise UserError("the source plugin BestSource is not installed: pip install vapoursynth-bestsource")
     source = partial(
         vs.core.bs.VideoSource,
-        str(path),
+        full_name(path),
         cachepath=str(index_folder / "index"),
         cachemode=3,  # there, not below it under the source's whole path: Windows has 260 characters for both
         showprogress=False,
@@ -83,7 +83,7 @@ def _timeline(path: Path, clip: vs.VideoNode, opened: Any) -> Timeline:
     found = opened["timestamps"]
     pts = [None if time == NO_TIME else time for time in ([found] if isinstance(found, int) else found)]
     time_base = Fraction(opened["timebasenum"], opened["timebaseden"])
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream: Any = main_video(file)
         rate = Fraction(stream.average_rate or clip.fps or 25)
         start = int(stream.start_time or 0)
@@ -118,20 +118,20 @@ def check_suitable(source: Source, *, force: bool, deinterlaced: bool) -> None:
 
 def _announces_dolby_vision(path: Path) -> bool:
     """Return whether the container has a configuration of Dolby Vision (dvcC, dvvC) for its video."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         context: Any = main_video(file).codec_context
         return "dovi_conf" in context.coded_side_data
 
 
 def _tags(path: Path) -> dict[str, str]:
     """Return the tags of the video stream."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         return dict(main_video(file).metadata)
 
 
 def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
     """Log a warning if the file announces more than can be read, as one whose copying was interrupted."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream: Any = main_video(file)
         if stream.duration:
             announced = float(stream.duration * Fraction(stream.time_base))
@@ -154,7 +154,7 @@ def _warn_of_missing_end(path: Path, timeline: Timeline) -> None:
 
 def _last_end(path: Path) -> float:
     """Return when the last packet of any stream ends, in seconds."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         ends = [
             float((packet.pts + (packet.duration or 0)) * packet.time_base)
             for packet in file.demux()
@@ -165,7 +165,7 @@ def _last_end(path: Path) -> float:
 
 def _last_duration(path: Path, last_pts: int, time_base: Fraction) -> int | None:
     """Return how long the last frame is shown, in units of time_base, where the file says so."""
-    with av.open(str(path)) as file:
+    with av.open(full_name(path)) as file:
         stream = main_video(file)
         durations = {packet.pts: packet.duration for packet in file.demux(stream) if packet.time_base == time_base}
     return durations.get(last_pts) or None
