@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--crf", type=float, default=20)
-    parser.add_argument("--detail", type=float, default=0.5)
+    parser.add_argument("--detail", type=float, default=0.6)
     arguments = parser.parse_args()
     print(f"{'':<22} {'PSNR (PQ)':>10} {'highlights, 99.9 %':>20} {'mean':>8}   cd/m2")
     with tempfile.TemporaryDirectory() as folder:

@@ -72,7 +72,7 @@ def test_detail_sharpens_step_by_step_for_a_price_in_decibels():
     }
     smooth = np.mean([gradient(bicubic(degraded(name)[0])) for name in PHOTOGRAPHS])
     assert smooth < lengths[0.0] < lengths[None] < lengths[1.0]
-    assert lengths[None] > 1.06 * smooth  # measured: 1.15
+    assert lengths[None] > 1.06 * smooth  # measured: 1.19
     assert np.mean([gain_db(name, upscaled(name, None)) for name in PHOTOGRAPHS]) > -0.15
 
 
