@@ -3,7 +3,7 @@
 #   make demo                              upscale a low-quality clip made on the spot; results in demo/
 #   make demo INPUT=in.mp4 [FRAMES=48]     upscale your own file (its first 48 frames), audio included
 #            [OUT=demo] [THETA=5] [DETAIL=0.5] [CLEANING=1]
-#   make test                              the default tests, on as many workers as there are cores
+#   make test                              the default tests, on one worker more than there are cores
 #   make test-fast                         those of them that take less than 0.3 s each: no whole programs, no long series
 #   make test-oldest                       the default tests with the oldest torch that pyproject.toml promises
 #   make check                             ruff, mypy and the default tests

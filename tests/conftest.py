@@ -42,16 +42,17 @@ LONGEST_FILES = ("training/test_training.py", "filter/test_process.py", "engine/
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Decide the number of workers of `-n auto`, which make test passes, and the number of threads of each.
 
-    One worker for each core, with one thread: the networks of the tests are so small that threads waiting for each
-    other would take most of the time; three workers on two cores were no faster. A file stays on one worker, because
-    its fixtures are shared. No workers where there is a GPU: the tests of device="auto" would compete for it.
+    One worker more than there are cores, for some tests wait for programs (on two cores two workers took 6:15, three
+    5:59), with one thread: the networks of the tests are so small that threads waiting for each other would take most
+    of the time. A file stays on one worker, because its fixtures are shared. No workers where there is a GPU: the tests
+    of device="auto" would compete for it.
     """
     if torch.cuda.is_available() or os.environ.get("RBVSR_REQUIRE_CUDA") == "1":
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.option.dist, config.option.loadscopereorder = "loadfile", False
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(num_cores, MAX_WORKERS)))
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(num_cores + 1, MAX_WORKERS)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -122,10 +122,10 @@ DIGESTS = """
 
         return vs.core.std.ModifyFrame(blank, blank, fill)
 
-    jobs = [(100, 60, 2, "default")]
-    jobs += [(*size, sys.argv[1]) for size in ((180, 120, 2), (160, 112, 3), (853, 480, 2), (1, 97, 3))]
-    for kernels in ("", "off"):
+    for kernels, largest in (("", (853, 480, 2)), ("off", (427, 241, 2))):
         os.environ["RBVSR_KERNELS"] = kernels
+        jobs = [(100, 60, 2, "default")]
+        jobs += [(*size, sys.argv[1]) for size in ((180, 120, 2), (160, 112, 3), largest, (1, 97, 3))]
         for width, height, num_frames, model in jobs:
             made = hashlib.md5()
             for frame in clip(width, height, num_frames).rbvsr.Upscale(model=model, device="cpu").frames(close=True):

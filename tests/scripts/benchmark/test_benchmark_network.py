@@ -90,7 +90,7 @@ def test_the_stand_in_for_basicvsrpp_has_the_papers_size_and_looks_both_ways():
     assert made.shape == (1, 4, 3, 64, 80)
     (gradient,) = torch.autograd.grad(made[:, 1].sum(), clip)
     assert (gradient.abs().amax((0, 2, 3, 4)) > 0).all()
-    assert plusplus.half()(clip.detach().half()).shape == (1, 4, 3, 64, 80)
+    assert plusplus.half()(clip.detach()[:, :2, :, :8, :8].half()).shape == (1, 2, 3, 32, 32)
 
 
 def test_the_json_has_the_machine_the_kernels_and_the_threads(tiny):
