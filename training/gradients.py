@@ -78,11 +78,7 @@ def generator_gradients(
         ValueError: The clips' shapes or dtypes do not match.
     """
     _check_pair("generator_step", lr, gt, model.sizes.scale)
-    if faithful is not None and (faithful.shape != gt.shape or faithful.dtype != torch.float32):
-        raise ValueError(
-            f"generator_step: expected faithful in float32 of gt's shape {tuple(gt.shape)}, got {tuple(faithful.shape)}"
-            f" of {faithful.dtype}"
-        )
+    _check_faithful(faithful, gt)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
     counting = _losses_that_count(losses, model, lr, perceptual, discriminator, faithful)
@@ -94,16 +90,13 @@ def generator_gradients(
     if lr.device.type == "cpu" and not total.isfinite():
         return _without_gradient(found, hr, model)
     (at_output,) = torch.autograd.grad(total, clips.hr)
-    at_output_behind, of_views = _gradient_of_views(
-        clips, losses, counting, perceptual, discriminator, autocast, frames_at_once
-    )
+    others = perceptual, discriminator
+    at_output_behind, of_views = _gradient_of_views(clips, losses, counting, *others, autocast, frames_at_once)
     of_cleaning, of_flow = (_compute(counting, reach, clips) for reach in (Reach.CLEANING, Reach.FLOW))
     found |= of_views | of_cleaning | of_flow
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in found.values()):
         return _without_gradient(found, hr, model)
-    if at_output_behind is not None and losses.cleaning_gets_perceptual:
-        at_output, at_output_behind = at_output + at_output_behind, None
-    _spread(model, hr, at_output, at_output_behind, _weighted_sum(of_cleaning, losses), _weighted_sum(of_flow, losses))
+    _spread(model, hr, at_output, at_output_behind, of_cleaning, of_flow, losses)
     return found, hr.detach()
 
 
@@ -197,8 +190,9 @@ def _spread(
     hr: Tensor,
     at_output: Tensor,
     at_output_behind: Tensor | None,
-    for_cleaning: Tensor,
-    for_flow: Tensor,
+    of_cleaning: Mapping[str, Tensor],
+    of_flow: Mapping[str, Tensor],
+    losses: LossSettings,
 ) -> None:
     """Run the backward passes, from the gradients at the output and the losses of single parts to `.grad`.
 
@@ -207,9 +201,13 @@ def _spread(
         hr: Its output, with its graph.
         at_output: Gradient at the output for every part of the network.
         at_output_behind: Gradient at the output for every part but the cleaning module; None if there is none.
-        for_cleaning: Sum of the losses of the cleaning module alone.
-        for_flow: Sum of the losses of the flow network alone.
+        of_cleaning: Losses of the cleaning module alone, unweighted.
+        of_flow: Losses of the flow network alone, unweighted.
+        losses: Weights, and whether at_output_behind reaches the cleaning module all the same.
     """
+    for_cleaning, for_flow = _weighted_sum(of_cleaning, losses), _weighted_sum(of_flow, losses)
+    if at_output_behind is not None and losses.cleaning_gets_perceptual:
+        at_output, at_output_behind = at_output + at_output_behind, None
     cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
     if at_output_behind is None:
         _backward([(hr, at_output), (for_cleaning, None), (for_flow, None)], cleaning + others)
@@ -369,6 +367,15 @@ def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     """Return the losses as numbers, read together: each reading waits for the GPU."""
     values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
     return dict(zip(losses, values, strict=True))
+
+
+def _check_faithful(faithful: Tensor | None, gt: Tensor) -> None:
+    """Raise ValueError if a faithful network's output is given that has not the ground truth's shape or float32."""
+    if faithful is not None and (faithful.shape != gt.shape or faithful.dtype != torch.float32):
+        raise ValueError(
+            f"generator_step: expected faithful in float32 of gt's shape {tuple(gt.shape)}, got {tuple(faithful.shape)}"
+            f" of {faithful.dtype}"
+        )
 
 
 def _check_pair(function: str, clip: Tensor, gt: Tensor, scale: int) -> None:
