@@ -226,7 +226,7 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Restore the moments of a checkpoint. How the optimiser runs (device, captured or not) does not change."""
     own = [{name: group[name] for name in _HOW if name in group} for group in optimizer.param_groups]
-    # First: torch puts the counts of steps where the saved groups say, and a fused kernel cannot read them elsewhere.
+    # torch puts the step counts where the saved groups say (capturable, fused); a fused kernel reads them on the GPU.
     groups = [saved | how for saved, how in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict(dict(state) | {"param_groups": groups})
     for group, how in zip(optimizer.param_groups, own, strict=True):

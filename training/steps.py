@@ -75,6 +75,7 @@ class Steps:
         self._sums: dict[str, float] = {}
         self._graph_sums: tuple[list[str], Tensor] | None = None
         self._num_summed = 0
+        self._has_captured = False  # captured steps are among the summed ones
 
     def take(self, tensors: StepTensors, iteration: int) -> Taken:
         """Train the networks with one batch, unless a gradient is not finite; its losses are then left out too.
@@ -100,9 +101,9 @@ class Steps:
         """
         self._read_graph_sums()
         means = {name: value / max(self._num_summed, 1) for name, value in self._sums.items()}
-        self._sums, self._num_summed = {}, 0
-        if not all(map(math.isfinite, means.values())):
+        if self._has_captured and not all(map(math.isfinite, means.values())):
             raise LossError(f"losses are not finite: {means}")
+        self._sums, self._num_summed, self._has_captured = {}, 0, False
         return means
 
     # ---- eager -------------------------------------------------------------------------------------------------------
@@ -184,9 +185,11 @@ class Steps:
         else:
             self._graph_sums[1].add_(losses)
         self._num_summed += 1
+        self._has_captured = True
         return Taken(True, None)
 
     def _read_graph_sums(self) -> None:
+        """Add the sums of captured steps, which are on the device, to the others. Synchronises."""
         if self._graph_sums is not None:
             names, sums = self._graph_sums
             for name, value in zip(names, sums.tolist(), strict=True):

@@ -16,7 +16,7 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 
 from .encoding import NOT_MUXED, packets_of
 from .paths import full_name, main_video
-from .time_stamps import Stamps, not_falling, rising
+from .time_stamps import Stamps, increasing, non_decreasing
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
@@ -172,7 +172,8 @@ def _keepers(kind: str, codec: str | None) -> Iterator[str]:
     """Yield the suffixes of containers that take a stream."""
     for suffix in (".mkv", ".mp4", ".mov"):
         with av.open(io.BytesIO(), "w", format=muxer_of(suffix)) as file:
-            if suffix == ".mkv" if kind == "attachment" else codec in file.supported_codecs:
+            takes_it = suffix == ".mkv" if kind == "attachment" else codec in file.supported_codecs
+            if takes_it:
                 yield suffix
 
 
@@ -246,10 +247,10 @@ def _mended(source: Path, copied: Collection[int], timeline: Timeline) -> dict[i
         if len(known) < len(stamps) or any(before > after for before, after in pairwise(known)):
             shifts = [round(seconds / bases[index]) for seconds in timeline.shifts]
             if index in subtitles:
-                found[index] = not_falling(stamps, shifts=shifts)
+                found[index] = non_decreasing(stamps, shifts=shifts)
             else:
                 step = Fraction(durations[index].most_common(1)[0][0])
-                found[index] = rising(stamps, step=step, shifts=shifts)
+                found[index] = increasing(stamps, step=step, shifts=shifts)
     return found
 
 

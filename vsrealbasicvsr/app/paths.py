@@ -26,9 +26,9 @@ def check_readable(path: Path) -> None:
 
 
 def full_name(path: Path) -> str:
-    """Return the absolute name of a file, for ffmpeg.
+    """Return the absolute path of a file, for ffmpeg.
 
-    It takes what stands before a colon in others ("Alien: Covenant.mp4") for a protocol.
+    In a relative one ffmpeg takes the text before a colon ("Alien: Covenant.mp4") for a protocol.
     """
     return str(path.absolute())
 

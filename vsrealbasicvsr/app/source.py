@@ -15,7 +15,7 @@ from vsrealbasicvsr.errors import UserError, printable, shown_path
 from .interrupting import interruptible
 from .paths import check_readable, full_name, main_video
 from .pixel_formats import ALPHA
-from .time_stamps import rising
+from .time_stamps import increasing
 from .timeline import Timeline
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _timeline(path: Path, clip: vs.VideoNode, opened: Any) -> Timeline:
         start = int(stream.start_time or 0)
     if len(pts) != clip.num_frames:
         pts = [None] * clip.num_frames
-    stamps = rising(pts, step=1 / (rate * time_base), start=start)
+    stamps = increasing(pts, step=1 / (rate * time_base), start=start)
     if stamps.shifts:
         LOG.warning("the times of %s begin again on the way: its parts are put one after another", shown_path(path))
     times = stamps.times

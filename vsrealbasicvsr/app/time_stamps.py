@@ -1,4 +1,4 @@
-"""Time stamps as files have them, made to rise: some are missing, repeated, go back, or begin again."""
+"""Time stamps of a file, made strictly increasing: some are missing or repeated, go back, or begin again."""
 
 import math
 from bisect import bisect_left
@@ -13,7 +13,7 @@ NUM_COMPARED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamps:
-    """Time stamps that rise, one for each that a file has.
+    """Strictly increasing time stamps, one for each frame or packet of a file.
 
     Attributes:
         times: In units of the file's time base divided by `scale`.
@@ -26,10 +26,10 @@ class Stamps:
     shifts: tuple[int, ...] = ()
 
 
-def rising(
+def increasing(
     stamps: Sequence[int | None], *, step: Fraction, start: int = 0, shifts: Sequence[int] | None = None
 ) -> Stamps:
-    """Keep the stamps that rise, and put the others between their neighbours.
+    """Keep the longest increasing sequence of stamps, and put the others between their neighbours.
 
     step = 10:  5 15 -- -- 45      becomes  5 15 25 35 45    missing
                 5 15 15 35         becomes  5 15 25 35       repeated
@@ -46,7 +46,7 @@ def rising(
     if len(known) == len(stamps) and all(before < after for before, after in pairwise(known)):
         return Stamps(times=tuple(known))
     continued, added = _continued(stamps, step, shifts)
-    kept = _longest_rise(continued)
+    kept = _longest_increasing(continued)
     if not kept:
         continued, kept = [start, *continued[1:]], [0]
     first, last = kept[0], kept[-1]
@@ -62,7 +62,7 @@ def rising(
     return Stamps(times=tuple(times), scale=scale, shifts=added)
 
 
-def not_falling(stamps: Sequence[int | None], *, shifts: Sequence[int] = ()) -> Stamps:
+def non_decreasing(stamps: Sequence[int | None], *, shifts: Sequence[int] = ()) -> Stamps:
     """Shift the stamps each time that they go back, as far as there are shifts, and never let them go back.
 
     For subtitles, which are far apart, and may begin at the same time.
@@ -105,9 +105,9 @@ def _continued(
     return continued, tuple(added[1:])
 
 
-def _longest_rise(stamps: Sequence[int | None]) -> list[int]:
-    """Return the places of the longest sequence that rises; of equal stamps, the first counts."""
-    ends: list[int] = []  # ends[k]: the place of the least stamp that ends a rise of k + 1
+def _longest_increasing(stamps: Sequence[int | None]) -> list[int]:
+    """Return the places of the longest increasing sequence; of equal stamps, the first counts."""
+    ends: list[int] = []  # ends[k]: the place of the least stamp that ends an increasing sequence of k + 1
     least: list[int] = []
     before: dict[int, int | None] = {}
     for n, time in enumerate(stamps):
@@ -118,9 +118,9 @@ def _longest_rise(stamps: Sequence[int | None]) -> list[int]:
             continue
         before[n] = ends[k - 1] if k else None
         ends[k : k + 1], least[k : k + 1] = [n], [time]
-    rise = []
+    found = []
     place = ends[-1] if ends else None
     while place is not None:
-        rise.append(place)
+        found.append(place)
         place = before[place]
-    return rise[::-1]
+    return found[::-1]
