@@ -91,6 +91,7 @@ class Networks:
         settings = self.settings
         self.model.to(self.device).to(memory_format=torch.channels_last).train()
         self.model.image_cleaning.requires_grad_(not settings.freeze_cleaning)
+        self.model.basicvsr.requires_grad_(not settings.freeze_basicvsr)
         self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         flow = list(self.model.basicvsr.spynet.parameters())
         own = {id(parameter) for parameter in flow}
@@ -125,7 +126,9 @@ class Networks:
         share = iteration / settings.iterations
         rest, flow = self.optimizer.param_groups
         _set_rate(rest, learning_rate(iteration, settings))
-        flow_learns = settings.flow_learning_rate > 0 and share >= settings.flow_from_share
+        flow_learns = (
+            settings.flow_learning_rate > 0 and share >= settings.flow_from_share and not settings.freeze_basicvsr
+        )
         peak = settings.flow_learning_rate
         _set_rate(flow, learning_rate(iteration, settings, peak=peak) if flow_learns else 0.0)
         for parameter in self.flow_parameters:

@@ -45,6 +45,8 @@ class Settings:
     """0, as published: SPyNet is frozen; gradients still pass through it."""
     freeze_cleaning: bool = False
     """Freeze the cleaning module; only what comes after it is trained."""
+    freeze_basicvsr: bool = False
+    """Freeze BasicVSR, its flow network included; only the cleaning module is trained."""
     flow_from_share: Share = 0.0
     """Share of the run after which the flow network is trained."""
     warm_up_iterations: Count = 0
