@@ -76,10 +76,11 @@ class Networks:
                 " gives a better start",
                 file=sys.stderr,
             )
-        if start is None and self.settings.freeze_cleaning:
-            raise TrainingError(
-                "there is no cleaning module to keep as it is: begin --from weights, or without --freeze-cleaning"
-            )
+        for option, part in (("cleaning", "cleaning module"), ("basicvsr", "BasicVSR")):
+            if start is None and getattr(self.settings, f"freeze_{option}"):
+                raise TrainingError(
+                    f"there is no {part} to keep as it is: begin --from weights, or without --freeze-{option}"
+                )
         if start is None and spynet is None and self.settings.flow_learning_rate == 0:
             raise TrainingError(
                 "there is no flow network to begin with, and it is frozen: give one with --spynet FILE (python -m"

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from training.data.settings import DataSettings
 from training.degradations import SCALE
 from training.fields import AtLeast1, Count, NotNegative, Range, SettingsError, Share, check_fields, from_plain, written
-from training.losses.settings import LossSettings
+from training.losses.kinds import Reach
+from training.losses.settings import LOSSES, LossSettings
 from vsrealbasicvsr.model import MAX_BLOCKS, MAX_FLOW_LEVELS, MAX_START_PASSES, STRIDES, Architecture
 
 MAX_CHANNELS = 1024
@@ -85,6 +86,24 @@ class Settings:
                 f"architecture.scale must be {SCALE}, to which the degradations shrink, got {self.architecture.scale}"
             )
         self.losses.check_sample(num_frames=self.data.num_frames, crop_px=self.data.crop_px)
+        self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        """Raise SettingsError if nothing is trained, or if losses are asked for that reach only what is frozen."""
+        if not self.freeze_basicvsr:
+            return
+        if self.freeze_cleaning:
+            raise SettingsError("freeze_cleaning and freeze_basicvsr leave nothing to train: choose one of them")
+        unused = [
+            f"{name}_weight"
+            for name, loss in LOSSES.items()
+            if self.losses.weight(name) > 0 and loss.reaches is Reach.BEHIND_CLEANING
+        ]
+        if unused and not self.losses.cleaning_gets_perceptual:
+            raise SettingsError(
+                f"with freeze_basicvsr the cleaning module alone is trained, and {', '.join(unused)} must be 0, for the"
+                " paper keeps these losses from it (or set cleaning_gets_perceptual)"
+            )
 
     def to_json(self) -> str:
         """Return the settings as the text of settings.json."""

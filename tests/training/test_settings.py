@@ -94,6 +94,11 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         (["--architecture.num-flow-levels", "99"], "architecture.num_flow_levels must be from 1 to 12, got 99"),
         (["--pool-crop-px", "16"], "smaller than the crops"),
         (["--flicker-weight", "1", "--num-frames", "1"], "the flicker loss needs num_frames of 2 or more, got 1"),
+        (["--freeze-cleaning", "--freeze-basicvsr"], "freeze_cleaning and freeze_basicvsr leave nothing to train"),
+        (
+            ["--freeze-basicvsr", "--adversarial-weight", "0.1"],
+            "adversarial_weight must be 0, for the paper keeps these losses from it",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named(words, named):

@@ -375,16 +375,25 @@ def test_a_flow_network_of_another_stride_is_no_start(tmp_path):
                 networks.start_from(None, path)
 
 
-def test_a_frozen_cleaning_module_stays_and_the_rest_learns_also_when_resumed(clips, whole_run, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "frozen", "may_stay"),
+    [
+        ("--freeze-cleaning", "image_cleaning.", ("image_cleaning.", "basicvsr.spynet.")),
+        ("--freeze-basicvsr", "basicvsr.", ("basicvsr.",)),
+    ],
+)
+def test_a_frozen_part_stays_and_the_rest_learns_also_when_resumed(
+    clips, whole_run, tmp_path, option, frozen, may_stay
+):
     out = tmp_path / "frozen"
-    words = ["--freeze-cleaning", "--flicker-weight", 1, "--batch", 1, "--checkpoint-every", 2]
+    words = [option, "--flicker-weight", 1, "--batch", 1, "--checkpoint-every", 2]
     run("train", *TINY, *words, "--data", clips, "--out", out, "--from", whole_run, "--iterations", 2)
     run("train", "--resume", out, "--iterations", 4, "--device", "cpu", "--workers", 1)
     start = load_checkpoint(list_checkpoints(whole_run)[-1])["model"]
     end = load_checkpoint(checkpoint_path(out, 4))["model"]
     kept = {name for name in start if torch.equal(start[name], end[name])}
-    assert {name for name in start if name.startswith("image_cleaning.")} <= kept
-    assert kept <= {name for name in start if name.startswith(("image_cleaning.", "basicvsr.spynet."))}
+    assert {name for name in start if name.startswith(frozen)} <= kept
+    assert kept <= {name for name in start if name.startswith(may_stay)}
     assert "flicker" in read_log(out)[-1]
 
 
@@ -400,9 +409,10 @@ def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, 
     assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
 
 
-def test_a_cleaning_module_that_never_learned_is_not_frozen(clips, tmp_path):
-    done = run("train", *TINY, "--freeze-cleaning", "--data", clips, "--out", tmp_path / "run", status=2)
-    assert "there is no cleaning module to keep as it is" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(("option", "part"), [("cleaning", "cleaning module"), ("basicvsr", "BasicVSR")])
+def test_a_part_that_never_learned_is_not_frozen(clips, tmp_path, option, part):
+    done = run("train", *TINY, f"--freeze-{option}", "--data", clips, "--out", tmp_path / "run", status=2)
+    assert f"there is no {part} to keep as it is" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("flicker", [0, 1])
