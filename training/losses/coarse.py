@@ -7,6 +7,10 @@ from torch import Tensor
 from training.losses.distances import l1
 from training.losses.filters import SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Needs, Reach
+from vsrealbasicvsr.luma import luma
+
+MIN_CONTRAST = 1 / 255
+"""Contrast below which clips count as plain: they gain little."""
 
 
 def coarse_loss(hr: Tensor, faithful: Tensor) -> Tensor:
@@ -23,23 +27,39 @@ def coarse_loss(hr: Tensor, faithful: Tensor) -> Tensor:
     return l1(_coarse(hr), _coarse(faithful))
 
 
-def with_contrast(clip: Tensor, amount: float) -> Tensor:
-    """Add `amount` times what a blur takes away from the frames: three box filters, almost a Gaussian of 3.2 pixels.
+def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
+    """Give clips the contrast of the ground truth at periods of about 8 to 60 pixels, as far as it is lost.
 
-    Output by a network that minimises an error has less contrast than the ground truth where it is unsure, and
-    ColorVideoVDP prefers some of it back: 0.2 of it raised JOD by 0.03 (docs/decisions.md).
+    Output by a network that minimises an error has less contrast than the ground truth where it is unsure, so less the
+    more the input is damaged; ColorVideoVDP prefers the contrast back, and no more than that (docs/decisions.md). What
+    a blur takes away (three box filters, almost a Gaussian of 8 pixels) is multiplied by one factor for each clip.
 
     Args:
-        clip: (N, T, 3, H, W).
-        amount: 0 changes nothing.
+        clip: Output of a faithful network (N, T, 3, H, W).
+        gt: Ground truth, of the same shape.
+        limit: The factor is at most 1 + limit, and at least 1. 0 changes nothing.
     """
-    if amount == 0:
+    if limit == 0:
         return clip
-    frames = clip.flatten(0, 1)
-    blurred = F.pad(frames, (8, 8, 8, 8), mode="replicate")
-    for size in (7, 7, 5):
+    ratio = (_contrast(gt) + MIN_CONTRAST) / (_contrast(clip) + MIN_CONTRAST)
+    factor = ratio.clamp(1, 1 + limit).view(-1, 1, 1, 1, 1)
+    blurred = _wide(clip.flatten(0, 1)).view_as(clip)
+    return torch.lerp(blurred, clip, factor.expand_as(clip))
+
+
+def _contrast(clip: Tensor) -> Tensor:
+    """Return the standard deviation of a clip's luma in the band of `with_contrast`, (N,)."""
+    frames = luma(clip).flatten(0, 1).unsqueeze(1)
+    band = F.avg_pool2d(F.pad(frames, (2, 2, 2, 2), mode="replicate"), 5, stride=1) - _wide(frames)
+    return band.view(len(clip), -1).square().mean(dim=1).sqrt()
+
+
+def _wide(frames: Tensor) -> Tensor:
+    """Return frames (B, C, H, W) blurred by boxes of 17, 17 and 15 pixels."""
+    blurred = F.pad(frames, (23, 23, 23, 23), mode="replicate")
+    for size in (17, 17, 15):
         blurred = F.avg_pool2d(blurred, size, stride=1)
-    return torch.lerp(blurred, frames, 1 + amount).view_as(clip)
+    return blurred
 
 
 def _coarse(clip: Tensor) -> Tensor:
@@ -50,7 +70,7 @@ def _coarse(clip: Tensor) -> Tensor:
 
 def _of_clips(clips: ClipTensors) -> Tensor:
     assert clips.faithful is not None, "the coarse loss needs Needs.TEACHER"
-    return coarse_loss(clips.hr, with_contrast(clips.faithful, clips.coarse_contrast))
+    return coarse_loss(clips.hr, with_contrast(clips.faithful, clips.gt, clips.coarse_contrast))
 
 
 LOSS: Loss[ClipTensors] = Loss(compute=_of_clips, reaches=Reach.EVERYTHING, needs=Needs.TEACHER)

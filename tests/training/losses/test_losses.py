@@ -191,14 +191,20 @@ def test_the_coarse_loss_sees_everything_but_the_finest_detail():
     assert coarse_loss(flat + wave, flat) > 0.8 * wave.abs().mean()
 
 
-def test_contrast_is_added_to_what_is_finer_than_a_few_pixels_and_to_nothing_else():
-    wave = torch.sin(torch.arange(96) * (2 * torch.pi / 8)).expand(1, 2, 3, 40, 96)
-    wide = torch.sin(torch.arange(96) * (2 * torch.pi / 96)).expand(1, 2, 3, 40, 96)
-    middle = (..., slice(16, -16))
-    assert with_contrast(wave, 0.0) is wave
-    assert (with_contrast(wave, 0.5) - 1.5 * wave)[middle].abs().max() < 0.05
-    assert (with_contrast(wide, 0.5) - wide)[middle].abs().max() < 0.02
-    assert torch.allclose(with_contrast(0.3 + 0 * wave, 0.5), 0.3 + 0 * wave)
+def test_the_contrast_that_is_lost_comes_back_up_to_a_limit_and_no_other():
+    wave = 0.1 * torch.sin(torch.arange(192) * (2 * torch.pi / 16)).expand(3, 2, 3, 64, 192)
+    wide = 0.1 * torch.sin(torch.arange(192) * (2 * torch.pi / 192)).expand_as(wave)
+    softer = wave * torch.tensor([0.5, 0.9, 1.1]).view(-1, 1, 1, 1, 1)
+    middle = (..., slice(32, -32))
+    assert with_contrast(softer, wave, 0.0) is softer
+    gained = (with_contrast(softer, wave, 0.25)[middle].abs().amax((1, 2, 3, 4))
+              / softer[middle].abs().amax((1, 2, 3, 4)))  # fmt: skip
+    assert gained[0].item() == pytest.approx(1.25, abs=0.02)  # the limit
+    assert gained[1].item() == pytest.approx(1 / 0.9, abs=0.02)
+    assert gained[2].item() == pytest.approx(1, abs=1e-4)
+    assert (with_contrast(wide, 2 * wide, 0.25) - wide)[middle].abs().max() < 0.004
+    plain = torch.full_like(wave, 0.3)
+    assert torch.allclose(with_contrast(plain, wave, 0.25), plain, atol=1e-6)
 
 
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
