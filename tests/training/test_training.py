@@ -250,7 +250,8 @@ COARSE = ["--preset", "compact-gan", *TINY_SETTINGS, "--rest-weight", "0", "--nu
           "--pool-num-frames", "2", "--architecture.start-passes", "0", "--architecture.flow-stride", "1",
           "--precision", "fp32", "--batch", "2", "--discriminator-width", "4", "--colour-block-px", "16"]  # fmt: skip
 ALONE = ["--output-weight", "0", "--colour-weight", "0", "--flicker-weight", "0", "--texture-weight", "0",
-         "--weave-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0"]  # fmt: skip
+         "--weave-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0",
+         "--coarse-contrast", "0"]  # fmt: skip
 
 
 def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teacher, tmp_path):
