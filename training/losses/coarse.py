@@ -57,8 +57,8 @@ def _contrast(clip: Tensor) -> Tensor:
 def _wide(frames: Tensor) -> Tensor:
     """Return frames (B, C, H, W) blurred by boxes of 17, 17 and 15 pixels."""
     blurred = F.pad(frames, (23, 23, 23, 23), mode="replicate")
-    for size in (17, 17, 15):
-        blurred = F.avg_pool2d(blurred, size, stride=1)
+    for size in (17, 17, 15):  # rows and columns in turn: torch adds up a whole box anew for each pixel
+        blurred = F.avg_pool2d(F.avg_pool2d(blurred, (size, 1), stride=1), (1, size), stride=1)
     return blurred
 
 
