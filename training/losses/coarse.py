@@ -28,11 +28,11 @@ def coarse_loss(hr: Tensor, faithful: Tensor) -> Tensor:
 
 
 def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
-    """Give clips the contrast of the ground truth at periods of about 8 to 60 pixels, as far as it is lost.
+    """Raise the contrast of clips to that of the ground truth, at periods of about 8 to 60 pixels.
 
-    Output by a network that minimises an error has less contrast than the ground truth where it is unsure, so less the
-    more the input is damaged; ColorVideoVDP prefers the contrast back, and no more than that (docs/decisions.md). What
-    a blur takes away (three box filters, almost a Gaussian of 8 pixels) is multiplied by one factor for each clip.
+    Output by a network that minimises an error has less contrast than the ground truth where it is unsure: less, the
+    more the input was damaged. ColorVideoVDP prefers the contrast back, and no more than that (docs/decisions.md).
+    What a blur takes away (three box filters, almost a Gaussian of 8 pixels) is multiplied by one factor for each clip.
 
     Args:
         clip: Output of a faithful network (N, T, 3, H, W).
@@ -41,25 +41,24 @@ def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
     """
     if limit == 0:
         return clip
-    ratio = (_contrast(gt) + MIN_CONTRAST) / (_contrast(clip) + MIN_CONTRAST)
-    factor = ratio.clamp(1, 1 + limit).view(-1, 1, 1, 1, 1)
-    blurred = _wide(clip.flatten(0, 1)).view_as(clip)
+    blurred, blurred_gt = _wide(clip), _wide(luma(gt).unsqueeze(2)).squeeze(2)
+    own, real = _contrast(luma(clip), luma(blurred)), _contrast(luma(gt), blurred_gt)
+    factor = ((real + MIN_CONTRAST) / (own + MIN_CONTRAST)).clamp(1, 1 + limit).view(-1, 1, 1, 1, 1)
     return torch.lerp(blurred, clip, factor.expand_as(clip))
 
 
-def _contrast(clip: Tensor) -> Tensor:
-    """Return the standard deviation of a clip's luma in the band of `with_contrast`, (N,)."""
-    frames = luma(clip).flatten(0, 1).unsqueeze(1)
-    band = F.avg_pool2d(F.pad(frames, (2, 2, 2, 2), mode="replicate"), 5, stride=1) - _wide(frames)
-    return band.view(len(clip), -1).square().mean(dim=1).sqrt()
+def _contrast(plane: Tensor, blurred: Tensor) -> Tensor:
+    """Return the standard deviation of each plane (N, T, H, W) in the band of `with_contrast`, (N,)."""
+    band = F.avg_pool2d(F.pad(plane, (2, 2, 2, 2), mode="replicate"), 5, stride=1) - blurred
+    return band.square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def _wide(frames: Tensor) -> Tensor:
-    """Return frames (B, C, H, W) blurred by boxes of 17, 17 and 15 pixels."""
-    blurred = F.pad(frames, (23, 23, 23, 23), mode="replicate")
+def _wide(clip: Tensor) -> Tensor:
+    """Return a clip (N, T, C, H, W) blurred by boxes of 17, 17 and 15 pixels."""
+    blurred = F.pad(clip.flatten(0, 1), (23, 23, 23, 23), mode="replicate")
     for size in (17, 17, 15):  # rows and columns in turn: torch adds up a whole box anew for each pixel
         blurred = F.avg_pool2d(F.avg_pool2d(blurred, (size, 1), stride=1), (1, size), stride=1)
-    return blurred
+    return blurred.view_as(clip)
 
 
 def _coarse(clip: Tensor) -> Tensor:
