@@ -165,6 +165,22 @@ def test_a_run_takes_several_folders_and_goes_on_with_the_same_clips_only(clips,
     assert origin["clips"] != one["clips"]
     done = run("train", "--resume", out, "--data", clips, status=2)
     assert "are not those" in done.stderr
+
+
+def test_other_footage_of_the_same_names_and_sizes_is_not_taken_for_the_run_s_or_the_pool_s(clips, tmp_path):
+    """As DSC0001.jpg of two cameras: a shared pool trained from the pictures of the run before."""
+    (tmp_path / "other").mkdir()
+    for name in ("astronaut", "coffee", "chelsea"):
+        Image.fromarray(255 - getattr(skimage.data, name)()).save(tmp_path / "other" / f"{name}.png")
+    other = tmp_path / "other_clips"
+    run("prepare", tmp_path / "other", other, "--images", "photographs", "--workers", "1")
+    words = ["train", *TINY, "--iterations", "2", "--pool-folder", tmp_path / "pool"]
+    run(*words, "--data", clips, "--out", tmp_path / "a")
+    done = run(*words, "--data", other, "--out", tmp_path / "b", status=2)
+    assert "was made from other footage" in done.stderr
+    run(*words, "--data", clips, "--out", tmp_path / "c")
+    done = run("train", "--resume", tmp_path / "a", "--data", other, "--iterations", "4", status=2)
+    assert "are not those" in done.stderr
     assert "Traceback" not in done.stderr
 
 

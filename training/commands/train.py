@@ -331,7 +331,9 @@ def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> di
 def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
     """Open the clips of a run. Raise TrainingError if they are not those that it began with."""
     clips = ClipDataset.open([Path(path) for path in origin["data"]], pool_folder=Path(origin["pool_folder"]))
-    if origin.setdefault("clips", clips.identity()) != clips.identity():
+    footage = clips.footage()  # None if a clip is damaged: another takes its place
+    is_other = footage is not None and origin.setdefault("footage", footage) != footage
+    if origin.setdefault("clips", clips.identity()) != clips.identity() or is_other:
         raise TrainingError(
             f"the clips in {', '.join(origin['data'])} are not those that {folder} began with: name their folders"
             f" with --data, or begin a new run with --from {folder}"

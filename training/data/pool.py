@@ -5,6 +5,7 @@ For machines on which degrading every sample takes longer than training on it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
 from dataclasses import asdict, dataclass
@@ -34,10 +35,14 @@ from training.data.sampler import (
 from training.data.settings import DataSettings
 from training.degradations import SCALE, codecs
 from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.whole_file import whole_file
 
 POOL_VERSION = 2
 """Number of this format; raised whenever the same options give other clips, so that older pools are computed again."""
 
+
+FOOTAGE_NAME = "footage"
+"""Name of the file in a pool's folder that says which pictures it was made from, see `ClipDataset.footage`."""
 
 _CHECKSUM_BYTES = 4
 
@@ -74,6 +79,31 @@ def pool_clip_path(dataset: ClipDataset, options: DataSettings, number: int) -> 
         raise UserError(f"a pool of {options.pool_clips} clips needs a pool_folder to be cached in.")
     name = hashlib.blake2b(_what_decides(dataset, options.of_pool_clips()).encode(), digest_size=8).hexdigest()
     return dataset.pool_folder / name / f"{number:06d}.npy"
+
+
+def check_pool(dataset: ClipDataset, options: DataSettings) -> None:
+    """Note the footage in the pool's folder, or compare: clips of other footage may have the same names and sizes.
+
+    Raises:
+        UserError: The dataset has no folder for its pools, or this one is of other footage.
+    """
+    path = pool_clip_path(dataset, options, 0).with_name(FOOTAGE_NAME)
+    footage = dataset.footage()
+    if footage is None:
+        return
+    try:
+        noted = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        with contextlib.suppress(OSError):  # a whole pool may be where nothing can be written
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                file.write(footage.encode())
+        return
+    if noted != footage:
+        raise UserError(
+            f"the pool {path.parent} was made from other footage, whose clips have the same names and sizes."
+            " Name another --pool-folder, or delete this one."
+        )
 
 
 def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:
