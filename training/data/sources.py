@@ -149,7 +149,8 @@ def find_sources(folder: Path, *, images: Images = "auto") -> Found:
         for run in runs:
             if images == "frames" or _are_frames(run):
                 sources.append(Source(_run_name(folder, run), "frames", tuple(run)))
-                pictures = [path for path in pictures if path not in set(run)]
+                in_run = set(run)
+                pictures = [path for path in pictures if path not in in_run]
         if images == "frames":
             reason = f"not one of {MIN_NUMBERED_FRAMES} or more frames with consecutive numbers"
             unused += [Unused(_name_in(folder, path), reason) for path in pictures]

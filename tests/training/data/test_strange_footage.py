@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import av
 import numpy as np
@@ -20,6 +20,7 @@ from tests.forked import start_module
 from tests.training.data.footage import Bytes, panned, write_pictures, write_video
 from training.__main__ import main
 from training.data.dataset import read_index
+from training.data.sources import find_sources
 
 SMALL = ["--min-px", "40", "--min-frames", "5", "--workers", "1"]
 MATRIX_YCGCO, TRANSFER_PQ = 8, 16
@@ -103,6 +104,24 @@ def test_interlaced_frames_after_progressive_ones_are_left_out(pan: Bytes, tmp_p
     index = read_index(tmp_path / "out")
     assert index.sources["mixed.ts"].trouble == "is interlaced from frame 8 on: deinterlace it first"
     assert sum(clip.num_frames for clip in index.clips) == len(pan)
+
+
+def test_the_time_to_find_the_frames_of_a_film_grows_with_their_number_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 frames took half a minute, ten times as many a hundred times as long."""
+    write_pictures(tmp_path, np.zeros((200, 8, 8, 3), dtype=np.uint8))
+    num_hashes, plain = 0, PurePath.__hash__
+
+    def counted(path: PurePath) -> int:
+        nonlocal num_hashes
+        num_hashes += 1
+        return plain(path)
+
+    monkeypatch.setattr(PurePath, "__hash__", counted)
+    (source,) = find_sources(tmp_path).sources
+    assert len(source.paths) == 200
+    assert num_hashes < 10 * 200
 
 
 def test_a_source_has_the_same_fingerprint_in_every_process(pan: Bytes, tmp_path: Path) -> None:
