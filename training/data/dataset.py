@@ -33,6 +33,8 @@ type Scalar = str | int | float
 
 VERSION = 1
 INDEX_NAME = "index.json"
+FOOTAGE_NAME = "footage"
+"""Name of the file that says which pictures something was made from, see `ClipDataset.footage`."""
 _PIECE_BYTES, _PIECE_AT = 1 << 14, 0.37  # share of the file: seldom the black bars of a frame
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -234,6 +236,18 @@ class ClipDataset:
             except OSError:
                 return None
         return digest.hexdigest()
+
+    def is_noted(self, path: Path) -> bool:
+        """Return whether a file notes the `footage` of these clips. It is written if it is missing."""
+        footage = self.footage()
+        try:
+            return footage is None or path.read_text(encoding="utf-8", errors="replace") == footage
+        except OSError:
+            with contextlib.suppress(OSError):  # a whole pool may be where nothing can be written
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as file:
+                    file.write(str(footage).encode())
+            return True
 
     def read(
         self,

@@ -5,7 +5,6 @@ For machines on which degrading every sample takes longer than training on it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import zlib
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.data.dataset import ClipDataset, write_clip_file
+from training.data.dataset import FOOTAGE_NAME, ClipDataset, write_clip_file
 from training.data.sampler import (
     FLIP_PROBABILITY,
     POOL_CUT,
@@ -35,14 +34,10 @@ from training.data.sampler import (
 from training.data.settings import DataSettings
 from training.degradations import SCALE, codecs
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.whole_file import whole_file
 
 POOL_VERSION = 2
 """Number of this format; raised whenever the same options give other clips, so that older pools are computed again."""
 
-
-FOOTAGE_NAME = "footage"
-"""Name of the file in a pool's folder that says which pictures it was made from, see `ClipDataset.footage`."""
 
 _CHECKSUM_BYTES = 4
 
@@ -88,18 +83,7 @@ def check_pool(dataset: ClipDataset, options: DataSettings) -> None:
         UserError: The dataset has no folder for its pools, or this one is of other footage.
     """
     path = pool_clip_path(dataset, options, 0).with_name(FOOTAGE_NAME)
-    footage = dataset.footage()
-    if footage is None:
-        return
-    try:
-        noted = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        with contextlib.suppress(OSError):  # a whole pool may be where nothing can be written
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
-                file.write(footage.encode())
-        return
-    if noted != footage:
+    if not dataset.is_noted(path):
         raise UserError(
             f"the pool {path.parent} was made from other footage, whose clips have the same names and sizes."
             " Name another --pool-folder, or delete this one."
