@@ -82,6 +82,14 @@ def start_processes(device_name: str) -> Processes:
     return Processes(num=num, rank=distributed.get_rank() if num > 1 else 0, device=device)
 
 
-def usual_num_workers() -> int:
-    """Return this process's share of all cores but one."""
+def num_workers_of(given: int | None) -> int:
+    """Return the number of worker processes: `given`, or else this process's share of all cores but one.
+
+    Raises:
+        TrainingError: The number is negative.
+    """
+    if given is not None:
+        if given < 0:
+            raise TrainingError(f"--workers must be at least 0, got {given}")
+        return given
     return max(1, ((os.cpu_count() or 2) - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

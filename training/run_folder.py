@@ -165,16 +165,19 @@ class Log:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the run's records, without a last line that is incomplete."""
+    """Return the run's records up to the first line that is none, such as a last one that is incomplete."""
     path = run / LOG
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
+            break
+        records.append(record)
     return records
 
 

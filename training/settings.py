@@ -186,6 +186,8 @@ def read_settings(path: Path) -> Settings:
         return Settings.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}): is this the folder of a run?") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is damaged: it is no text. Begin a new run with --from {path.parent}") from None
     except SettingsError as error:
         way_out = f". If another version wrote it, begin a new run with --from {path.parent}"
         raise SettingsError(f"{path}: {error}{way_out}") from None

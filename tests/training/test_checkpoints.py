@@ -168,3 +168,12 @@ def test_the_log_forgets_what_came_after_the_checkpoint_and_a_line_cut_off(tmp_p
         file.write('{"iterat')
     Log(tmp_path, 20).append({"iteration": 25})
     assert [record["iteration"] for record in read_log(tmp_path)] == [10, 20, 25]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"5\n", b'{"a": 1}\n', b"\0\0\0\0"])
+def test_a_damaged_log_is_read_up_to_the_damage(tmp_path, damage):
+    Log(tmp_path, 0).append({"iteration": 10})
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(damage)
+    Log(tmp_path, 20).append({"iteration": 20})
+    assert [record["iteration"] for record in read_log(tmp_path)] == [10, 20]

@@ -165,6 +165,22 @@ def test_a_run_takes_several_folders_and_goes_on_with_the_same_clips_only(clips,
     assert origin["clips"] != one["clips"]
     done = run("train", "--resume", out, "--data", clips, status=2)
     assert "are not those" in done.stderr
+
+
+def test_other_footage_of_the_same_names_and_sizes_is_not_taken_for_the_run_s_or_the_pool_s(clips, tmp_path):
+    """As DSC0001.jpg of two cameras: a shared pool trained from the pictures of the run before."""
+    (tmp_path / "other").mkdir()
+    for name in ("astronaut", "coffee", "chelsea"):
+        Image.fromarray(255 - getattr(skimage.data, name)()).save(tmp_path / "other" / f"{name}.png")
+    other = tmp_path / "other_clips"
+    run("prepare", tmp_path / "other", other, "--images", "photographs", "--workers", "1")
+    words = ["train", *TINY, "--iterations", "2", "--pool-folder", tmp_path / "pool"]
+    run(*words, "--data", clips, "--out", tmp_path / "a")
+    done = run(*words, "--data", other, "--out", tmp_path / "b", status=2)
+    assert "was made from other footage" in done.stderr
+    run(*words, "--data", clips, "--out", tmp_path / "c")
+    done = run("train", "--resume", tmp_path / "a", "--data", other, "--iterations", "4", status=2)
+    assert "are not those" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -471,6 +487,9 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_last_good_checkpoint(clip
         (["--preset", "stage2"], "VGG19"),
         (["--crop-px", "200", "--pool-clips", "0"], "800"),
         (["--resume", "nowhere"], "settings.json cannot be read"),
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--seconds", "0"], "--seconds must be above 0 and finite, got 0"),
+        (["--seconds", "nan"], "--seconds must be above 0 and finite, got nan"),
     ],
 )
 def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, words, said):
@@ -488,6 +507,35 @@ def test_what_cannot_be_done_gets_one_clear_line(clips, whole_run, tmp_path, wor
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("settings.json", b"\xff\xfe", "settings.json is damaged: it is no text"),
+        ("origin.json", b"[]", "origin.json is damaged"),
+        ("origin.json", b"{}", "origin.json is damaged"),
+        ("origin.json", b"\xff\xfe", "origin.json cannot be read"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_in_one_line(whole_run, tmp_path, name, content, said):
+    shutil.copytree(whole_run, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    done = run("train", "--resume", tmp_path / "run", "--iterations", 20, "--workers", 0, status=2)
+    assert said in done.stderr.splitlines()[-1]
+    run("export", tmp_path / "run", tmp_path / "out.safetensors")
+
+
+def test_degrade_takes_the_frames_of_the_first_size_and_a_recipe_of_as_many(tmp_path, make_clip):
+    parts = [make_clip(tmp_path / f"{side}.ts", num_frames=6, width=side, height=side) for side in (64, 48)]
+    clip = tmp_path / "both.ts"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    run("degrade", clip, "--out", tmp_path)
+    assert Image.open(tmp_path / "degraded.png").width == 4 * (64 + 4)
+    done = run("degrade", clip, "--frames", 2, "--recipe", tmp_path / "recipe.json", "--out", tmp_path, status=2)
+    assert "frames, the clip has 2. Give --frames" in done.stderr.splitlines()[-1]
+    done = run("degrade", clip, "--seed", -1, "--out", tmp_path, status=2)
+    assert "--seed must be at least 0, got -1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("start", ["missing.pth", "page.pth"])

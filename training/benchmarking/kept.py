@@ -31,10 +31,13 @@ type Scores = Mapping[str, Mapping[str, Sequence[FrameScores]]]
 
 
 class Kept:
-    """Scores in OUT/scores/ROW/SEQUENCE.json, each with everything that it depends on."""
+    """Scores in OUT/scores/ROW/SEQUENCE.json, each with everything that it depends on.
+
+    OUT/frames/ROW/SEQUENCE.json says the same of the frames beside it.
+    """
 
     def __init__(self, out: Path) -> None:
-        self._folder = out / "scores"
+        self._folder, self._frames_folder = out / "scores", out / "frames"
 
     def read(self, row: str, sequence: str, asked: Mapping[str, Any]) -> list[FrameScores] | None:
         """Return the scores of a sequence, or None if they are missing, damaged, or of other inputs.
@@ -57,6 +60,26 @@ class Kept:
         plain = {"asked": asked, "frames": [asdict(frame) for frame in frames]}
         with whole_file(self._path(row, sequence)) as file:
             file.write((json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
+
+    def has_frames(self, row: str, sequence: str, asked: Mapping[str, Any]) -> bool:
+        """Return whether all frames of a sequence are written, and of the same inputs as `asked`."""
+        try:
+            stored = json.loads(self._frames_path(row, sequence).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(stored == json.loads(json.dumps(asked)))
+
+    def forget_frames(self, row: str, sequence: str) -> None:
+        """Forget the frames of a sequence, which are about to be written again."""
+        self._frames_path(row, sequence).unlink(missing_ok=True)
+
+    def note_frames(self, row: str, sequence: str, asked: Mapping[str, Any]) -> None:
+        """Note that all frames of a sequence are written."""
+        with whole_file(self._frames_path(row, sequence)) as file:
+            file.write((json.dumps(asked, indent=1) + "\n").encode())
+
+    def _frames_path(self, row: str, sequence: str) -> Path:
+        return self._frames_folder / file_name(row) / f"{sequence}.json"
 
     def _path(self, row: str, sequence: str) -> Path:
         return self._folder / file_name(row) / f"{sequence}.json"

@@ -6,6 +6,7 @@ Frames are (T, H, W, 3) uint8, RGB.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ def measured_frames(num_frames: int) -> tuple[int, ...]:
 def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, Source]:
     """Find the sequences of a folder, sorted by name.
 
-    Folders of numbered images are named by their path in the folder, videos by theirs without suffix.
+    Folders of numbered images are named by their path in the folder, videos by theirs without suffix. Pictures that
+    belong to no sequence are counted on standard error: a sequence of three frames would be missing without a word.
 
     Args:
         folder: Where to look, with everything below.
@@ -71,6 +73,12 @@ def find_sequences(folder: Path, num_sequences: int | None = None) -> dict[str, 
         raise UserError(
             f"{folder} holds no sequences{f' ({reason.name}: {reason.reason})' if reason else ''}."
             " Name a folder of folders of numbered PNG frames, as VideoLQ is, or of videos"
+        )
+    if found.unused:
+        one = found.unused[0]
+        print(
+            f"training benchmark: {len(found.unused)} pictures are left out, such as {one.name}: {one.reason}",
+            file=sys.stderr,
         )
     if num_sequences is None or num_sequences >= len(sequences):
         return sequences

@@ -115,9 +115,9 @@ def find_methods(arguments: argparse.Namespace, device: torch.device) -> list[Me
         raise UserError("--sweep, --fixed-passes and --length are of networks. Give one by --weights")
     methods: list[Method] = [Bicubic()]
     for text in arguments.results:
-        if "=" not in text:
-            raise UserError(f"--results {text}: give it a name. Write --results NAME={text}")
         name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise UserError(f"--results {text}: give it a name. Write --results NAME={text.strip('=')}")
         methods.append(Results(name, Path(folder)))
     methods += [SingleImage(name, Path(path), device) for name, path in named(arguments.model)]
     for name, path in named(texts):
@@ -179,9 +179,13 @@ def _measure_all(
             asked = {**common, "sequence": stamp(source.paths), **identity}
             frames, begun = kept.read(method.name, name, asked), time.monotonic()
             seconds = "kept"
-            if frames is None or (arguments.write_frames and not _frames_of(arguments.out, method, name).is_dir()):
+            if frames is None or (arguments.write_frames and not kept.has_frames(method.name, name, asked)):
                 clip = clip or read_clip(name, source, arguments.num_frames)
+                if arguments.write_frames:
+                    kept.forget_frames(method.name, name)
                 frames = _measure(arguments, method, clip, measures)
+                if arguments.write_frames:
+                    kept.note_frames(method.name, name, asked)
                 kept.write(method.name, name, asked, frames)
                 seconds = f"{time.monotonic() - begun:.1f} s"
             scores[method.name][name] = frames

@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import cv2
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: The clip or the recipe cannot be used.
         OSError: The folder cannot be written.
     """
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, got {arguments.seed}")
     clip = read_clip(arguments.clip, num_frames=arguments.frames)
     recipe = _recipe(arguments, num_frames=len(clip))
     sheet = contact_sheet(recipe, clip, unsharp=arguments.unsharp)
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 def read_clip(path: Path, *, num_frames: int) -> Tensor:
     """Read the first frames of a video, cropped around the middle to multiples of 4 up to LARGEST_PX.
 
-    Gaps are skipped.
+    Gaps are skipped; a change of size ends the clip.
 
     Args:
         path: The video.
@@ -97,7 +99,8 @@ def read_clip(path: Path, *, num_frames: int) -> Tensor:
         raise UserError(f"{reason}. Name another video file, or encode it again.") from None
     if not taken:
         raise UserError(f"{path}: no frame can be decoded. Name another video file.")
-    frames = np.stack(taken)
+    alike = list(takewhile(lambda picture: picture.shape == taken[0].shape, taken))
+    frames = np.stack(alike)
     height, width = (min(size, LARGEST_PX) // 4 * 4 for size in frames.shape[1:3])
     if min(height, width) < 16:
         raise UserError(
@@ -145,12 +148,18 @@ def contact_sheet(recipe: Recipe, clip: Tensor, *, unsharp: bool) -> Picture:
 def _recipe(arguments: argparse.Namespace, *, num_frames: int) -> Recipe:
     if arguments.recipe is not None:
         try:
-            return Recipe.from_json(arguments.recipe.read_text(encoding="utf-8"))
+            recipe = Recipe.from_json(arguments.recipe.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UserError(
                 f"{arguments.recipe} cannot be read ({reason}). Give --recipe a recipe.json that degrade has written."
             ) from None
+        if recipe.num_frames not in (None, num_frames):
+            raise UserError(
+                f"{arguments.recipe} is for {recipe.num_frames} frames, the clip has {num_frames}."
+                f" Give --frames {recipe.num_frames} and a clip that has as many."
+            )
+        return recipe
     settings = SETTINGS[arguments.settings]
     generator = np.random.default_rng(arguments.seed)
     return degradations.sample(replace(settings, stochastic=arguments.stochastic), generator, num_frames=num_frames)

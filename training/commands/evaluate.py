@@ -93,6 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if not arguments.theta >= 0:
+        raise UserError(f"--theta must be at least 0, got {arguments.theta:g}")
+    if not 0 <= arguments.cleaning <= 1:
+        raise UserError(f"--cleaning must be between 0 and 1, got {arguments.cleaning:g}")
     chains = _chains(arguments.chains)
     footage = read_footage(
         arguments.data,

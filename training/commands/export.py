@@ -86,11 +86,15 @@ def read_source(path: Path, *, is_sharp: bool) -> Source:
         print(f"training export: {warning}", file=sys.stderr)
     metadata = {
         "training_iteration": str(state["iteration"]),
-        "training_settings": (path / SETTINGS).read_text(encoding="utf-8") if (path / SETTINGS).exists() else "",
-        "training_origin": (path / ORIGIN).read_text(encoding="utf-8") if (path / ORIGIN).exists() else "",
+        "training_settings": _text_of(path / SETTINGS),
+        "training_origin": _text_of(path / ORIGIN),
     }
     text = f"the moving average after {state['iteration']} steps ({path / EMA})"
     return Source(model=RealBasicVSR.from_state_dict(state["ema"]), metadata=metadata, text=text)
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def with_start_passes(model: RealBasicVSR, num_passes: int | None) -> RealBasicVSR:

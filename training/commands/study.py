@@ -22,7 +22,7 @@ from cyclopts import Parameter
 from training import options
 from training.data.dataset import ClipDataset, read_index
 from training.devices import choose_device
-from training.processes import usual_num_workers
+from training.processes import num_workers_of
 from training.studies.page import PAGE, TABLE_TEXT, write_report
 from training.studies.plan import Study
 from training.studies.runs import Trainer
@@ -124,7 +124,7 @@ def workbench(arguments: Arguments) -> Workbench:
         folder=runs,
         clips=training,
         device=choose_device(arguments.device),
-        num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
+        num_workers=num_workers_of(arguments.workers),
         start=scale.start,
         spynet=arguments.spynet,
         vgg_weights=arguments.vgg_weights,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from training.data.loader import make_loader
 from training.losses.perceptual import PerceptualLoss
 from training.networks import Networks, autocast_dtype_of
 from training.presets import PRESETS
-from training.processes import Processes, TrainingError, start_processes, usual_num_workers
+from training.processes import Processes, TrainingError, num_workers_of, start_processes
 from training.run_folder import EMA, FOLDER, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, read_log, write_text
 from training.settings import Settings, changed, read_settings
 from training.teacher import Teacher, load_teacher, usual_teacher
@@ -42,6 +43,10 @@ _MAY_STAND = {
     "--teacher": 'a run\'s folder, a file of weights, or "default"',
     "--vgg-weights": "torchvision's VGG19 (vgg19-dcbb9e9d.pth) or a published checkpoint",
 }
+
+
+_ORIGIN_NAMES = {"data", "pool_folder", "vgg_weights", "num_processes"}
+"""What origin.json must have for a run to be resumed; the rest was added later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,9 @@ class Run:
 
 def train_in(processes: Processes, arguments: Arguments) -> int:
     """Begin or resume the run that the command line describes. Returns the exit status."""
+    num_workers = num_workers_of(arguments.workers)
+    if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
+        raise TrainingError(f"--seconds must be above 0 and finite, got {arguments.seconds:g}")
     run = begin(arguments, processes) if arguments.resume is None else resume(arguments.resume, arguments, processes)
     if run.num_done >= run.settings.iterations:
         if processes.is_main_process:
@@ -137,7 +145,7 @@ def train_in(processes: Processes, arguments: Arguments) -> int:
         num_iterations=run.settings.iterations if arguments.seconds is None else None,
         num_processes=processes.num,
         rank=processes.rank,
-        num_workers=usual_num_workers() if arguments.workers is None else arguments.workers,
+        num_workers=num_workers,
         device=processes.device,
     ) as loader:
         done = train(
@@ -306,9 +314,12 @@ def resumed_settings(folder: Path, arguments: Arguments) -> Settings:
 def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> dict[str, Any]:
     """Return the run's origin, with the paths that have moved. Raise CheckpointError or TrainingError if that fails."""
     try:
-        origin: dict[str, Any] = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+        read: Any = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / ORIGIN} cannot be read ({error}); is this the folder of a run?") from None
+    if not isinstance(read, dict) or not read.keys() >= _ORIGIN_NAMES:
+        raise CheckpointError(f"{folder / ORIGIN} is damaged: begin a new run with --from {folder}")
+    origin: dict[str, Any] = read
     if origin["num_processes"] != num_processes:
         raise TrainingError(
             f"{folder} ran in {origin['num_processes']} processes and {num_processes} would make it another run:"
@@ -331,7 +342,9 @@ def resumed_origin(folder: Path, arguments: Arguments, num_processes: int) -> di
 def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
     """Open the clips of a run. Raise TrainingError if they are not those that it began with."""
     clips = ClipDataset.open([Path(path) for path in origin["data"]], pool_folder=Path(origin["pool_folder"]))
-    if origin.setdefault("clips", clips.identity()) != clips.identity():
+    footage = clips.footage()  # None if a clip is damaged: another takes its place
+    is_other = footage is not None and origin.setdefault("footage", footage) != footage
+    if origin.setdefault("clips", clips.identity()) != clips.identity() or is_other:
         raise TrainingError(
             f"the clips in {', '.join(origin['data'])} are not those that {folder} began with: name their folders"
             f" with --data, or begin a new run with --from {folder}"

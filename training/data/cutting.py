@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from multiprocessing.synchronize import Event
@@ -283,7 +284,7 @@ def _cropped(picture: Frames, tile: Tile) -> Frames:
 def _file_stem(name: str) -> str:
     """Return the beginning of the names of a source's clips: readable, valid on every system, and unique."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[-60:]
-    return f"{readable}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return f"{readable}_{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
 
 
 def _without_place(text: str, source: Source) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from training.data.cost import measure_input
 from training.data.dataset import ClipDataset
 from training.data.gpu_feeder import degraded_on_gpu
-from training.data.pool import make_sample, pool_clip
+from training.data.pool import check_pool, make_sample, pool_clip
 from training.data.resident_pool import ResidentPool, cuts_of
 from training.data.sampler import (
     Sample,
@@ -132,7 +132,7 @@ def make_loader(
         device: Where batches are wanted; None: in main memory.
 
     Raises:
-        UserError: No clip is large enough for the options.
+        UserError: No clip is large enough for the options, or the pool is of other footage.
     """
     if device is not None and device.type != "cpu" and not options.pool_clips:
         num_drawing, num_codecs = 0, 0
@@ -205,6 +205,8 @@ def make_feeder(
 
 
 def _check(dataset: ClipDataset, options: DataSettings) -> None:
-    """Raise UserError if no clip is large enough for the options."""
-    options = options.of_pool_clips() if options.pool_clips else options
+    """Raise UserError if no clip is large enough for the options, or if the pool is of other footage."""
+    if options.pool_clips:
+        check_pool(dataset, options)
+        options = options.of_pool_clips()
     dataset.suited(num_frames=options.num_unique, side_px=options.crop_px * SCALE)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.data.dataset import ClipDataset, write_clip_file
+from training.data.dataset import FOOTAGE_NAME, ClipDataset, write_clip_file
 from training.data.sampler import (
     FLIP_PROBABILITY,
     POOL_CUT,
@@ -74,6 +74,20 @@ def pool_clip_path(dataset: ClipDataset, options: DataSettings, number: int) -> 
         raise UserError(f"a pool of {options.pool_clips} clips needs a pool_folder to be cached in.")
     name = hashlib.blake2b(_what_decides(dataset, options.of_pool_clips()).encode(), digest_size=8).hexdigest()
     return dataset.pool_folder / name / f"{number:06d}.npy"
+
+
+def check_pool(dataset: ClipDataset, options: DataSettings) -> None:
+    """Note the footage in the pool's folder, or compare: clips of other footage may have the same names and sizes.
+
+    Raises:
+        UserError: The dataset has no folder for its pools, or this one is of other footage.
+    """
+    path = pool_clip_path(dataset, options, 0).with_name(FOOTAGE_NAME)
+    if not dataset.is_noted(path):
+        raise UserError(
+            f"the pool {path.parent} was made from other footage, whose clips have the same names and sizes."
+            " Name another --pool-folder, or delete this one."
+        )
 
 
 def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -107,8 +109,8 @@ def fingerprint(source: Source) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in source.paths:
         with contextlib.suppress(OSError):
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-    for path in {source.paths[0], source.paths[-1]}:
+            digest.update(os.fsencode(f"{path.name} {path.stat().st_size}\n"))
+    for path in dict.fromkeys((source.paths[0], source.paths[-1])):  # in order: that of a set differs between processes
         with contextlib.suppress(OSError), path.open("rb") as file:
             digest.update(file.read(_FINGERPRINT_BYTES))
             file.seek(max(0, path.stat().st_size - _FINGERPRINT_BYTES))
@@ -187,6 +189,15 @@ def _start_worker(stop: Event) -> None:
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles it and sets `stop`
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    """End this worker as soon as the main process is killed. It would cut what is queued, then wait forever."""
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
+    main_process.join()
+    os._exit(1)
 
 
 def _cut_in_worker(source: Source, settings: CutSettings, out: Path) -> CutResult:

@@ -44,7 +44,7 @@ more."""
 MAX_NEIGHBOURS_COMPARED = 16
 
 
-_UNSPECIFIED_MATRIX = 2
+_UNSPECIFIED_MATRIX, _TRANSFER_PQ = 2, 16  # of ITU-T H.273
 _LONG_PAUSE_SECONDS = 0.2  # frames are missing where time stamps are so far apart, and four times as far as usual
 _LONG_PAUSE_RATIO = 4.0
 
@@ -149,7 +149,8 @@ def find_sources(folder: Path, *, images: Images = "auto") -> Found:
         for run in runs:
             if images == "frames" or _are_frames(run):
                 sources.append(Source(_run_name(folder, run), "frames", tuple(run)))
-                pictures = [path for path in pictures if path not in set(run)]
+                in_run = set(run)
+                pictures = [path for path in pictures if path not in in_run]
         if images == "frames":
             reason = f"not one of {MIN_NUMBERED_FRAMES} or more frames with consecutive numbers"
             unused += [Unused(_name_in(folder, path), reason) for path in pictures]
@@ -227,16 +228,16 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
     """Yield the frames of a video in display order, upright, in 8 bits, whatever its codec and depth.
 
     Colours follow the stream's matrix; without one BT.601 up to a height of 576, BT.709 above. A Gap stands where time
-    stamps pause far longer than usual (a pause, or lost packets). A decoding error ends the video: a Gap with the
-    reason comes last. One thread is used.
+    stamps pause far longer than usual (a pause, or lost packets), and for interlaced frames among others. What cannot
+    be decoded or converted ends the video: a Gap with the reason comes last. One thread is used.
 
     Raises:
-        UserError: The file holds no video, or an interlaced one; the text names it.
+        UserError: The file holds no video, or an interlaced one, or one of PQ; the text names it.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
         stream.codec_context.thread_count = 1
-        num_frames, previous_seconds = 0, None
+        num_frames, previous_seconds, was_interlaced = 0, None, False
         usual_seconds: list[float] = []
         frames = container.decode(stream)
         while True:
@@ -250,8 +251,14 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
             if frame.is_corrupt:
                 yield Gap(f"cannot be decoded further than {num_frames} frames: corrupt data")
                 return
-            if num_frames == 0 and frame.interlaced_frame:
-                raise UserError(f"read_video: {path} is interlaced. Deinterlace it first.")
+            if num_frames == 0:
+                _check_first(frame, path)
+            if frame.interlaced_frame:
+                if not was_interlaced:
+                    yield Gap(f"is interlaced from frame {num_frames} on: deinterlace it first")
+                was_interlaced, num_frames = True, num_frames + 1
+                continue
+            was_interlaced = False
             seconds = None if frame.pts is None or frame.time is None else float(frame.time)
             if seconds is not None and previous_seconds is not None:
                 step_seconds = seconds - previous_seconds
@@ -261,7 +268,13 @@ def read_video(path: Path) -> Iterator[TimedFrame | Gap]:
                 usual_seconds = [*usual_seconds[-30:], step_seconds]
             previous_seconds = seconds
             num_frames += 1
-            yield TimedFrame(_upright_rgb(frame), seconds)
+            try:
+                picture = _upright_rgb(frame)
+            except (OSError, av.FFmpegError) as error:
+                matrix = f"matrix {int(frame.colorspace)} of H.273, {frame.format.name}"
+                yield Gap(f"its colours ({matrix}) cannot be converted: {_first_line(error)}")
+                return
+            yield TimedFrame(picture, seconds)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -344,7 +357,7 @@ def _grey(picture: Frames) -> Floats:
 
 def _opened(path: Path) -> av.container.InputContainer:
     try:
-        return av.open(str(path))
+        return av.open(str(path.absolute()))  # of "Show: Part 1.mkv" FFmpeg would take "Show" for a protocol
     except (OSError, EOFError, av.FFmpegError, IndexError) as error:
         raise UserError(
             f"read_video: cannot read {path}: {_first_line(error)}. Leave it out or encode it again."
@@ -356,6 +369,14 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
             return stream
     raise UserError(f"read_video: {path} holds no video that can be decoded. Leave it out.")
+
+
+def _check_first(frame: av.VideoFrame, path: Path) -> None:
+    """Raise UserError if the first frame says that the video cannot be used as it is."""
+    if frame.interlaced_frame:
+        raise UserError(f"read_video: {path} is interlaced. Deinterlace it first.")
+    if frame.color_trc == _TRANSFER_PQ:  # its pictures have half of the contrast that the network expects
+        raise UserError(f"read_video: {path} is HDR (PQ). Convert it to SDR first.")
 
 
 def _first_line(error: Exception) -> str:

@@ -64,12 +64,19 @@ class Brisque:
         shutil.copy(support, Path(self._folder.name) / "checkpoints" / BRISQUE_FILE)
 
     def __call__(self, clip: Tensor) -> float:
-        """Return the mean over the frames that have a value; nan if none has. A constant frame has no statistics."""
+        """Return the mean over the frames that have a value; nan if none has.
+
+        A constant frame has no statistics, nor has one with nothing but an edge: piq asserts that products of
+        neighbours have both signs.
+        """
         from piq import brisque
 
         frames = [frame[None] for frame in clip.float() if frame.amax() > frame.amin()]
+        values: list[float] = []
         with _torch_cache(Path(self._folder.name)), torch.inference_mode():
-            values = [float(brisque(frame, data_range=1.0)) for frame in frames]
+            for frame in frames:
+                with contextlib.suppress(AssertionError):
+                    values.append(float(brisque(frame, data_range=1.0)))
         return float(np.mean(values)) if values else math.nan
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +97,10 @@ def read_footage(
     numbers: Sequence[int] = range(len(dataset))
     if num_clips is not None and num_clips < len(dataset):
         numbers = [round(place) for place in np.linspace(0, len(dataset) - 1, num_clips)]
+    stems = [Path(dataset[number].file).stem for number in range(len(dataset))]
+    names = _each_once(stems)
     for number in numbers:
-        clip = dataset[number]
-        name = Path(clip.file).stem
+        clip, name = dataset[number], stems[number]
         generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
         height, width = (min(side, SCALE * crop_px) // SCALE * SCALE for side in (clip.height, clip.width))
         if clip.kind == "photograph":
@@ -115,12 +117,22 @@ def read_footage(
                 width=width,
             )
         yield Footage(
-            name=name,
+            name=names[number],
             source=clip.source,
             truth=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255,
             frames_per_second=clip.frames_per_second or FRAMES_PER_SECOND,
             generator=generator,
         )
+
+
+def _each_once(names: Iterable[str]) -> list[str]:
+    """Return the names, the second of two equal ones, of two folders, with _2: sheets and inputs are named by them."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return found
 
 
 def degrade(footage: Footage, chain: str) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class NcnnPeer:
 
 
 class FolderPeer:
-    """Frames of another program: FOLDER/CHAIN/CLIP/*.png in the order of their names, one for each frame.
+    """Frames of another program: FOLDER/CHAIN/CLIP/*.png in the order of their names, 2.png before 10.png.
 
     The inputs of the same layout come from `python -m training evaluate --write-inputs FOLDER`, with the same --data,
     --chains, --num-frames, --crop and --seed.
@@ -121,7 +122,7 @@ class FolderPeer:
             UserError: Frames are missing, too few or too many, or not 4 times as large as the input.
         """
         folder = self._folder / pair.chain / pair.name
-        paths = sorted(folder.glob("*.png"))
+        paths = sorted(folder.glob("*.png"), key=_by_numbers)
         if len(paths) != len(pair.lr):
             raise UserError(
                 f"--peers: {folder} holds {len(paths)} PNG files, the clip has {len(pair.lr)} frames."
@@ -136,3 +137,8 @@ class FolderPeer:
                 raise UserError(f"--peers: {path} must be a PNG of {width}x{height}, four times the input, is {found}")
             frames.append(torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1])).permute(2, 0, 1).float() / 255)
         return torch.stack(frames)
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """Return a key that sorts 2.png before 10.png: text and numbers in turn."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", path.name))]

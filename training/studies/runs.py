@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from training.data.dataset import ClipDataset
+from training.data.dataset import FOOTAGE_NAME, ClipDataset
 from training.data.loader import make_loader
 from training.losses.perceptual import PerceptualLoss
 from training.processes import Processes
@@ -23,6 +23,7 @@ from training.run_folder import EMA, SETTINGS, list_checkpoints, newest_checkpoi
 from training.studies.scales import Start
 from training.studies.variants import KINDS, Variant, VariantNetworks, build
 from training.trainer import save, save_ema, train
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, read_tensors
 
@@ -70,9 +71,12 @@ class Trainer:
     def train(self, variant: Variant) -> None:
         """Train the variant, or go on where its run was; nothing is done for one that is finished.
 
-        Raises KeyboardInterrupt if the user asked it to end; its checkpoint is written then.
+        Raises KeyboardInterrupt if the user asked it to end; its checkpoint is written then. Raises UserError if the
+        run in the folder is of other footage, whose clips have the same names and sizes.
         """
         folder, settings = self.run_folder(variant), variant.settings
+        if not self.clips.is_noted(folder / FOOTAGE_NAME):
+            raise UserError(f"{folder} was trained on other footage of the same names. Name other --out and --runs.")
         if (folder / DONE).is_file() and (folder / EMA).is_file():
             return
         if variant.start is not None:

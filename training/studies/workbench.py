@@ -122,7 +122,7 @@ class Workbench:
             "chain": chain,
             "frames": measured,
             "footage": footage_identity(self.footage(num_frames)),
-            "held_out": self.held_out.identity(),
+            "held_out": [self.held_out.identity(), self.held_out.footage()],
             "seed": self.seed,
         }
         words = [BICUBIC if variant is None else variant.name, chain, *_words_of(way), f"{len(measured)}of{num_frames}"]

@@ -66,6 +66,15 @@ def test_sequences_are_folders_of_numbered_frames_and_videos(folder, tmp_path, m
     assert list(find_sequences(folder / "000")) == ["000"]
 
 
+def test_a_sequence_that_is_too_short_is_not_left_out_without_a_word(folder, tmp_path, capsys):
+    for n in range(3):
+        (tmp_path / "short").mkdir(exist_ok=True)
+        write_png(tmp_path / "short" / f"{n:08d}.png", view("000", 1)[0])
+    (tmp_path / "000").symlink_to(folder / "000")
+    assert list(find_sequences(tmp_path)) == ["000"]
+    assert "3 pictures are left out, such as short/00000000.png: not one of 4 or more" in capsys.readouterr().err
+
+
 def no_sequences(folder):
     (folder / "notes.png").write_bytes(b"no number")
 

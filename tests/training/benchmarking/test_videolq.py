@@ -149,6 +149,22 @@ def test_frames_that_are_written_are_a_row_of_another_benchmark(folder, tmp_path
     assert again["means"]["bicubic"] == first["means"]["bicubic"]
 
 
+@pytest.mark.long
+def test_frames_that_were_written_otherwise_or_in_part_are_written_again(folder, tmp_path, tiny_model):
+    words = ("--weights", f"net={tiny_model}")
+    run(folder, tmp_path / "a", *words, "--write-frames")
+    run(folder, tmp_path / "a", *words, "--cleaning", "0")  # scores without frames
+    run(folder, tmp_path / "a", *words, "--cleaning", "0", "--write-frames")
+    run(folder, tmp_path / "b", *words, "--cleaning", "0", "--write-frames")
+    written = {out: sorted((tmp_path / out / "frames" / "net").rglob("*.png")) for out in ("a", "b")}
+    assert [path.read_bytes() for path in written["a"]] == [path.read_bytes() for path in written["b"]]
+    last = written["b"][-1]
+    last.unlink()
+    last.parent.with_name(f"{last.parent.name}.json").unlink()  # as an interruption leaves it
+    run(folder, tmp_path / "b", *words, "--cleaning", "0", "--write-frames")
+    assert last.is_file()
+
+
 def test_a_name_is_given_or_taken_from_the_path(tmp_path):
     (tmp_path / "run=1.5").mkdir()
     assert named(["default", "a/b.pth", "x=a/b.pth", str(tmp_path / "run=1.5")]) == [
@@ -234,6 +250,7 @@ def test_only_what_was_made_from_the_very_same_is_kept(folder, tmp_path, tiny_mo
         (("--length", "0"), "--length must be at least 1, got 0"),
         (("--cleaning", "2"), "cleaning must be between 0 and 1, got 2"),
         (("--results", "FOLDER"), "give it a name. Write --results NAME="),
+        (("--results", "=FOLDER"), "give it a name. Write --results NAME="),
         (("--results", "x=FOLDER/nowhere"), "--results x: there is no folder"),
         (("--results", "x=FOLDER/000"), "holds no folder 000. Name it as the input"),
         (("--results", "x=FOLDER"), "00000000.png is 52x26, four times the input is 208x104"),

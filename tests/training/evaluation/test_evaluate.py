@@ -159,6 +159,24 @@ def test_what_befalls_a_clip_does_not_depend_on_the_other_clips(clips, tmp_path)
     assert torch.equal(pairs(alone)[0].lr, next(pair for pair in pairs(clips) if pair.name == "cat").lr)
 
 
+def test_clips_of_one_name_in_two_folders_are_kept_apart(tiny_model, clips, tmp_path):
+    """As DSC0001.jpg of two cameras: the second overwrote the inputs and the sheet of the first."""
+    cat = skimage.data.chelsea()[None, :200, :220]
+    other = write_store(tmp_path / "other", {"cat.npy": (255 - cat, "photograph")})
+    words = ("--data", clips, other, "--chains", "clean", "--crop", CROP_PX, "--write-inputs", tmp_path / "inputs")
+    assert evaluate.run(command(tiny_model, *words)) == 0
+    assert sorted(path.name for path in (tmp_path / "inputs" / "clean").iterdir()) == [
+        "cat",
+        "cat_2",
+        "coffee",
+        "short",
+    ]
+    named = {pair.name: pair.lr for pair in pairs([clips, other], chain="clean")}
+    alone = {pair.name: pair.lr for pair in pairs(clips, chain="clean")}
+    assert all(torch.equal(named[name], lr) for name, lr in alone.items())
+    assert not torch.equal(named["cat_2"], named["cat"])
+
+
 def test_fewer_clips_are_spread_over_all(clips):
     assert [pair.name for pair in pairs(clips, num_clips=2)] == ["cat", "short"]
     assert len(pairs(clips, num_clips=99)) == 3
@@ -340,6 +358,9 @@ def test_a_run_is_named_by_its_folder(tmp_path, tiny_model):
         (("--device", "gpu"), '--device "gpu" cannot be used'),
         (("--device", "mps"), '--device "mps" cannot be used'),
         (("--detail", 0.5), "holds one set of weights"),
+        (("--theta", -1), "--theta must be at least 0, got -1"),
+        (("--theta", "nan"), "--theta must be at least 0, got nan"),
+        (("--cleaning", 2), "--cleaning must be between 0 and 1, got 2"),
         (("--chains", "usual,foul"), "--chains: unknown 'foul'. Known are mild, usual"),
         (("--peers", "esrgan"), "--peers: unknown peer 'esrgan'. Known are realesrgan-x4plus"),
     ],

@@ -99,6 +99,14 @@ def test_frames_of_another_program_are_read_back_to_the_bit(folder, pair):
     assert torch.equal(peer(pair), pair.truth)
 
 
+def test_frames_are_read_in_the_order_of_their_numbers(folder, pair):
+    clip = folder / "clean" / "coffee"
+    for number, path in enumerate(sorted(clip.iterdir()), start=9):
+        path.rename(clip / f"frame{number}.png")  # frame10 comes before frame9 in the order of texts
+    (peer,) = find_peers([f"other={folder}"]).values()
+    assert torch.equal(peer(pair), pair.truth)
+
+
 def one_too_few(folder):
     (folder / "clean" / "coffee" / "00000001.png").unlink()
 

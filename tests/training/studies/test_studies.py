@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,20 @@ def test_settings_that_are_changed_make_other_networks_beside_those_that_are_the
     run(*words, "--learning-rate", "1e-2")
     assert rows(tmp_path) != before
     assert len(list(runs.iterdir())) == num_runs + 2
+
+
+def test_networks_and_measurements_of_other_footage_of_the_same_names_are_not_taken(clips, runs, tmp_path):
+    other = shutil.copytree(clips, tmp_path / "other")
+    for path in other.glob("*.npy"):
+        whole = np.load(path)
+        path.write_bytes(path.read_bytes()[: -whole.nbytes] + (255 - whole).tobytes())
+    run(*words_of("video-compression", clips, tmp_path / "out", runs))
+    refused = run(*words_of("video-compression", other, tmp_path / "out", runs), status=2)
+    assert "was trained on other footage of the same names" in refused.stderr.splitlines()[-1]
+    words = words_of("video-compression", clips, tmp_path / "out", runs)
+    done = run(*words, "--held-out", clips)
+    assert "measured" in done.stdout
+    assert "measured" in run(*words, "--held-out", other).stdout
 
 
 @pytest.mark.parametrize(
