@@ -124,6 +124,7 @@ PRESETS: Mapping[str, Settings] = {
             flow_rest_weight=0.0,
             coarse_weight=5.0,
             coarse_contrast=0.3,
+            chroma_weight=5.0,
             flicker_weight=8.0,
             texture_weight=12.0,
             weave_weight=96.0,

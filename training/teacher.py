@@ -35,7 +35,7 @@ class Teacher:
             TrainingError: The losses need a teacher and none is named, or one is named and none is needed; or it cannot
                 be read.
         """
-        if settings.losses.coarse_weight == 0:
+        if not settings.losses.needs_teacher:
             if path is not None:
                 raise TrainingError("--teacher needs a --coarse-weight above 0")
             return None
@@ -72,7 +72,7 @@ def usual_teacher(start: Path | None, settings: Settings) -> Path | None:
 
     None if the run needs none.
     """
-    if start is None or settings.losses.coarse_weight == 0:
+    if start is None or not settings.losses.needs_teacher:
         return None
     try:
         before = json.loads((start / ORIGIN).read_text(encoding="utf-8")).get("teacher")

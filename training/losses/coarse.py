@@ -28,7 +28,7 @@ def coarse_loss(hr: Tensor, faithful: Tensor) -> Tensor:
 
 
 def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
-    """Raise the contrast of clips to that of the ground truth, at periods of about 8 to 60 pixels.
+    """Raise the contrast of clips' luma to that of the ground truth, at periods of about 8 to 60 pixels.
 
     Output by a network that minimises an error has less contrast than the ground truth where it is unsure: less, the
     more the input was damaged. ColorVideoVDP prefers the contrast back, and no more than that (docs/decisions.md).
@@ -41,24 +41,25 @@ def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
     """
     if limit == 0:
         return clip
-    blurred, blurred_gt = _wide(clip), _wide(luma(gt).unsqueeze(2)).squeeze(2)
-    own, real = _contrast(luma(clip), luma(blurred)), _contrast(luma(gt), blurred_gt)
-    factor = ((real + MIN_CONTRAST) / (own + MIN_CONTRAST)).clamp(1, 1 + limit).view(-1, 1, 1, 1, 1)
-    return torch.lerp(blurred, clip, factor.expand_as(clip))
+    plane, real = luma(clip), luma(gt)
+    detail = plane - _wide(plane)
+    ratio = (_contrast(real, real - _wide(real)) + MIN_CONTRAST) / (_contrast(plane, detail) + MIN_CONTRAST)
+    gain = ratio.clamp(1, 1 + limit) - 1
+    return clip + (gain.view(-1, 1, 1, 1) * detail).unsqueeze(2)
 
 
-def _contrast(plane: Tensor, blurred: Tensor) -> Tensor:
-    """Return the standard deviation of each plane (N, T, H, W) in the band of `with_contrast`, (N,)."""
-    band = F.avg_pool2d(F.pad(plane, (2, 2, 2, 2), mode="replicate"), 5, stride=1) - blurred
-    return band.square().mean(dim=(1, 2, 3)).sqrt()
+def _contrast(plane: Tensor, detail: Tensor) -> Tensor:
+    """Return the standard deviation of each clip (N, T, H, W) in the band of `with_contrast`, (N,)."""
+    finest = plane - F.avg_pool2d(F.pad(plane, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    return (detail - finest).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def _wide(clip: Tensor) -> Tensor:
-    """Return a clip (N, T, C, H, W) blurred by boxes of 17, 17 and 15 pixels."""
-    blurred = F.pad(clip.flatten(0, 1), (23, 23, 23, 23), mode="replicate")
+def _wide(plane: Tensor) -> Tensor:
+    """Return clips (N, T, H, W) blurred by boxes of 17, 17 and 15 pixels."""
+    blurred = F.pad(plane, (23, 23, 23, 23), mode="replicate")
     for size in (17, 17, 15):  # rows and columns in turn: torch adds up a whole box anew for each pixel
         blurred = F.avg_pool2d(F.avg_pool2d(blurred, (size, 1), stride=1), (1, size), stride=1)
-    return blurred.view_as(clip)
+    return blurred
 
 
 def _coarse(clip: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from training.fields import AtLeast1, Count, NotNegative, SettingsError, check_fields
 from training.losses import (
     adversarial,
+    chroma,
     cleaning,
     coarse,
     colour,
@@ -63,6 +64,9 @@ class LossSettings:
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
+    chroma_weight: Annotated[NotNegative, chroma.LOSS] = 0.0
+    """Distance of the output's colour differences to those of a faithful network (--teacher), so that only the luma may
+    differ. Not in the paper."""
     rest_weight: Annotated[NotNegative, rest.LOSS] = 0.0
     """Change of cleaned frames by another cleaning pass. Not in the paper."""
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
@@ -111,6 +115,11 @@ class LossSettings:
     def weight(self, name: str) -> float:
         """Return the weight of the loss of this name."""
         return float(getattr(self, name + WEIGHT))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a loss that counts compares with the output of a faithful network."""
+        return any(self.weight(name) > 0 and Needs.TEACHER in loss.needs for name, loss in LOSSES.items())
 
     def check_sample(self, *, num_frames: int, crop_px: int) -> None:
         """Raise SettingsError if a loss that counts cannot be computed on samples of this size."""
