@@ -1,4 +1,4 @@
-"""The faithful network of the coarse loss, see losses/coarse.py."""
+"""The faithful network of the coarse and the chroma loss, see losses/coarse.py."""
 
 import json
 from pathlib import Path
@@ -37,15 +37,15 @@ class Teacher:
         """
         if not settings.losses.needs_teacher:
             if path is not None:
-                raise TrainingError("--teacher needs a --coarse-weight above 0")
+                raise TrainingError("--teacher needs a --coarse-weight or --chroma-weight above 0")
             return None
         if path is None:
-            raise TrainingError("the coarse loss needs a faithful network: --teacher or --from names one")
+            raise TrainingError("the coarse and the chroma loss need a faithful network: --teacher or --from names one")
         try:
             tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
         except UserError as error:
             raise TrainingError(
-                f"the teacher of the coarse loss: {error} If it has moved, name it with --teacher."
+                f"the teacher of the coarse and the chroma loss: {error} If it has moved, name it with --teacher."
             ) from None
         network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
         return Teacher(network.to(device).to(memory_format=torch.channels_last))
@@ -82,7 +82,7 @@ def usual_teacher(start: Path | None, settings: Settings) -> Path | None:
 
 
 def load_teacher(folder: Path, origin: dict[str, Any], settings: Settings, device: torch.device) -> Teacher | None:
-    """Load the faithful network of the coarse loss, if that counts. Raise TrainingError if it is another one now."""
+    """Load the faithful network, if a loss compares with it. Raise TrainingError if it is another one now."""
     path = origin.get("teacher")
     teacher = Teacher.load(None if path is None else Path(path), settings, device)
     identity = None if teacher is None else teacher.identity()

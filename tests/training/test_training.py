@@ -267,7 +267,7 @@ COARSE = ["--preset", "compact-gan", *TINY_SETTINGS, "--rest-weight", "0", "--nu
           "--precision", "fp32", "--batch", "2", "--discriminator-width", "4", "--colour-block-px", "16"]  # fmt: skip
 ALONE = ["--output-weight", "0", "--colour-weight", "0", "--flicker-weight", "0", "--texture-weight", "0",
          "--weave-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0",
-         "--coarse-contrast", "0"]  # fmt: skip
+         "--coarse-contrast", "0", "--chroma-weight", "0"]  # fmt: skip
 
 
 def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teacher, tmp_path):
@@ -297,7 +297,7 @@ def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips
     out = tmp_path / "run"
     run("train", *COARSE, "--data", clips, "--from", whole_run, "--out", out, "--iterations", 2)
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)
-    assert {"coarse", "weave", "adversarial"} <= read_log(out)[0].keys()
+    assert {"coarse", "chroma", "weave", "adversarial"} <= read_log(out)[0].keys()
     run("train", *COARSE, "--data", clips, "--from", out, "--out", tmp_path / "next", "--iterations", 1)
     assert json.loads((tmp_path / "next" / "origin.json").read_text())["teacher"] == str(whole_run)  # it stays faithful
 
@@ -305,11 +305,14 @@ def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips
 def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_path):
     words = ["--data", clips, "--from", whole_run, "--out", tmp_path / "run"]
     assert "--teacher nope does not exist" in run("train", *COARSE, *words, "--teacher", "nope", status=2).stderr
-    no_use = ["--teacher", teacher, "--coarse-weight", 0]
-    assert "--teacher needs a --coarse-weight" in run("train", *COARSE, *words, *no_use, status=2).stderr
+    no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0]
+    assert (
+        "--teacher needs a --coarse-weight or --chroma-weight above 0"
+        in run("train", *COARSE, *words, *no_use, status=2).stderr
+    )
     assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
     no_start = ["--data", clips, "--out", tmp_path / "run", "--no-freeze-cleaning", "--flow-learning-rate", "1e-4"]
-    assert "the coarse loss needs a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
+    assert "the coarse and the chroma loss need a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
 
 
 def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):

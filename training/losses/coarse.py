@@ -1,6 +1,5 @@
 """Distance of all but the finest detail of the output to the output of a faithful network. Not in the paper."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -81,8 +81,8 @@ class LossSettings:
     """Side of the colour loss's blocks in pixels of the input. Codecs change the colour of blocks of 16: smaller blocks
     keep that."""
     coarse_contrast: NotNegative = 0.0
-    """Before the coarse loss compares with it, the faithful network's output gains the contrast that it lacks beside
-    the ground truth, but at most this share of its own."""
+    """Before the coarse loss compares with it, the luma of the faithful network's output gains the contrast that it
+    lacks beside the ground truth, but at most this share of its own."""
     discriminator: Literal["unet", "patch"] = "unet"
     """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
     discriminator_num_frames: int = 3

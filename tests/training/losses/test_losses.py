@@ -13,6 +13,7 @@ from tests.host_copies import HostCopies
 from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
+from training.losses.chroma import chroma_loss
 from training.losses.cleaning import cleaning_loss
 from training.losses.coarse import coarse_loss, with_contrast
 from training.losses.colour import colour_loss
@@ -189,6 +190,14 @@ def test_the_coarse_loss_sees_everything_but_the_finest_detail():
     assert coarse_loss(flat + 0.1, flat).item() == pytest.approx(0.1, rel=1e-5)
     wave = 0.1 * torch.sin(torch.arange(32) * torch.pi / 4).expand_as(columns)  # 8 pixels
     assert coarse_loss(flat + wave, flat) > 0.8 * wave.abs().mean()
+
+
+def test_the_chroma_loss_sees_the_colour_and_not_the_luma():
+    grey = torch.rand(1, 2, 1, 12, 16, generator=torch.Generator().manual_seed(0))
+    faithful = torch.rand(1, 2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
+    assert chroma_loss(faithful + grey, faithful) < 1e-6
+    magenta = torch.tensor([0.1, -0.1, 0.1]).view(1, 1, 3, 1, 1)
+    assert chroma_loss(faithful + magenta, faithful) > 0.05
 
 
 def test_the_contrast_that_is_lost_comes_back_up_to_a_limit_and_no_other():
