@@ -9,9 +9,9 @@ from vsrealbasicvsr.luma import luma
 def chroma_loss(hr: Tensor, faithful: Tensor) -> Tensor:
     """Return the mean absolute difference of what is left of two clips when their luma is taken away.
 
-    The discriminator and the texture loss see the luma alone, so nothing else holds the colour of the finest detail;
-    and the input has none: most video stores colour at half the size. Without this loss sharp networks draw dots of
-    magenta and green in hair and metal.
+    The discriminator and the texture loss see the luma alone, and most video stores colour at half the size, so nothing
+    else decides the colour of the finest detail. Without this loss sharp networks draw dots of magenta and green in
+    hair and metal (docs/decisions.md).
 
     Args:
         hr: Output (N, T, 3, S*H, S*W) in [0, 1].

@@ -41,16 +41,16 @@ def with_contrast(clip: Tensor, gt: Tensor, limit: float) -> Tensor:
     if limit == 0:
         return clip
     plane, real = luma(clip), luma(gt)
-    detail = plane - _wide(plane)
-    ratio = (_contrast(real, real - _wide(real)) + MIN_CONTRAST) / (_contrast(plane, detail) + MIN_CONTRAST)
+    blurred = _wide(plane)
+    ratio = (_contrast(real, _wide(real)) + MIN_CONTRAST) / (_contrast(plane, blurred) + MIN_CONTRAST)
     gain = ratio.clamp(1, 1 + limit) - 1
-    return clip + (gain.view(-1, 1, 1, 1) * detail).unsqueeze(2)
+    return clip + (gain.view(-1, 1, 1, 1) * (plane - blurred)).unsqueeze(2)
 
 
-def _contrast(plane: Tensor, detail: Tensor) -> Tensor:
-    """Return the standard deviation of each clip (N, T, H, W) in the band of `with_contrast`, (N,)."""
-    finest = plane - F.avg_pool2d(F.pad(plane, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    return (detail - finest).square().mean(dim=(1, 2, 3)).sqrt()
+def _contrast(plane: Tensor, blurred: Tensor) -> Tensor:
+    """Return the standard deviation of each clip (N, T, H, W) between a blur of 5 pixels and `blurred`, (N,)."""
+    smooth = F.avg_pool2d(F.pad(plane, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    return (smooth - blurred).square().mean(dim=(1, 2, 3)).sqrt()
 
 
 def _wide(plane: Tensor) -> Tensor:

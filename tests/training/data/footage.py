@@ -1,5 +1,7 @@
 """Footage for the tests of the data: pans over a photograph, as arrays, videos and numbered pictures."""
 
+import subprocess
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +9,9 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from tests import ROOT, TIMEOUT_SECONDS
+from tests.forked import Process, start_module
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -30,3 +35,19 @@ def write_pictures(folder: Path, frames: Bytes, name: str = "frame_{:03d}.png") 
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(frames, start=1):
         cv2.imwrite(str(folder / name.format(number)), np.ascontiguousarray(frame[:, :, ::-1]))
+
+
+def start_preparing(
+    folder: Path, frames: Bytes, *, num_videos: int, words: list[str]
+) -> "Process | subprocess.Popen[str]":
+    """Start `training prepare folder/in folder/out` on equal videos. Return the process when the first clip is there."""
+    (folder / "in").mkdir()
+    written = write_video(folder / "in" / "0.mp4", frames).read_bytes()
+    for number in range(1, num_videos):
+        (folder / "in" / f"{number}.mp4").write_bytes(written)
+    command = ["prepare", folder / "in", folder / "out", *words]
+    process = start_module("training", *command, cwd=ROOT, loads=("training.commands.prepare",))
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not list((folder / "out").glob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process

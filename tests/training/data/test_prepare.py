@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from tests import ROOT, TIMEOUT_SECONDS
+from tests import TIMEOUT_SECONDS
 from tests.clips import MakeClip
-from tests.forked import start_module
-from tests.training.data.footage import Bytes, panned, write_pictures, write_video
+from tests.training.data.footage import Bytes, panned, start_preparing, write_pictures, write_video
 from training.__main__ import main
 from training.data.cutting import CutSettings, auto_shrink, tiles
 from training.data.dataset import ClipDataset, ClipError, read_index
@@ -263,15 +261,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
 @pytest.mark.long
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, photograph: Bytes) -> None:
     frames = np.concatenate([panned(photograph, num_frames=60, height=96, width=128)] * 3)
-    (tmp_path / "in").mkdir()
-    written = write_video(tmp_path / "in" / "0.mp4", frames).read_bytes()
-    for number in range(1, 12):
-        (tmp_path / "in" / f"{number}.mp4").write_bytes(written)
-    words = ["prepare", tmp_path / "in", tmp_path / "out", *SMALL[:-1], "2"]
-    process = start_module("training", *words, cwd=ROOT, loads=("training.commands.prepare",))
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not list((tmp_path / "out").glob("*.npy")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = start_preparing(tmp_path, frames, num_videos=12, words=[*SMALL[:-1], "2"])
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130, errors

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from tests import ROOT, TIMEOUT_SECONDS
-from tests.forked import start_module
-from tests.training.data.footage import Bytes, panned, write_pictures, write_video
+from tests import TIMEOUT_SECONDS
+from tests.training.data.footage import Bytes, panned, start_preparing, write_pictures, write_video
 from training.__main__ import main
 from training.data.dataset import read_index
 from training.data.preparing import fingerprint
@@ -140,19 +139,12 @@ def test_a_source_has_the_same_fingerprint_in_every_process(
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_main_process_that_is_killed(pan: Bytes, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    written = write_video(tmp_path / "in" / "0.mp4", np.concatenate([pan] * 12)).read_bytes()
-    for number in range(1, 8):
-        (tmp_path / "in" / f"{number}.mp4").write_bytes(written)
-    words = ["prepare", tmp_path / "in", tmp_path / "out", *SMALL[:-1], "2"]
-    process = start_module("training", *words, cwd=ROOT, loads=("training.commands.prepare",))
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not list((tmp_path / "out").glob("*.npy")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = start_preparing(tmp_path, np.concatenate([pan] * 12), num_videos=8, words=[*SMALL[:-1], "2"])
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     assert children
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=TIMEOUT_SECONDS)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while any(is_running(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [child for child in children if is_running(child)]
