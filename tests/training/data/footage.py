@@ -40,7 +40,7 @@ def write_pictures(folder: Path, frames: Bytes, name: str = "frame_{:03d}.png") 
 def start_preparing(
     folder: Path, frames: Bytes, *, num_videos: int, words: list[str]
 ) -> "Process | subprocess.Popen[str]":
-    """Start `training prepare folder/in folder/out` on equal videos. Return the process when the first clip is there."""
+    """Start `training prepare folder/in folder/out` on equal videos. Return the process once a clip is there."""
     (folder / "in").mkdir()
     written = write_video(folder / "in" / "0.mp4", frames).read_bytes()
     for number in range(1, num_videos):
