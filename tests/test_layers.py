@@ -65,7 +65,7 @@ ROOMS = {
         "training/commands/train.py",
     ],
     "rich": ["vsrealbasicvsr/app/"],
-    "filelock": ["vsrealbasicvsr/app/"],
+    "filelock": ["vsrealbasicvsr/app/", "training/locking.py"],
     "ray": ["vsrealbasicvsr/app/cluster.py"],
     "jinja2": ["vsrealbasicvsr/app/", "training/studies/page.py"],
     "matplotlib": ["training/studies/page.py", "training/studies/report.py"],

@@ -26,6 +26,7 @@ from PIL import Image
 
 from tests import ROOT
 from tests.forked import TRAINING, Process, run_module, start_module
+from training import bf16
 from training.__main__ import main
 from training.commands import export as training_export
 from training.commands import train
@@ -208,6 +209,7 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(clips, tmp_p
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
+    assert "another training train is at work" in run("train", "--resume", out, status=2).stderr
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -418,12 +420,12 @@ def test_a_frozen_part_stays_and_the_rest_learns_also_when_resumed(
 
 
 def test_the_slowness_of_bf16_is_measured():
-    assert 0 < train.slowness_of_bf16() < 1000
+    assert 0 < bf16.slowness_of_bf16() < 1000
 
 
 @pytest.mark.parametrize(("slowness", "is_said"), [(26.0, True), (0.6, False)])
 def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, monkeypatch, capfd, slowness, is_said):
-    monkeypatch.setattr(train, "slowness_of_bf16", lambda: slowness)
+    monkeypatch.setattr(bf16, "slowness_of_bf16", lambda: slowness)
     words = ["--data", str(clips), "--out", str(tmp_path / "run"), "--iterations", "1", "--batch", "1"]
     assert main(["train", *TINY, *words, "--precision", "bf16"]) == 0
     assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said

@@ -4,23 +4,23 @@ import dataclasses
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from cyclopts import Parameter
 from torch import distributed
 
 from training import options
+from training.bf16 import warn_of_slow_bf16
 from training.data.cost import measure_input
 from training.data.dataset import ClipDataset
 from training.data.loader import make_loader
+from training.locking import alone_in
 from training.losses.perceptual import PerceptualLoss
-from training.networks import Networks, autocast_dtype_of
+from training.networks import Networks
 from training.presets import PRESETS
 from training.processes import Processes, TrainingError, num_workers_of, start_processes
 from training.run_folder import EMA, FOLDER, ORIGIN, SETTINGS, CheckpointError, newest_checkpoint, read_log, write_text
@@ -33,9 +33,6 @@ CHANGEABLE = frozenset({"iterations", "checkpoint_every", "keep_checkpoints", "l
 
 LONGEST_DATA_WAIT_SHARE = 0.02
 """Share of a run's time spent waiting for data beyond which the run says how many workers would do."""
-
-LARGEST_SLOWNESS_OF_BF16 = 1.5
-"""Times as long as float32 beyond which the run says that float32 is the better choice."""
 
 _MAY_STAND = {
     "--from": 'a run\'s folder, a file of weights, or "default"',
@@ -127,6 +124,14 @@ class Run:
 
 def train_in(processes: Processes, arguments: Arguments) -> int:
     """Begin or resume the run that the command line describes. Returns the exit status."""
+    folder = arguments.resume or arguments.out
+    if folder is None or not processes.is_main_process:
+        return _train_alone(processes, arguments)
+    with alone_in(folder, command="training train"):
+        return _train_alone(processes, arguments)
+
+
+def _train_alone(processes: Processes, arguments: Arguments) -> int:
     num_workers = num_workers_of(arguments.workers)
     if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
         raise TrainingError(f"--seconds must be above 0 and finite, got {arguments.seconds:g}")
@@ -225,33 +230,6 @@ def check_paths(arguments: Arguments, folder: Path) -> None:
             raise TrainingError(f"{option} {path} does not exist: name {_MAY_STAND[option]}")
     if (folder / FOLDER).exists() and any((folder / FOLDER).glob("*.pt")):
         raise TrainingError(f"{folder} already holds a run: resume it with --resume, or name another --out")
-
-
-def warn_of_slow_bf16(settings: Settings, processes: Processes) -> None:
-    """Warn if bfloat16 is requested on a CPU that is slow at it."""
-    if processes.device.type != "cpu" or autocast_dtype_of(settings, processes.device) is None:
-        return
-    slowness = slowness_of_bf16()
-    if slowness > LARGEST_SLOWNESS_OF_BF16:
-        print(
-            f"training train: bf16 takes {slowness:.3g} times as long as fp32 on this CPU: --precision fp32 is faster",
-            file=sys.stderr,
-        )
-
-
-def slowness_of_bf16() -> float:
-    """Return the time of a convolution and its backward pass in bfloat16 on this CPU, relative to float32."""
-    x, weight = torch.rand(1, 64, 48, 48), torch.rand(64, 64, 3, 3)
-
-    def seconds(dtype: torch.dtype) -> float:
-        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
-        started = time.perf_counter()
-        made = F.conv2d(inputs[0], inputs[1], padding=1)
-        torch.autograd.grad(made, inputs, torch.ones_like(made))
-        return time.perf_counter() - started
-
-    shortest = {dtype: min(seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16)}
-    return shortest[torch.bfloat16] / shortest[torch.float32]
 
 
 # ---- a resumed run ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from training.data.cutting import CutResult, CutSettings, cut_source
 from training.data.dataset import INDEX_NAME, Clip, Index, SourceRecord, read_index, write_index
 from training.data.sources import Found, Source, split_held_out
+from training.locking import alone_in
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.whole_file import PARTIAL_SUFFIX
 
@@ -47,14 +48,22 @@ def prepare(found: Found, out: Path, settings: CutSettings, *, num_workers: int,
         The index of `out`.
 
     Raises:
-        UserError: There is nothing to cut, or `out` holds clips of other settings or other sources.
+        UserError: There is nothing to cut, `out` holds clips of other settings or other sources, or another process
+            prepares it.
         OSError: The disk is full.
         KeyboardInterrupt: The user pressed Ctrl-C.
     """
     sources = part_of(found.sources, settings)
     if not sources and not found.unused:
         raise UserError(f"no source is left for --part {settings.part}. Name a folder with at least two of a kind.")
-    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, command="training prepare"):
+        return _prepare_alone(found, sources, out, settings, num_workers=num_workers, remove_missing=remove_missing)
+
+
+def _prepare_alone(
+    found: Found, sources: Sequence[Source], out: Path, settings: CutSettings, *, num_workers: int, remove_missing: bool
+) -> Index:
+    """Do what `prepare` does, with the sources of the part that the settings name."""
     for leftover in out.glob(f"*{PARTIAL_SUFFIX}"):
         leftover.unlink(missing_ok=True)
     fingerprints = {source.name: fingerprint(source) for source in sources}

@@ -17,6 +17,7 @@ import torch
 
 from training.data.dataset import FOOTAGE_NAME, ClipDataset
 from training.data.loader import make_loader
+from training.locking import alone_in
 from training.losses.perceptual import PerceptualLoss
 from training.processes import Processes
 from training.run_folder import EMA, SETTINGS, list_checkpoints, newest_checkpoint, write_text
@@ -72,15 +73,21 @@ class Trainer:
         """Train the variant, or go on where its run was; nothing is done for one that is finished.
 
         Raises KeyboardInterrupt if the user asked it to end; its checkpoint is written then. Raises UserError if the
-        run in the folder is of other footage, whose clips have the same names and sizes.
+        run in the folder is of other footage, whose clips have the same names and sizes, or if another process trains
+        it.
         """
-        folder, settings = self.run_folder(variant), variant.settings
+        folder = self.run_folder(variant)
         if not self.clips.is_noted(folder / FOOTAGE_NAME):
             raise UserError(f"{folder} was trained on other footage of the same names. Name other --out and --runs.")
         if (folder / DONE).is_file() and (folder / EMA).is_file():
             return
         if variant.start is not None:
             self.train(variant.start)
+        with alone_in(folder, command="training study"):
+            self._train_alone(variant)
+
+    def _train_alone(self, variant: Variant) -> None:
+        folder, settings = self.run_folder(variant), variant.settings
         print(f"training {variant.name}: {settings.iterations} steps in {folder}", flush=True)
         networks = VariantNetworks(variant, self.device)
         num_done = self._resume(networks, folder) if list_checkpoints(folder) else self._begin(networks, variant)

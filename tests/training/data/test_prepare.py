@@ -259,9 +259,13 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
 
 
 @pytest.mark.long
-def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path: Path, photograph: Bytes) -> None:
+def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(
+    tmp_path: Path, photograph: Bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     frames = np.concatenate([panned(photograph, num_frames=60, height=96, width=128)] * 3)
     process = start_preparing(tmp_path, frames, num_videos=12, words=[*SMALL[:-1], "2"])
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), *SMALL]) == 2
+    assert "another training prepare is at work" in capsys.readouterr().err
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130, errors
