@@ -248,6 +248,13 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
         state = {"iteration": iteration, "ema": network.state_dict(), "model": {}, "optimizer": {}}
         save_checkpoint(folder, state, iteration=iteration, keep=1)
         (folder / "settings.json").write_text(json.dumps({"preset": folder.name}))
+        origin = {
+            "data": ["/home/ann/clips", "D:\\films\\clips2"],
+            "from": "default",
+            "teacher": None,
+            "num_processes": 1,
+        }
+        (folder / "origin.json").write_text(json.dumps(origin))
     return folders
 
 
@@ -269,6 +276,9 @@ def test_export_makes_a_file_of_two_sets_from_two_runs_or_files(tmp_path, runs, 
     metadata = read_network(out).metadata
     assert (metadata["training_iteration"], metadata["sharp_training_iteration"]) == ("30", "12")
     assert json.loads(metadata["sharp_training_settings"]) == {"preset": "sharp run"}
+    without_folders = {"data": ["clips", "clips2"], "from": "default", "teacher": None, "num_processes": 1}
+    for key in ("training_origin", "sharp_training_origin"):
+        assert json.loads(metadata[key]) == without_folders
     assert (metadata["default_detail"], metadata["license"]) == ("0.5", "CC0-1.0")
 
     ones = [tmp_path / f"{number}.safetensors" for number in range(2)]

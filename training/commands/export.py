@@ -4,9 +4,10 @@ With a second run, trained from the first, to a file of two sets of weights, for
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 
@@ -87,10 +88,30 @@ def read_source(path: Path, *, is_sharp: bool) -> Source:
     metadata = {
         "training_iteration": str(state["iteration"]),
         "training_settings": _text_of(path / SETTINGS),
-        "training_origin": _text_of(path / ORIGIN),
+        "training_origin": without_folders(_text_of(path / ORIGIN)),
     }
     text = f"the moving average after {state['iteration']} steps ({path / EMA})"
     return Source(model=RealBasicVSR.from_state_dict(state["ema"]), metadata=metadata, text=text)
+
+
+def without_folders(origin: str) -> str:
+    """Return the text of an origin.json with the last part of every path: weights are given away, folders are private.
+
+    The text is unchanged if it is not an object of JSON.
+    """
+
+    def last_part(value: object) -> object:
+        if isinstance(value, list):
+            return [last_part(one) for one in value]
+        return PureWindowsPath(value).name or value if isinstance(value, str) else value  # takes both kinds of slashes
+
+    try:
+        read = json.loads(origin)
+    except ValueError:
+        return origin
+    if not isinstance(read, dict):
+        return origin
+    return json.dumps({key: last_part(value) for key, value in read.items()}, indent=1) + "\n"
 
 
 def _text_of(path: Path) -> str:
