@@ -98,6 +98,8 @@ def _what_decides(dataset: ClipDataset, options: DataSettings) -> str:
     later = {
         "degradation_mix": options.degradation_mix,
         "still_probability": options.still_probability,
+        "soft_probability": options.soft_probability,
+        "soft_sigma_px": options.soft_probability and options.soft_sigma_px,
     }
     decisions = {
         "crop_px": options.crop_px,

@@ -38,7 +38,7 @@ FLIP_PROBABILITY = 0.5
 _FOREGROUND_PROBABILITY = 0.5  # that a photograph's objects are cut from another photograph
 
 # Streams of random numbers: no two purposes share one.
-PIECE, RECIPE, POOL_PIECE, POOL_RECIPE, POOL_CUT, HOLD = range(6)
+PIECE, RECIPE, POOL_PIECE, POOL_RECIPE, POOL_CUT, HOLD, SOFT = range(7)
 
 
 class SampleError(UserError):
@@ -246,6 +246,7 @@ def draw_from(dataset: ClipDataset, options: DataSettings, number: int, piece_st
         except ClipError as error:
             notes.append(str(error))
             continue
+        _soften(piece, options, number)
         recipe_generator = random_numbers(options, recipe_stream, number)
         degradations = draw_settings(options.degradation_mix, options.degradations, recipe_generator)
         recipe = sample(degradations, recipe_generator, num_frames=options.num_frames)
@@ -262,6 +263,17 @@ def draw_held_frame(options: DataSettings, number: int) -> int | None:
     generator = random_numbers(options, HOLD, number)
     is_held, frame = generator.random() < options.hold_probability, int(generator.integers(options.num_unique))
     return frame if is_held else None
+
+
+def _soften(frames: Frames, options: DataSettings, number: int) -> None:
+    """Blur the frames (T, 3, H, W) of sample or pool clip `number` in place, all of them alike, if it is a soft one."""
+    if not options.soft_probability:
+        return
+    generator = random_numbers(options, SOFT, number)
+    is_soft, sigma_px = generator.random() < options.soft_probability, generator.uniform(*options.soft_sigma_px)
+    if is_soft:
+        for plane in frames.reshape(-1, *frames.shape[2:]):
+            cv2.GaussianBlur(plane, (0, 0), sigma_px, dst=plane, borderType=cv2.BORDER_REFLECT_101)
 
 
 def draw_turn(generator: np.random.Generator) -> tuple[bool, bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from training.degradations import PUBLISHED, DegradationSettings, mixture
@@ -36,6 +37,11 @@ class DataSettings:
     """Share of the samples in which one frame is shown all the time, with its noise."""
     still_probability: Share = 0.0
     """Share of the photographs' clips whose camera does not move at all; otherwise it nearly always moves."""
+    soft_probability: Share = 0.0
+    """Share of the clips whose ground truth is blurred before it is degraded, as soft footage is: a network that never
+    sees soft footage sharpens it."""
+    soft_sigma_px: tuple[float, float] = (0.5, 3.0)
+    """Range of that Gaussian's standard deviation, in pixels of the ground truth; one for each clip."""
     seed: Count = 0
     """Seed of the samples, and of the networks' random start."""
     pool_clips: Count = 0
@@ -55,6 +61,11 @@ class DataSettings:
             mixture(self.degradation_mix) if self.degradation_mix else None
         except UserError as error:
             raise SettingsError(str(error)) from None
+        lowest, highest = self.soft_sigma_px
+        if not 0 < lowest <= highest < math.inf:
+            raise SettingsError(
+                f"soft_sigma_px must be two numbers above 0, the smaller first, got {self.soft_sigma_px}"
+            )
         if self.pool_clips and (self.pool_crop_px < self.crop_px or self.pool_num_frames < self.num_frames):
             raise SettingsError(
                 f"the pool's clips ({self.pool_num_frames} frames of {self.pool_crop_px} px) are smaller than the crops"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.ndimage
 import skimage.data
 import torch
 import torch.nn.functional as F
@@ -173,6 +174,30 @@ def test_photographs_are_set_in_motion(tmp_path: Path) -> None:
     standing = [make_sample(store, replace(OPTIONS, still_probability=1.0), index).gt for index in range(6)]
     corners = [torch.equal(clip[0, :, :8, :8], clip[-1, :, :8, :8]) for clip in standing]
     assert sum(corners) >= 4, "an object may pass, the camera stands"
+
+
+def test_soft_footage_is_blurred_before_it_is_degraded(store: ClipDataset, pooled: DataSettings) -> None:
+    """The truth and the input are both soft, one Gaussian for a clip; all else is drawn as without."""
+
+    def detail(frames: torch.Tensor) -> float:
+        return float(frames.float().diff(dim=-1).abs().mean())
+
+    soft = {"soft_probability": 1.0, "soft_sigma_px": (3.0, 3.0)}
+    for options in (OPTIONS, pooled):
+        sharp, blurred = make_sample(store, options, 3), make_sample(store, replace(options, **soft), 3)
+        assert detail(blurred.gt) < 0.6 * detail(sharp.gt)
+        assert detail(blurred.lr) < detail(sharp.lr)
+        assert (blurred.gt.float().mean() - sharp.gt.float().mean()).abs() < 1
+    frames = draw(store, replace(OPTIONS, **soft), 3).gt.permute(0, 2, 3, 1).numpy()
+    source = draw(store, OPTIONS, 3).gt.permute(0, 2, 3, 1).numpy()
+    expected = np.stack(
+        [scipy.ndimage.gaussian_filter(frame.astype(float), (3, 3, 0), mode="mirror") for frame in source]
+    )
+    np.testing.assert_allclose(frames[:, 12:-12, 12:-12], expected[:, 12:-12, 12:-12], atol=1.5)
+
+    half = replace(OPTIONS, soft_probability=0.5, soft_sigma_px=(0.5, 3.0))
+    changed = [not torch.equal(draw(store, half, i).gt, draw(store, OPTIONS, i).gt) for i in range(40)]
+    assert 10 <= sum(changed) <= 30, "half of the clips; the others are the same to the bit"
 
 
 @pytest.mark.long
@@ -376,9 +401,10 @@ def test_the_names_of_pools_never_change(store: ClipDataset, pooled: DataSetting
 
 def test_other_options_have_other_pool_clips(store: ClipDataset, pooled: DataSettings) -> None:
     changes: list[dict[str, Any]] = [{"seed": 1}, {"unsharp": False}, {"pool_crop_px": 17}, {"still_probability": 0.5}]
+    changes += [{"soft_probability": 0.5}, {"soft_probability": 0.5, "soft_sigma_px": (1.0, 2.0)}]
     others = [replace(pooled, **change) for change in changes]
     paths = {pool_clip_path(store, options, 0) for options in (pooled, *others)}
-    assert len(paths) == 5
+    assert len(paths) == 7
     assert pool_clip_path(store, replace(pooled, crop_px=8, pool_clips=9), 0) in paths, "cuts share the clips"
 
 
@@ -391,6 +417,10 @@ def test_a_pool_that_cannot_be_is_refused(store: ClipDataset, pooled: DataSettin
         DataSettings(pool_clips=4)
     with pytest.raises(ValueError, match=r"still_probability must be from 0 to 1, got 1\.5"):
         DataSettings(still_probability=1.5)
+    with pytest.raises(
+        ValueError, match=r"soft_sigma_px must be two numbers above 0, the smaller first, got .2\.0, 1\.0"
+    ):
+        DataSettings(soft_sigma_px=(2.0, 1.0))
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
