@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +26,7 @@ class Recorder:
     def __init__(self, run_folder: Path, *, first: int, num_iterations: int) -> None:
         self._first = first
         self._log = Log(run_folder, first)
-        self._board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=first + 1)
+        self._board = Board(run_folder / "tensorboard", first=first, say=tqdm.write)
         self._bar = tqdm(total=num_iterations, initial=first, unit="step", dynamic_ncols=True)
         self._started, self._seconds_waited = time.monotonic(), 0.0
 
@@ -47,8 +50,7 @@ class Recorder:
             "data_wait_share": self._seconds_waited / passed_seconds,
         }
         self._log.append(record)
-        for name, value in record.items():
-            self._board.add_scalar(name, value, done)
+        self._board.add_numbers(record, done)
         self._bar.set_postfix_str(f"output {record['output']:.4f}, waits {record['data_wait_share']:.0%}")
 
     def show(self, done: int, lr: Tensor, hr: Tensor, gt: Tensor) -> None:
@@ -71,6 +73,56 @@ class Recorder:
     ) -> None:
         self._bar.close()
         self._board.close()
+
+
+class Board:
+    """TensorBoard's file of a run. A disk that takes no more ends the file, with one line, but not the run."""
+
+    def __init__(self, folder: Path, *, first: int, say: Callable[[str], object]) -> None:
+        self._folder, self._say = folder, say
+        self._writer: SummaryWriter | None = None
+        self._hook = threading.excepthook
+        threading.excepthook = functools.partial(_without_tensorboard, self._hook)  # no traceback of its thread
+        with self._until_it_fails():
+            self._writer = SummaryWriter(str(folder), purge_step=first + 1)
+
+    def add_numbers(self, record: Mapping[str, float], done: int) -> None:
+        """Add numbers by name, after step `done`."""
+        with self._until_it_fails():
+            for name, value in record.items():
+                if self._writer:
+                    self._writer.add_scalar(name, value, done)
+
+    def add_image(self, name: str, image: Tensor, done: int) -> None:
+        """Add an image (3, H, W) in [0, 1], after step `done`."""
+        with self._until_it_fails():
+            if self._writer:
+                self._writer.add_image(name, image, done)
+
+    def close(self) -> None:
+        """Write what is left. Nothing can be added afterwards."""
+        with self._until_it_fails():
+            if self._writer:
+                self._writer.close()
+        self._writer = None
+        threading.excepthook = self._hook
+
+    @contextlib.contextmanager
+    def _until_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._say(
+                f"{self._folder} takes no more: {error.strerror or error}. The training goes on without TensorBoard."
+            )
+
+
+def _without_tensorboard(hook: Callable[[threading.ExceptHookArgs], object], failed: threading.ExceptHookArgs) -> None:
+    """Call `hook`, but not for errors of TensorBoard's writers: the next call of the writer raises them again."""
+    is_writer = type(failed.thread).__module__.startswith("tensorboard.")
+    if not (is_writer and isinstance(failed.exc_value, OSError)):
+        hook(failed)
 
 
 def side_by_side(lr: Tensor, hr: Tensor, gt: Tensor) -> Tensor:
