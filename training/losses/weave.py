@@ -10,10 +10,11 @@ from torch import Tensor
 
 from training.losses.kinds import ClipTensors, Loss, Reach
 
-WINDOW_PERIODS = 8
-"""Side of a window in periods, over which a pattern must repeat."""
-_FLOOR = 2.5e-4
-"""The least standard deviation, a sixteenth of a step of 8 bits: the root's slope stays finite in flat areas."""
+WINDOWS_PERIODS = (8, 24)
+"""Sides of the windows in periods, over which a pattern must repeat. Small windows see one that changes with the
+picture. Large ones see one that is fainter than grain: chance explains a third as much."""
+_FLOOR = 1e-4
+"""The least standard deviation, a fortieth of a step of 8 bits: the root's slope stays finite in flat areas."""
 _CHANCE = 2
 """A pattern is a weave only where it is stronger than this many times what chance explains: the flat areas of a
 faithful network come up to that."""
@@ -31,18 +32,24 @@ def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
         gt: ground truth of the same shape.
         scale: S, the period of a weave in pixels.
     """
-    return F.relu(_weave(hr, scale) - _weave(gt, scale)).mean()
+    output, truth = (F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), scale), scale) for clip in (hr, gt))
+    excess = [F.relu(_weave(output, window, scale) - _weave(truth, window, scale)).mean() for window in WINDOWS_PERIODS]
+    return torch.stack(excess).mean()
 
 
-def _weave(clip: Tensor, period_px: int) -> Tensor:
-    """Return the strength of the weave in overlapping windows of a clip, (N*T, 3, h, w).
+def _weave(phases: Tensor, window: int, period_px: int) -> Tensor:
+    """Return the strength of the weave in overlapping windows, (N*T, 3, h, w).
 
     The strength of a pattern is the standard deviation of the means of its pixels. What does not repeat averages out,
     but for chance: the deviation of a mean of that many pixels. To add detail instead is no way out for a network: that
     part has no gradient.
+
+    Args:
+        phases: Detail of the clip, one channel for each pixel of a period, (N*T, 3 * period_px**2, H, W).
+        window: Side of a window in periods; at most the clip's.
+        period_px: Of a weave.
     """
-    phases = F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px), period_px)
-    window = min(WINDOW_PERIODS, *phases.shape[-2:])
+    window = min(window, *phases.shape[-2:])
     stride = max(1, window // 2)
     means = F.avg_pool2d(phases, window, stride)
     squares = F.avg_pool2d(phases.detach().square(), window, stride)
