@@ -168,6 +168,9 @@ def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothi
     assert 0.6 * strength < weave_loss(faint, flat, 4) < strength  # of which chance might explain a quarter
     grain = 0.01 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(2))
     assert weave_loss(faint, flat + grain, 4) == weave_loss(faint, flat, 4)  # it hides nothing
+    buried = flat + 0.25 * grain
+    assert weave_loss(buried, flat, 4) == 0
+    assert weave_loss(buried + 0.1 * weave(96, 96), flat, 4) > 0.01 * strength  # a sixth of the grain, but everywhere
     coloured = flat + weave(96, 96) * torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
     assert (luma(coloured) - luma(flat)).abs().max() < 1e-5
     assert weave_loss(coloured, flat, 4) > 0.1 * strength  # which no luma shows
