@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from torch import Tensor
 
+from training.losses.weave import weave_strength
 from vsrealbasicvsr.luma import luma
 
 type Floats = npt.NDArray[np.float64]
@@ -62,6 +63,19 @@ def high_band_correlation(clip: Tensor, truth: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     power = float(a @ a) * float(b @ b)
     return float(a @ b) / math.sqrt(power) if power > 1e-12 else math.nan
+
+
+def weave_255(clip: Tensor, scale: int) -> float:
+    """Return the strength of patterns that repeat with each pixel of the input, of 255; see the weave loss.
+
+    The upscaler draws them, whatever the picture. A tenth is seen on a plain wall, as a faint raster or diagonal lines,
+    and other metrics like it or do not see it. There is no published definition.
+
+    Args:
+        clip: (T, 3, H, W).
+        scale: Pixels of the clip per pixel of the input, on each axis.
+    """
+    return 255 * weave_strength(clip[None], scale).item()
 
 
 def _gradient_length(frames: Floats) -> float:

@@ -31,6 +31,7 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("brisque", "BRISQUE", 1),
     ("sharpness", "sharp", 2),
     ("high_band_correlation", "HFcorr", 2),
+    ("weave_255", "weave", 3),
     ("flicker_255", "flicker", 2),
     ("colour_shift_255", "shift", 2),
 )
@@ -41,6 +42,7 @@ _LEGEND = (
     " Higher is better: PSNR, SSIM, HaarPSI, JOD (10: no visible difference; display " + DISPLAY + ")."
     " Lower is better: GMSD, LPIPS, DISTS, NIQE, BRISQUE, flicker (warping error along the truth's motion, of 255)."
     " sharp: mean length of the gradient, the truth's is 1. HFcorr: correlation of the fine detail with the truth's."
+    " weave: pattern that repeats with each pixel of the input, of 255; the truth has what its edges make."
     " shift: largest difference of a colour's mean from bicubic's, of 255."
 )
 

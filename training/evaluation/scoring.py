@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.degradations import SCALE
 from training.evaluation import detail, libraries, metrics, visible
 from training.evaluation.metrics import Absent, Lpips, Motion, psnr_db
 from training.evaluation.pairs import Footage, Pair
@@ -36,6 +37,7 @@ class Scores:
     brisque: float | None
     sharpness: float | None
     high_band_correlation: float | None
+    weave_255: float | None
     flicker_255: float | None
     colour_shift_255: float | None
     """Largest difference of a colour's mean from bicubic's: the shift that the method itself causes."""
@@ -136,6 +138,7 @@ class Scorer:
             brisque=None if isinstance(measures.brisque, Absent) else _or_none(measures.brisque(clip)),
             sharpness=_or_none(detail.sharpness(clip, truth)),
             high_band_correlation=_or_none(detail.high_band_correlation(clip, truth)),
+            weave_255=detail.weave_255(clip, SCALE),
             flicker_255=_or_none(metrics.flicker_255(clip, self._motion)),
             colour_shift_255=metrics.colour_shift_255(clip, bicubic),
         )

@@ -32,9 +32,23 @@ def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
         gt: ground truth of the same shape.
         scale: S, the period of a weave in pixels.
     """
-    output, truth = (F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), scale), scale) for clip in (hr, gt))
+    output, truth = (_phases(clip, scale) for clip in (hr, gt))
     excess = [F.relu(_weave(output, window, scale) - _weave(truth, window, scale)).mean() for window in WINDOWS_PERIODS]
     return torch.stack(excess).mean()
+
+
+def weave_strength(clip: Tensor, scale: int) -> Tensor:
+    """Return the strength of the weave of a clip (N, T, 3, S*H, S*W), mean over colours and overlapping windows.
+
+    It is a standard deviation, less what chance explains.
+    """
+    phases = _phases(clip, scale)
+    return torch.stack([_weave(phases, window, scale).mean() for window in WINDOWS_PERIODS]).mean()
+
+
+def _phases(clip: Tensor, period_px: int) -> Tensor:
+    """Return the detail of a clip, one channel for each pixel of a period: (N*T, 3 * period_px**2, H, W)."""
+    return F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px), period_px)
 
 
 def _weave(phases: Tensor, window: int, period_px: int) -> Tensor:
@@ -45,7 +59,7 @@ def _weave(phases: Tensor, window: int, period_px: int) -> Tensor:
     part has no gradient.
 
     Args:
-        phases: Detail of the clip, one channel for each pixel of a period, (N*T, 3 * period_px**2, H, W).
+        phases: The clip's, see `_phases`.
         window: Side of a window in periods; at most the clip's.
         period_px: Of a weave.
     """

@@ -86,6 +86,18 @@ def test_the_correlation_is_numpys_of_the_band_by_a_blur_of_explicit_weights(pic
     assert detail.high_band_correlation(other, picture) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_raster_of_the_input_s_pixels_is_a_weave_and_the_picture_and_its_noise_are_not(picture):
+    wall = torch.full((2, 3, 128, 160), 0.5)
+    raster = 0.25 / 255 * torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(40)  # a standard deviation of a quarter
+    assert 0.15 < detail.weave_255(wall + raster, 4) < 0.25  # less what chance might explain
+    grainy = noisy(wall, 2)
+    assert detail.weave_255(grainy, 4) < 0.01
+    assert detail.weave_255(grainy + 2 * raster, 4) > 0.15
+    shifted = 0.25 / 255 * torch.tensor([1.0, 0.0, -1.0, 1.0, -1.0]).repeat(32)
+    assert detail.weave_255(wall + shifted, 4) < 0.01, "a period of five pixels"
+    assert detail.weave_255(picture, 4) < 0.02
+
+
 def test_a_constant_picture_has_no_detail_to_compare(picture):
     flat = torch.full_like(picture, 0.5)
     assert math.isnan(detail.sharpness(picture, flat))
