@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from training.graphed_step import GraphedStep, clip_gradients
 from training.losses.kinds import Flows, Needs
 from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES
+from training.mixture import draw_share, mixed
 from training.networks import Networks, autocast_dtype_of
 from training.processes import Processes
 from training.teacher import Teacher
@@ -73,8 +75,9 @@ class Steps:
         self._graph: GraphedStep | None = None
         self._graph_learns_flow = False
         self._sums: dict[str, float] = {}
+        self._num_of: dict[str, int] = {}
         self._graph_sums: tuple[list[str], Tensor] | None = None
-        self._num_summed = 0
+        self._num_graphed = 0
         self._has_captured = False  # captured steps are among the summed ones
 
     def take(self, tensors: StepTensors, iteration: int) -> Taken:
@@ -94,16 +97,16 @@ class Steps:
         return taken
 
     def read_losses(self) -> dict[str, float]:
-        """Return each loss's mean over the steps since the last reading; empty if there were none. Synchronises.
+        """Return each loss's mean over the steps that had it since the last reading; empty if none had. Synchronises.
 
         Raises:
             LossError: Losses of captured steps are not finite; their gradients have been applied.
         """
         self._read_graph_sums()
-        means = {name: value / max(self._num_summed, 1) for name, value in self._sums.items()}
+        means = {name: value / self._num_of[name] for name, value in self._sums.items()}
         if self._has_captured and not all(map(math.isfinite, means.values())):
             raise LossError(f"losses are not finite: {means}")
-        self._sums, self._num_summed, self._has_captured = {}, 0, False
+        self._sums, self._num_of, self._has_captured = {}, {}, False
         return means
 
     # ---- eager -------------------------------------------------------------------------------------------------------
@@ -112,13 +115,13 @@ class Steps:
         networks, settings = self._networks, self._networks.settings
         lr, gt, real = tensors
         networks.optimizer.zero_grad(set_to_none=True)
-        flows_px = self._motion(gt)
+        flows_px, faithful = self._motion(gt), self._faithful(lr)
         losses, hr = generator_step(
             networks.model,
             lr,
             gt,
             losses=settings.losses.at(iteration),
-            faithful=self._faithful(lr),
+            faithful=faithful,
             flows_px=flows_px,
             perceptual=self._perceptual,
             discriminator=networks.discriminator,
@@ -126,6 +129,7 @@ class Steps:
             autocast_dtype=self._dtype,
             checkpointing=settings.gradient_checkpointing,
         )
+        losses |= self._mixture_step(lr, gt, iteration, faithful)
         self._processes.average(networks.parameters)
         norm = gradient_norm(networks.parameters)
         stepped = math.isfinite(norm.item())
@@ -143,9 +147,27 @@ class Steps:
             if settings.max_gradient_norm > 0:
                 nn.utils.clip_grads_with_norm_(networks.parameters, settings.max_gradient_norm, norm)
             networks.optimizer.step()
-            self._num_summed += 1
-            self._sums = {name: self._sums.get(name, 0.0) + value for name, value in losses.items()}
+            self._add_losses(losses, 1)
         return Taken(stepped, hr)
+
+    def _mixture_step(self, lr: Tensor, gt: Tensor, iteration: int, faithful: Tensor | None) -> dict[str, float]:
+        """Add the gradients of a mixture with the teacher, in some of the steps, and return its losses."""
+        networks, settings = self._networks, self._networks.settings
+        share = draw_share(settings, iteration)
+        if share is None or self._teacher is None:
+            return {}
+        losses = settings.losses.of_mixture(share)
+        with mixed(networks.model, self._teacher.network, share):
+            found, _ = generator_step(
+                networks.model,
+                lr,
+                gt,
+                losses=losses,
+                faithful=faithful,
+                autocast_dtype=self._dtype,
+                checkpointing=settings.gradient_checkpointing,
+            )
+        return {f"mixture_{name}": value for name, value in found.items() if losses.weight(name) > 0}
 
     def _motion(self, gt: Tensor) -> Flows | None:
         return motion_of(self._networks.model, gt) if self._needs_motion else None
@@ -163,6 +185,7 @@ class Steps:
             and self._processes.num == 1
             and self._perceptual is None
             and not settings.gradient_checkpointing
+            and draw_share(settings, iteration) is None
             and iteration >= settings.losses.adversarial_warm_up_iterations
         )
 
@@ -184,7 +207,7 @@ class Steps:
             self._graph_sums = names, losses.clone()
         else:
             self._graph_sums[1].add_(losses)
-        self._num_summed += 1
+        self._num_graphed += 1
         self._has_captured = True
         return Taken(True, None)
 
@@ -192,9 +215,13 @@ class Steps:
         """Add the sums of captured steps, which are on the device, to the others. Synchronises."""
         if self._graph_sums is not None:
             names, sums = self._graph_sums
-            for name, value in zip(names, sums.tolist(), strict=True):
-                self._sums[name] = self._sums.get(name, 0.0) + value
-        self._graph_sums = None
+            self._add_losses(dict(zip(names, sums.tolist(), strict=True)), self._num_graphed)
+        self._graph_sums, self._num_graphed = None, 0
+
+    def _add_losses(self, sums: Mapping[str, float], num_steps: int) -> None:
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._num_of[name] = self._num_of.get(name, 0) + num_steps
 
     def captured(self, lr: Tensor, gt: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Take one step without waiting for the device, for a graph to capture. The rest loss uses the middle frame."""

@@ -17,10 +17,14 @@ from vsrealbasicvsr.weights import tensors_sha256
 
 
 class Teacher:
-    """A faithful network, frozen."""
+    """A faithful network, frozen.
+
+    Attributes:
+        network: Its weights are those of detail=0.
+    """
 
     def __init__(self, network: RealBasicVSR) -> None:
-        self._network = network
+        self.network = network
 
     @staticmethod
     def load(path: Path | None, settings: Settings, device: torch.device) -> "Teacher | None":
@@ -48,11 +52,13 @@ class Teacher:
                 f"the teacher of the coarse and the chroma loss: {error} If it has moved, name it with --teacher."
             ) from None
         network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
+        if settings.losses.mixture_probability and network.sizes != settings.architecture:
+            raise TrainingError(f"mixture_probability needs a teacher of the trained network's sizes, not {path}")
         return Teacher(network.to(device).to(memory_format=torch.channels_last))
 
     def identity(self) -> str:
         """Return the SHA-256 of the network's tensors, for a resumed run to tell whether it is the same."""
-        return tensors_sha256({name: tensor.cpu() for name, tensor in self._network.state_dict().items()}, {})
+        return tensors_sha256({name: tensor.cpu() for name, tensor in self.network.state_dict().items()}, {})
 
     @torch.no_grad()
     def output(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -63,8 +69,8 @@ class Teacher:
             dtype: Type of the convolutions; None: float32.
         """
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
-            cleaned = self._network.clean(lr).float()
-            return self._network.super_resolve(cleaned).float()
+            cleaned = self.network.clean(lr).float()
+            return self.network.super_resolve(cleaned).float()
 
 
 def usual_teacher(start: Path | None, settings: Settings) -> Path | None:

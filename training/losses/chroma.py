@@ -26,4 +26,4 @@ def _of_clips(clips: ClipTensors) -> Tensor:
     return chroma_loss(clips.hr, clips.faithful)
 
 
-LOSS: Loss[ClipTensors] = Loss(compute=_of_clips, reaches=Reach.EVERYTHING, needs=Needs.TEACHER)
+LOSS: Loss[ClipTensors] = Loss(compute=_of_clips, reaches=Reach.EVERYTHING, needs=Needs.TEACHER, is_for_mixtures=True)

@@ -29,4 +29,5 @@ def colour_loss(hr: Tensor, lr: Tensor, *, block_px: int = COLOUR_BLOCK_PX) -> T
 LOSS: Loss[ClipTensors] = Loss(
     compute=lambda clips: colour_loss(clips.hr, clips.lr, block_px=clips.colour_block_px),
     reaches=Reach.EVERYTHING,
+    is_for_mixtures=True,
 )

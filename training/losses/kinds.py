@@ -112,6 +112,7 @@ class Loss[T: (ClipTensors, ViewTensors)]:
         needs: Requirements.
         is_always_logged: Compute it even if its weight is 0 or the part of the network that it reaches is frozen.
         rises: Raise its weight from 0 over the first adversarial_warm_up_iterations.
+        is_for_mixtures: Compute it for mixtures with the teacher too, see training/mixture.py.
     """
 
     compute: Callable[[T], Tensor]
@@ -119,3 +120,4 @@ class Loss[T: (ClipTensors, ViewTensors)]:
     needs: Needs = Needs.NOTHING
     is_always_logged: bool = False
     rises: bool = False
+    is_for_mixtures: bool = False

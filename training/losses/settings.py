@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from training.fields import AtLeast1, Count, NotNegative, SettingsError, check_fields
+from training.fields import AtLeast1, Count, NotNegative, SettingsError, Share, check_fields
 from training.losses import (
     adversarial,
     chroma,
@@ -89,6 +89,9 @@ class LossSettings:
     """Frames that the patch discriminator sees: 1, or 3 with both neighbours warped onto the middle one."""
     discriminator_width: AtLeast1 = 32
     """Channels of the patch discriminator's first layer."""
+    mixture_probability: Share = 0.0
+    """Probability that a step also looks at a mixture of the teacher's weights and the network's, as `detail` makes it:
+    its colour, chroma and weave losses are added."""
     adversarial_warm_up_iterations: Count = 0
     """Steps in which the adversarial and feature matching losses rise from 0 to their weights."""
     cleaning_gets_perceptual: bool = False
@@ -106,6 +109,8 @@ class LossSettings:
                 "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features"
                 " are that discriminator's"
             )
+        if self.mixture_probability > 0 and not self.needs_teacher:
+            raise SettingsError("mixture_probability needs a teacher: a coarse_weight or chroma_weight above 0")
         if self.perceptual_weight > 0 and self.adversarial_weight > 0 and self.discriminator == "patch":
             raise SettingsError(
                 "the patch discriminator sees no colours, so there is no perceptual loss beside it: set"
@@ -144,6 +149,13 @@ class LossSettings:
             return self
         rising = {name + WEIGHT: share * self.weight(name) for name, loss in LOSSES.items() if loss.rises}
         return dataclasses.replace(self, **typing.cast(Any, rising))
+
+    def of_mixture(self, share: float) -> "LossSettings":
+        """Return the settings for a mixture with `share` of the trained network, by which its gradient shrinks."""
+        weights = {
+            name + WEIGHT: share * self.weight(name) if loss.is_for_mixtures else 0.0 for name, loss in LOSSES.items()
+        }
+        return dataclasses.replace(self, mixture_probability=0.0, **typing.cast(Any, weights))
 
 
 def _losses() -> dict[str, Loss[Any]]:

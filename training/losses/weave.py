@@ -85,4 +85,5 @@ def _detail(images: Tensor, period_px: int) -> Tensor:
 LOSS: Loss[ClipTensors] = Loss(
     compute=lambda clips: weave_loss(clips.hr, clips.gt, clips.hr.shape[-1] // clips.lr.shape[-1]),
     reaches=Reach.EVERYTHING,
+    is_for_mixtures=True,
 )
