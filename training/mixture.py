@@ -22,7 +22,7 @@ _STREAM = 6 << 32  # no number of a sample's streams, see data/sampler.py
 
 def draw_share(settings: Settings, iteration: int) -> float | None:
     """Draw the sharp network's share in the mixture that step `iteration` looks at; None if it looks at none."""
-    if not settings.losses.mixture_probability:
+    if not settings.losses.looks_at_mixtures:
         return None
     generator = np.random.default_rng((settings.data.seed, _STREAM, iteration))
     is_drawn, share = generator.random() < settings.losses.mixture_probability, generator.uniform(*SHARES)

@@ -1,4 +1,4 @@
-"""The faithful network of the coarse and the chroma loss, see losses/coarse.py."""
+"""The faithful network of the coarse and the chroma loss, see losses/coarse.py, and of mixtures, see mixture.py."""
 
 import json
 from pathlib import Path
@@ -41,18 +41,20 @@ class Teacher:
         """
         if not settings.losses.needs_teacher:
             if path is not None:
-                raise TrainingError("--teacher needs a --coarse-weight or --chroma-weight above 0")
+                raise TrainingError(
+                    "--teacher needs a --coarse-weight, --chroma-weight or --mixture-probability above 0"
+                )
             return None
         if path is None:
-            raise TrainingError("the coarse and the chroma loss need a faithful network: --teacher or --from names one")
+            raise TrainingError(
+                "the coarse and the chroma loss and mixtures need a faithful network: --teacher or --from names one"
+            )
         try:
             tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
         except UserError as error:
-            raise TrainingError(
-                f"the teacher of the coarse and the chroma loss: {error} If it has moved, name it with --teacher."
-            ) from None
+            raise TrainingError(f"the teacher: {error} If it has moved, name it with --teacher.") from None
         network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
-        if settings.losses.mixture_probability and network.sizes != settings.architecture:
+        if settings.losses.looks_at_mixtures and network.sizes != settings.architecture:
             raise TrainingError(f"mixture_probability needs a teacher of the trained network's sizes, not {path}")
         return Teacher(network.to(device).to(memory_format=torch.channels_last))
 

@@ -297,9 +297,12 @@ def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teach
 
 def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips, whole_run, tmp_path):
     out = tmp_path / "run"
-    run("train", *COARSE, "--data", clips, "--from", whole_run, "--out", out, "--iterations", 2)
+    mixtures = ["--mixture-probability", 1]
+    run("train", *COARSE, *mixtures, "--data", clips, "--from", whole_run, "--out", out, "--iterations", 2)
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)
     assert {"coarse", "chroma", "weave", "adversarial"} <= read_log(out)[0].keys()
+    names = set().union(*(record.keys() for record in read_log(out)))
+    assert {name for name in names if "mixture" in name} == {"mixture_colour", "mixture_chroma", "mixture_weave"}
     run("train", *COARSE, "--data", clips, "--from", out, "--out", tmp_path / "next", "--iterations", 1)
     assert json.loads((tmp_path / "next" / "origin.json").read_text())["teacher"] == str(whole_run)  # it stays faithful
 
@@ -307,14 +310,14 @@ def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips
 def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_path):
     words = ["--data", clips, "--from", whole_run, "--out", tmp_path / "run"]
     assert "--teacher nope does not exist" in run("train", *COARSE, *words, "--teacher", "nope", status=2).stderr
-    no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0]
+    no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0, "--mixture-probability", 0]
     assert (
-        "--teacher needs a --coarse-weight or --chroma-weight above 0"
+        "--teacher needs a --coarse-weight, --chroma-weight or --mixture-probability above 0"
         in run("train", *COARSE, *words, *no_use, status=2).stderr
     )
     assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
     no_start = ["--data", clips, "--out", tmp_path / "run", "--no-freeze-cleaning", "--flow-learning-rate", "1e-4"]
-    assert "the coarse and the chroma loss need a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
+    assert "the chroma loss and mixtures need a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
 
 
 def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):

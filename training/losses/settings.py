@@ -109,8 +109,6 @@ class LossSettings:
                 "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features"
                 " are that discriminator's"
             )
-        if self.mixture_probability > 0 and not self.needs_teacher:
-            raise SettingsError("mixture_probability needs a teacher: a coarse_weight or chroma_weight above 0")
         if self.perceptual_weight > 0 and self.adversarial_weight > 0 and self.discriminator == "patch":
             raise SettingsError(
                 "the patch discriminator sees no colours, so there is no perceptual loss beside it: set"
@@ -123,8 +121,15 @@ class LossSettings:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a loss that counts compares with the output of a faithful network."""
-        return any(self.weight(name) > 0 and Needs.TEACHER in loss.needs for name, loss in LOSSES.items())
+        """Whether a loss that counts compares with the output of a faithful network, or looks at mixtures with it."""
+        compares = any(self.weight(name) > 0 and Needs.TEACHER in loss.needs for name, loss in LOSSES.items())
+        return compares or self.looks_at_mixtures
+
+    @property
+    def looks_at_mixtures(self) -> bool:
+        """Whether some steps look at mixtures with a faithful network."""
+        counts = any(self.weight(name) > 0 and loss.is_for_mixtures for name, loss in LOSSES.items())
+        return counts and self.mixture_probability > 0
 
     def check_sample(self, *, num_frames: int, crop_px: int) -> None:
         """Raise SettingsError if a loss that counts cannot be computed on samples of this size."""
