@@ -679,6 +679,6 @@ def test_a_loss_that_only_some_steps_have_is_told_all_the_same():
     """Plain steps and captured ones between two readings have different losses."""
     settings = dataclasses.replace(PRESETS["smoke"], iterations=4)
     steps = Steps(Networks(settings, torch.device("cpu")), Processes(num=1, rank=0, device=torch.device("cpu")), None)
-    steps._sums, steps._num_summed = {"output": 1.0, "rest": 4.0}, 2
-    steps._graph_sums = ["output"], torch.tensor([2.0])
-    assert steps.read_losses() == {"output": 1.5, "rest": 2.0}
+    steps._sums, steps._num_of = {"output": 1.0, "rest": 4.0}, {"output": 1, "rest": 1}
+    steps._graph_sums, steps._num_graphed = (["output"], torch.tensor([5.0])), 2
+    assert steps.read_losses() == {"output": 2.0, "rest": 4.0}
