@@ -1,7 +1,7 @@
 """Mixtures of a sharp network's weights and its teacher's, as `detail` between 0 and 1 makes them.
 
-Neither network draws a weave, and their mixture does: what the sharp one's early layers begin and its late layers
-undo comes through in the middle. So the losses against what nobody wants in a picture look at mixtures too.
+A mixture may show a weave that neither network shows: the sharp one's late layers cancel what its early layers begin,
+and half of each does not cancel. So the losses against weaves and false colours look at mixtures too.
 """
 
 from __future__ import annotations

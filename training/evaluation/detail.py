@@ -68,8 +68,8 @@ def high_band_correlation(clip: Tensor, truth: Tensor) -> float:
 def weave_255(clip: Tensor, scale: int) -> float:
     """Return the strength of patterns that repeat with each pixel of the input, of 255; see the weave loss.
 
-    The upscaler draws them, whatever the picture. A tenth is seen on a plain wall, as a faint raster or diagonal lines,
-    and other metrics like it or do not see it. There is no published definition.
+    The upscaler draws them, whatever the picture: a faint raster or diagonal lines on plain surfaces, which the other
+    metrics do not see. They could be seen on asphalt at 0.02. There is no published definition.
 
     Args:
         clip: (T, 3, H, W).
