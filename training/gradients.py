@@ -170,6 +170,7 @@ def _clip_tensors(
         distance=losses.distance,
         colour_block_px=losses.colour_block_px,
         coarse_contrast=losses.coarse_contrast,
+        texture_quantile=losses.texture_quantile,
         rest_frame=rest_frame,
     )
 

@@ -64,6 +64,7 @@ class ClipTensors:
         distance: Of the settings.
         colour_block_px: Of the settings.
         coarse_contrast: Of the settings.
+        texture_quantile: Of the settings.
         rest_frame: Frame that the rest loss looks at.
     """
 
@@ -78,6 +79,7 @@ class ClipTensors:
     distance: Distance
     colour_block_px: int
     coarse_contrast: float
+    texture_quantile: float
     rest_frame: int
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from training.fields import AtLeast1, Count, NotNegative, SettingsError, Share, check_fields
+from training.fields import AtLeast1, Count, NotNegative, Range, SettingsError, Share, check_fields
 from training.losses import (
     adversarial,
     chroma,
@@ -83,6 +83,9 @@ class LossSettings:
     coarse_contrast: NotNegative = 0.0
     """Before the coarse loss compares with it, the luma of the faithful network's output gains the contrast that it
     lacks beside the ground truth, but at most this share of its own."""
+    texture_quantile: Annotated[float, Range(0.05, 0.95)] = 0.5
+    """Quantile of the ground truth's texture that the texture loss asks for. 0.5: the median, which is less than the
+    mean. More: sharper where the input leaves it open."""
     discriminator: Literal["unet", "patch"] = "unet"
     """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
     discriminator_num_frames: int = 3

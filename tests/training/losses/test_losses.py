@@ -1,5 +1,6 @@
 """The losses: their values by hand, and the perceptual network and where its weights come from."""
 
+import math
 import sys
 from dataclasses import fields
 
@@ -140,6 +141,33 @@ def test_the_texture_loss_misses_detail_and_does_not_mind_where_it_lies():
     blur = texture_loss(blurred, truth).item()
     assert blur > 2 * texture_loss(other, truth).item()
     assert charbonnier(other, truth) > charbonnier(blurred, truth)  # which a pixel loss sees the other way round
+
+
+def waves() -> Tensor:
+    """Return a clip (1, 1, 3, 96, 96) of waves of 48 pixels, in which there is hardly a raster."""
+    wave = 0.5 + 0.25 * torch.sin(torch.arange(96.0) * (2 * math.pi / 48))
+    return (wave + wave.view(-1, 1)).div(2).expand(1, 1, 3, 96, 96)
+
+
+def test_the_least_texture_loss_of_a_clip_in_doubt_is_at_the_quantile():
+    """One of ten clips has texture and nine have little: what contrast costs least, if nothing tells them apart?"""
+    wave = waves() - 0.5
+    truths = [0.5 + contrast * wave for contrast in (0.1,) * 9 + (1.0,)]
+    contrasts = torch.linspace(0, 1.2, 25)
+
+    def least(quantile: float) -> float:
+        costs = [sum(texture_loss(0.5 + c * wave, truth, quantile=quantile) for truth in truths) for c in contrasts]
+        return contrasts[int(torch.stack(costs).argmin())].item()
+
+    assert least(0.5) == pytest.approx(0.1)
+    assert least(0.95) == pytest.approx(1.0)
+
+
+def test_at_the_median_the_texture_loss_is_an_l1_distance():
+    a, b = 0.5 + 0.5 * (waves() - 0.5), waves()
+    assert texture_loss(a, b) == pytest.approx(texture_loss(b, a).item(), rel=0.05)
+    assert texture_loss(a, b, quantile=0.75) == pytest.approx(3 * texture_loss(b, a, quantile=0.75).item(), rel=0.1)
+    assert texture_loss(a, b, quantile=0.75) == pytest.approx(1.5 * texture_loss(a, b).item(), rel=0.05)
 
 
 def test_the_texture_loss_takes_no_raster_for_detail():
@@ -365,6 +393,7 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         distance="charbonnier",
         colour_block_px=8,
         coarse_contrast=0.0,
+        texture_quantile=0.5,
         rest_frame=0,
     )
     of_views = {"perceptual", "adversarial", "feature_matching"}
