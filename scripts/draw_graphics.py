@@ -1,4 +1,4 @@
-"""Draw images that photographs lack: titles, line art with flat colours, screens full of text, fine stripes.
+"""Draw images that photographs lack: titles, line art, screens of text, fine stripes, plain walls.
 
     python scripts/draw_graphics.py OUT [--num 24] [--seed 0]
 
@@ -33,11 +33,28 @@ def colour(generator: np.random.Generator, low: int = 0, high: int = 255) -> tup
 
 
 def background(generator: np.random.Generator) -> Image.Image:
-    """Return a plain colour, or a smooth gradient of four."""
-    if generator.random() < 0.3:
-        return Image.new("RGB", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), colour(generator))
-    corners = generator.integers(0, 256, size=(2, 2, 3)).astype(np.uint8)
-    return Image.fromarray(corners).resize((WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), Image.Resampling.BICUBIC)
+    """Return a plain colour, a smooth gradient of four, or a wall."""
+    size = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
+    chance = generator.random()
+    if chance < 0.2:
+        return Image.new("RGB", size, colour(generator))
+    if chance < 0.6:
+        corners = generator.integers(0, 256, size=(2, 2, 3)).astype(np.uint8)
+        return Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC)
+    return wall(size, generator)
+
+
+def wall(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
+    """Return shades and tints that change slowly, half of the time with grain. Codecs make blocks and bands of them."""
+    num = int(generator.integers(3, 14))
+    tint = (generator.uniform(50, 215), *generator.normal(128, 12, size=2))
+    points = (tint + generator.normal(0, (14, 4, 4), size=(num, num, 3))).astype(np.float32)
+    planes = [Image.fromarray(points[..., i]).resize(size, Image.Resampling.BICUBIC) for i in range(3)]
+    ycc = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    if generator.random() < 0.5:
+        ycc[..., 0] += generator.normal(0, generator.uniform(1, 8), size=ycc.shape[:2])
+    dithered = ycc + generator.uniform(0, 1, size=ycc.shape)
+    return Image.fromarray(dithered.clip(0, 255).astype(np.uint8), "YCbCr").convert("RGB")
 
 
 def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArray[np.float64]:
@@ -124,6 +141,8 @@ KINDS: tuple[tuple[Draw, ...], ...] = (
     (draw_screen,),
     (draw_shapes,),
     (draw_screen, draw_titles),
+    (),
+    (),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from training.fields import AtLeast1, Count, NotNegative, Range, SettingsError, Share, check_fields
 from training.losses import (
     adversarial,
+    banding,
     chroma,
     cleaning,
     coarse,
@@ -61,6 +62,9 @@ class LossSettings:
     weave_weight: Annotated[NotNegative, weave.LOSS] = 0.0
     """Strength of a pattern in the output that repeats with each pixel of the input (every 4 pixels of the output),
     above the ground truth's. Not in the paper."""
+    banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
+    """Change of the output's error between neighbouring pixels of the input where the ground truth is plain: edges of
+    blocks and bands on walls and skies. Not in the paper."""
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
@@ -141,6 +145,8 @@ class LossSettings:
                 raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
         if self.texture_weight > 0 and crop_px < texture.LEAST_CROP_PX:
             raise SettingsError(f"the texture loss needs a crop_px of {texture.LEAST_CROP_PX} or more, got {crop_px}")
+        if self.banding_weight > 0 and crop_px < banding.LEAST_CROP_PX:
+            raise SettingsError(f"the banding loss needs a crop_px of {banding.LEAST_CROP_PX} or more, got {crop_px}")
         if self.colour_weight > 0 and crop_px < self.colour_block_px:
             raise SettingsError(
                 f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got {crop_px}"
