@@ -14,6 +14,7 @@ from tests.host_copies import HostCopies
 from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
+from training.losses.banding import banding_loss
 from training.losses.chroma import chroma_loss
 from training.losses.cleaning import cleaning_loss
 from training.losses.coarse import coarse_loss, with_contrast
@@ -211,6 +212,34 @@ def test_the_texture_loss_has_a_slope_in_a_flat_picture():
     truth = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     texture_loss(flat, truth).backward()
     assert torch.isfinite(flat.grad).all()
+
+
+def blocks(step: float, channel: int) -> Tensor:
+    """Return blocks (1, 1, 3, 128, 128) of 8 pixels of the input, every other one brighter by `step`, in one colour."""
+    board = (torch.arange(128) // 32 % 2).float()
+    clip = torch.zeros(1, 1, 3, 128, 128)
+    clip[:, :, channel] = step * (board - board.view(-1, 1)).abs()
+    return clip
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_the_banding_loss_sees_faint_blocks_on_a_plain_wall_and_little_of_them_in_texture(channel):
+    wall = torch.linspace(0.4, 0.6, 128).expand(1, 1, 3, 128, 128)
+    rough = wall + 0.3 * (F.interpolate(texture(0)[0], size=(128, 128)) - 0.5)
+    faint = blocks(2 / 255, channel)
+    on_wall = banding_loss(wall + faint, wall, 4)
+    edges = 2 / 255 * (3 / 31) * {0: 0.299 + 0.701 + 0.299, 1: 3 * 0.587, 2: 0.114 + 0.114 + 0.886}[channel] / 3
+    assert on_wall.item() == pytest.approx(edges, rel=0.3)  # less where the wall's own shading is a step nearly as high
+    assert banding_loss(rough + faint, rough, 4) < 0.02 * on_wall
+
+
+def test_the_banding_loss_leaves_slow_errors_and_fine_ones_to_others():
+    wall = torch.full((1, 1, 3, 128, 128), 0.5)
+    assert banding_loss(wall + 0.1, wall, 4) == pytest.approx(0, abs=1e-6)
+    slow = wall + torch.linspace(0, 2 / 255, 128)
+    assert banding_loss(slow, wall, 4) < 0.2 * banding_loss(wall + blocks(2 / 255, 1), wall, 4)
+    stripes = wall + (torch.arange(128) % 2) * (8 / 255)  # within a pixel of the input
+    assert banding_loss(stripes, wall, 4) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_coarse_loss_sees_everything_but_the_finest_detail():
