@@ -21,6 +21,7 @@ from training.losses import (
     feature_matching,
     flicker,
     flow_rest,
+    hatching,
     output,
     perceptual,
     psnr,
@@ -62,6 +63,9 @@ class LossSettings:
     weave_weight: Annotated[NotNegative, weave.LOSS] = 0.0
     """Strength of a pattern in the output that repeats with each pixel of the input (every 4 pixels of the output),
     above the ground truth's. Not in the paper."""
+    hatching_weight: Annotated[NotNegative, hatching.LOSS] = 0.0
+    """Strength of stripes and checks that alternate with the pixels of the input (every 8 pixels of the output), above
+    the ground truth's. Not in the paper."""
     banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
     """Change of the output's error between neighbouring pixels of the input where the ground truth is plain: edges of
     blocks and bands on walls and skies. Not in the paper."""
@@ -98,7 +102,7 @@ class LossSettings:
     """Channels of the patch discriminator's first layer."""
     mixture_probability: Share = 0.0
     """Probability that a step also looks at a mixture of the teacher's weights and the network's, as `detail` makes it:
-    its colour, chroma and weave losses are added."""
+    its colour, chroma, weave and hatching losses are added."""
     adversarial_warm_up_iterations: Count = 0
     """Steps in which the adversarial and feature matching losses rise from 0 to their weights."""
     cleaning_gets_perceptual: bool = False
@@ -145,8 +149,9 @@ class LossSettings:
                 raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
         if self.texture_weight > 0 and crop_px < texture.LEAST_CROP_PX:
             raise SettingsError(f"the texture loss needs a crop_px of {texture.LEAST_CROP_PX} or more, got {crop_px}")
-        if self.banding_weight > 0 and crop_px < banding.LEAST_CROP_PX:
-            raise SettingsError(f"the banding loss needs a crop_px of {banding.LEAST_CROP_PX} or more, got {crop_px}")
+        for name, loss_px in (("banding", banding.LEAST_CROP_PX), ("hatching", hatching.LEAST_CROP_PX)):
+            if self.weight(name) > 0 and crop_px < loss_px:
+                raise SettingsError(f"the {name} loss needs a crop_px of {loss_px} or more, got {crop_px}")
         if self.colour_weight > 0 and crop_px < self.colour_block_px:
             raise SettingsError(
                 f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got {crop_px}"
