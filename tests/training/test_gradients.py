@@ -154,6 +154,8 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
         replace(NO_PIXELS, flicker_weight=1.0),
         replace(NO_PIXELS, texture_weight=1.0),
         replace(NO_PIXELS, weave_weight=1.0),
+        replace(NO_PIXELS, hatching_weight=1.0),
+        replace(NO_PIXELS, banding_weight=1.0),
     ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):

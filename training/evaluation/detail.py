@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from torch import Tensor
 
+from training.losses.hatching import hatching_loss
 from training.losses.weave import weave_strength
 from vsrealbasicvsr.luma import luma
 
@@ -76,6 +77,23 @@ def weave_255(clip: Tensor, scale: int) -> float:
         scale: Pixels of the clip per pixel of the input, on each axis.
     """
     return 255 * weave_strength(clip[None], scale).item()
+
+
+def hatching_255(clip: Tensor, truth: Tensor, scale: int) -> float:
+    """Return how much stronger stripes and checks of alternate pixels of the input are than the ground truth's, of 255.
+
+    See the hatching loss.
+
+    Args:
+        clip: (T, 3, H, W).
+        truth: The ground truth.
+        scale: Pixels of the clip per pixel of the input, on each axis.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    _check_same("hatching_255", clip, truth)
+    return 255 * hatching_loss(clip[None], truth[None], scale).item()
 
 
 def _gradient_length(frames: Floats) -> float:

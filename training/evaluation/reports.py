@@ -32,6 +32,7 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("sharpness", "sharp", 2),
     ("high_band_correlation", "HFcorr", 2),
     ("weave_255", "weave", 3),
+    ("hatching_255", "hatch", 3),
     ("flicker_255", "flicker", 2),
     ("colour_shift_255", "shift", 2),
 )
@@ -43,6 +44,7 @@ _LEGEND = (
     " Lower is better: GMSD, LPIPS, DISTS, NIQE, BRISQUE, flicker (warping error along the truth's motion, of 255)."
     " sharp: mean length of the gradient, the truth's is 1. HFcorr: correlation of the fine detail with the truth's."
     " weave: pattern that repeats with each pixel of the input, of 255; the truth has what its edges make."
+    " hatch: stripes and checks of alternate pixels of the input beyond the truth's, of 255."
     " shift: largest difference of a colour's mean from bicubic's, of 255."
 )
 

@@ -86,6 +86,23 @@ def test_the_correlation_is_numpys_of_the_band_by_a_blur_of_explicit_weights(pic
     assert detail.high_band_correlation(other, picture) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("phase", range(4))
+def test_stripes_and_checks_of_alternate_pixels_of_the_input_are_hatching_and_texture_is_not(picture, phase):
+    wall = torch.full((2, 3, 128, 160), 0.5)
+    x, y = torch.arange(160.0) + phase, torch.arange(128.0).view(-1, 1) + phase
+    columns, rows = (2 / 255 * torch.cos(2 * torch.pi / 8 * at) for at in (x, y))
+    checks = 255 / 2 * columns * rows
+    box = 0.653  # what the mean of 4 pixels leaves of a wave of 8
+    for pattern, left in ((columns.expand(128, 160), box), (rows.expand(128, 160), box), (checks, box**2)):
+        strength = left * 255 * pattern.square().mean().sqrt().item()
+        assert detail.hatching_255(wall + pattern, wall, 4) == pytest.approx(strength / 3, rel=0.08)  # of 3 directions
+        assert detail.hatching_255(wall, wall + pattern, 4) == 0
+    fine, wide = (2 / 255 * torch.cos(2 * torch.pi / period * x) for period in (4, 32))
+    assert detail.hatching_255(wall + fine, wall, 4) < 0.02
+    assert detail.hatching_255(wall + wide, wall, 4) < 0.1
+    assert detail.hatching_255(blurred(picture, 1), picture, 4) < 0.01
+
+
 def test_a_raster_of_the_input_s_pixels_is_a_weave_and_the_picture_and_its_noise_are_not(picture):
     wall = torch.full((2, 3, 128, 160), 0.5)
     raster = 0.25 / 255 * torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(40)  # a standard deviation of a quarter
