@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from torch import Tensor
 
-from training.losses.hatching import hatching_loss
+from training.losses.hatching import LEAST_CROP_PX, hatching_loss
 from training.losses.weave import weave_strength
 from vsrealbasicvsr.luma import luma
 
@@ -89,10 +89,15 @@ def hatching_255(clip: Tensor, truth: Tensor, scale: int) -> float:
         truth: The ground truth.
         scale: Pixels of the clip per pixel of the input, on each axis.
 
+    Returns:
+        nan if the input has fewer than LEAST_CROP_PX pixels on an axis.
+
     Raises:
         ValueError: The shapes differ.
     """
     _check_same("hatching_255", clip, truth)
+    if min(clip.shape[-2:]) < LEAST_CROP_PX * scale:
+        return math.nan
     return 255 * hatching_loss(clip[None], truth[None], scale).item()
 
 

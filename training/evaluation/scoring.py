@@ -140,7 +140,7 @@ class Scorer:
             sharpness=_or_none(detail.sharpness(clip, truth)),
             high_band_correlation=_or_none(detail.high_band_correlation(clip, truth)),
             weave_255=detail.weave_255(clip, SCALE),
-            hatching_255=detail.hatching_255(clip, truth, SCALE),
+            hatching_255=_or_none(detail.hatching_255(clip, truth, SCALE)),
             flicker_255=_or_none(metrics.flicker_255(clip, self._motion)),
             colour_shift_255=metrics.colour_shift_255(clip, bicubic),
         )

@@ -101,6 +101,8 @@ def test_stripes_and_checks_of_alternate_pixels_of_the_input_are_hatching_and_te
     assert detail.hatching_255(wall + fine, wall, 4) < 0.02
     assert detail.hatching_255(wall + wide, wall, 4) < 0.1
     assert detail.hatching_255(blurred(picture, 1), picture, 4) < 0.01
+    assert np.isnan(detail.hatching_255(picture[..., :15, :], picture[..., :15, :], 4))
+    assert detail.hatching_255(picture[..., :16, :16], picture[..., :16, :16], 4) == 0
 
 
 def test_a_raster_of_the_input_s_pixels_is_a_weave_and_the_picture_and_its_noise_are_not(picture):
