@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.losses.filters import RASTER, SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Reach
 
 WINDOW_PERIODS = 4
@@ -12,7 +13,8 @@ LEAST_CROP_PX = 4
 """Side of the smallest input that holds a window."""
 _FLOOR = 1e-4
 """The least standard deviation, a fortieth of a step of 8 bits: the root's slope stays finite in flat areas."""
-_SMOOTH, _RASTER = (0.25, 0.5, 0.25), (-0.25, 0.5, -0.25)
+_PER_PIXEL = 2
+"""Means of S x S pixels per pixel of the input, on each axis: between two, no phase of a wave is missed."""
 
 
 def hatching_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
@@ -25,7 +27,7 @@ def hatching_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
     Args:
         hr: Output (N, T, 3, S*H, S*W) in [0, 1].
         gt: Ground truth of the same shape.
-        scale: S, pixels of the output along a pixel of the input. It must be even.
+        scale: S, pixels of the output along a pixel of the input; even.
     """
     return F.relu(_strength(hr, scale) - _strength(gt, scale)).mean()
 
@@ -40,19 +42,12 @@ def _strength(clip: Tensor, scale: int) -> Tensor:
     Returns:
         (N*T, 9, h, w): columns, rows and checks of red, green and blue.
     """
-    means = F.avg_pool2d(clip.flatten(0, 1).float(), scale, stride=scale // 2)  # twice as dense: no phase is missed
-    smooth, raster = (_filtered(means, taps, -2) for taps in (_SMOOTH, _RASTER))
-    bands = torch.cat(
-        [_filtered(smooth, _RASTER, -1), _filtered(raster, _SMOOTH, -1), _filtered(raster, _RASTER, -1)], 1
-    )
-    window = min(4 * WINDOW_PERIODS, *bands.shape[-2:])
+    means = F.avg_pool2d(clip.flatten(0, 1).float(), scale, stride=scale // _PER_PIXEL)
+    smooth, raster = (filtered(means, taps, -2, spacing_px=_PER_PIXEL) for taps in (SMOOTH, RASTER))
+    pairs = ((smooth, RASTER), (raster, SMOOTH), (raster, RASTER))
+    bands = torch.cat([filtered(rows, taps, -1, spacing_px=_PER_PIXEL) for rows, taps in pairs], dim=1)
+    window = min(2 * _PER_PIXEL * WINDOW_PERIODS, *bands.shape[-2:])
     return (F.avg_pool2d(bands.square(), window, max(1, window // 2)) + _FLOOR**2).sqrt()
-
-
-def _filtered(means: Tensor, taps: tuple[float, float, float], dim: int) -> Tensor:
-    """Return means filtered along one axis by taps that are one pixel of the input apart, four shorter there."""
-    first, middle, last = (means.narrow(dim, start, means.shape[dim] - 4) for start in (0, 2, 4))
-    return taps[0] * first + taps[1] * middle + taps[2] * last
 
 
 LOSS: Loss[ClipTensors] = Loss(

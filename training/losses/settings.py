@@ -147,11 +147,13 @@ class LossSettings:
         for name, loss in LOSSES.items():
             if self.weight(name) > 0 and Needs.MOTION in loss.needs and num_frames < 2:
                 raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
-        if self.texture_weight > 0 and crop_px < texture.LEAST_CROP_PX:
-            raise SettingsError(f"the texture loss needs a crop_px of {texture.LEAST_CROP_PX} or more, got {crop_px}")
-        for name, loss_px in (("banding", banding.LEAST_CROP_PX), ("hatching", hatching.LEAST_CROP_PX)):
-            if self.weight(name) > 0 and crop_px < loss_px:
-                raise SettingsError(f"the {name} loss needs a crop_px of {loss_px} or more, got {crop_px}")
+        for name, least_px in (
+            ("texture", texture.LEAST_CROP_PX),
+            ("hatching", hatching.LEAST_CROP_PX),
+            ("banding", banding.LEAST_CROP_PX),
+        ):
+            if self.weight(name) > 0 and crop_px < least_px:
+                raise SettingsError(f"the {name} loss needs a crop_px of {least_px} or more, got {crop_px}")
         if self.colour_weight > 0 and crop_px < self.colour_block_px:
             raise SettingsError(
                 f"the colour loss needs a crop_px of {self.colour_block_px} (colour_block_px) or more, got {crop_px}"
