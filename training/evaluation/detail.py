@@ -80,9 +80,9 @@ def weave_255(clip: Tensor, scale: int) -> float:
 
 
 def hatching_255(clip: Tensor, truth: Tensor, scale: int) -> float:
-    """Return how much stronger stripes and checks of alternate pixels of the input are than the ground truth's, of 255.
+    """Return how much stronger patterns are that repeat with every second pixel of the input than the truth's, of 255.
 
-    See the hatching loss.
+    Lattices of dots and diagonal lines, in grass, in foliage, on asphalt; see the hatching loss.
 
     Args:
         clip: (T, 3, H, W).

@@ -10,8 +10,8 @@ RASTER: Taps = (-0.25, 0.5, -0.25)
 """What alternates from tap to tap, as it is; nothing of a plain area or a slope."""
 
 
-def filtered(images: Tensor, taps: Taps, dim: int, *, spacing_px: int = 1) -> Tensor:
-    """Return images (..., H, W) filtered along one axis by taps `spacing_px` apart, shorter there by twice that."""
-    size = images.shape[dim] - 2 * spacing_px
-    first, middle, last = (images.narrow(dim, tap * spacing_px, size) for tap in range(3))
+def filtered(images: Tensor, taps: Taps, dim: int) -> Tensor:
+    """Return images (..., H, W) filtered along one axis, which is shorter by 2 then."""
+    size = images.shape[dim] - 2
+    first, middle, last = (images.narrow(dim, tap, size) for tap in range(3))
     return taps[0] * first + taps[1] * middle + taps[2] * last

@@ -64,8 +64,8 @@ class LossSettings:
     """Strength of a pattern in the output that repeats with each pixel of the input (every 4 pixels of the output),
     above the ground truth's. Not in the paper."""
     hatching_weight: Annotated[NotNegative, hatching.LOSS] = 0.0
-    """Strength of stripes and checks that alternate with the pixels of the input (every 8 pixels of the output), above
-    the ground truth's. Not in the paper."""
+    """Strength of a pattern in the output that repeats with every second pixel of the input (every 8 pixels of the
+    output), above the ground truth's. Not in the paper."""
     banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
     """Change of the output's error between neighbouring pixels of the input where the ground truth is plain: edges of
     blocks and bands on walls and skies. Not in the paper."""

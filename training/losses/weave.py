@@ -4,6 +4,8 @@ The last layers of an upscaler can draw them for nothing. No input can ask for o
 output, is half of the shortest that the input can hold. They show as faint lines on plain walls.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,9 +34,7 @@ def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
         gt: ground truth of the same shape.
         scale: S, the period of a weave in pixels.
     """
-    output, truth = (_phases(clip, scale) for clip in (hr, gt))
-    excess = [F.relu(_weave(output, window, scale) - _weave(truth, window, scale)).mean() for window in WINDOWS_PERIODS]
-    return torch.stack(excess).mean()
+    return repetition_excess(hr, gt, scale, WINDOWS_PERIODS)
 
 
 def weave_strength(clip: Tensor, scale: int) -> Tensor:
@@ -42,17 +42,40 @@ def weave_strength(clip: Tensor, scale: int) -> Tensor:
 
     It is a standard deviation, less what chance explains.
     """
-    phases = _phases(clip, scale)
-    return torch.stack([_weave(phases, window, scale).mean() for window in WINDOWS_PERIODS]).mean()
+    return repetition_strength(clip, scale, WINDOWS_PERIODS)
+
+
+def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: Sequence[int]) -> Tensor:
+    """Return by how much more the output repeats than the ground truth, mean over colours and overlapping windows.
+
+    Args:
+        hr: Output (N, T, 3, H, W) in [0, 1].
+        gt: Ground truth of the same shape.
+        period_px: Period on both axes; even. What H and W have beyond a multiple of it is left out.
+        windows_periods: Sides of the windows in periods.
+    """
+    output, truth = (_phases(clip, period_px) for clip in (hr, gt))
+    excess = [
+        F.relu(_repetition(output, window, period_px) - _repetition(truth, window, period_px)).mean()
+        for window in windows_periods
+    ]
+    return torch.stack(excess).mean()
+
+
+def repetition_strength(clip: Tensor, period_px: int, windows_periods: Sequence[int]) -> Tensor:
+    """Return how strong patterns of this period are in a clip (N, T, 3, H, W); see `repetition_excess`."""
+    phases = _phases(clip, period_px)
+    return torch.stack([_repetition(phases, window, period_px).mean() for window in windows_periods]).mean()
 
 
 def _phases(clip: Tensor, period_px: int) -> Tensor:
-    """Return the detail of a clip, one channel for each pixel of a period: (N*T, 3 * period_px**2, H, W)."""
-    return F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px), period_px)
+    """Return the detail of a clip, one channel for each pixel of a period: (N*T, 3 * period_px**2, h, w)."""
+    height, width = (size - size % period_px for size in clip.shape[-2:])
+    return F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px)[..., :height, :width], period_px)
 
 
-def _weave(phases: Tensor, window: int, period_px: int) -> Tensor:
-    """Return the strength of the weave in overlapping windows, (N*T, 3, h, w).
+def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
+    """Return the strength of patterns of this period in overlapping windows, (N*T, 3, h, w).
 
     The strength of a pattern is the standard deviation of the means of its pixels. What does not repeat averages out,
     but for chance: the deviation of a mean of that many pixels. To add detail instead is no way out for a network: that
@@ -61,7 +84,7 @@ def _weave(phases: Tensor, window: int, period_px: int) -> Tensor:
     Args:
         phases: The clip's, see `_phases`.
         window: Side of a window in periods; at most the clip's.
-        period_px: Of a weave.
+        period_px: Of the patterns.
     """
     window = min(window, *phases.shape[-2:])
     stride = max(1, window // 2)

@@ -87,22 +87,24 @@ def test_the_correlation_is_numpys_of_the_band_by_a_blur_of_explicit_weights(pic
 
 
 @pytest.mark.parametrize("phase", range(4))
-def test_stripes_and_checks_of_alternate_pixels_of_the_input_are_hatching_and_texture_is_not(picture, phase):
+def test_what_repeats_with_every_second_pixel_of_the_input_is_hatching_and_texture_is_not(picture, phase):
     wall = torch.full((2, 3, 128, 160), 0.5)
     x, y = torch.arange(160.0) + phase, torch.arange(128.0).view(-1, 1) + phase
     columns, rows = (2 / 255 * torch.cos(2 * torch.pi / 8 * at) for at in (x, y))
     checks = 255 / 2 * columns * rows
-    box = 0.653  # what the mean of 4 pixels leaves of a wave of 8
-    for pattern, left in ((columns.expand(128, 160), box), (rows.expand(128, 160), box), (checks, box**2)):
-        strength = left * 255 * pattern.square().mean().sqrt().item()
-        assert detail.hatching_255(wall + pattern, wall, 4) == pytest.approx(strength / 3, rel=0.08)  # of 3 directions
+    for pattern in (columns.expand(128, 160), rows.expand(128, 160), checks):
+        strength = 255 * pattern.square().mean().sqrt().item()
+        of_chance = strength * (2 / 4 + 2 / 8) / 2  # in windows of 4 and of 8 periods
+        assert detail.hatching_255(wall + pattern, wall, 4) == pytest.approx(strength - of_chance, rel=0.08)
         assert detail.hatching_255(wall, wall + pattern, 4) == 0
-    fine, wide = (2 / 255 * torch.cos(2 * torch.pi / period * x) for period in (4, 32))
-    assert detail.hatching_255(wall + fine, wall, 4) < 0.02
-    assert detail.hatching_255(wall + wide, wall, 4) < 0.1
+    for period in (6, 12, 32):
+        assert detail.hatching_255(wall + 2 / 255 * torch.cos(2 * torch.pi / period * x), wall, 4) < 0.02
+    grain = 1 / 255 * torch.randn(wall.shape, generator=torch.Generator().manual_seed(phase))
+    assert detail.hatching_255(wall + 4 * grain, wall, 4) < 0.02
+    assert detail.hatching_255(wall + grain + checks, wall + 4 * grain, 4) > 0.2  # the truth's texture hides no lattice
     assert detail.hatching_255(blurred(picture, 1), picture, 4) < 0.01
-    assert np.isnan(detail.hatching_255(picture[..., :15, :], picture[..., :15, :], 4))
-    assert detail.hatching_255(picture[..., :16, :16], picture[..., :16, :16], 4) == 0
+    assert np.isnan(detail.hatching_255(picture[..., :7, :], picture[..., :7, :], 4))
+    assert detail.hatching_255(picture[..., :12, :20], picture[..., :12, :20], 4) == 0
 
 
 def test_a_raster_of_the_input_s_pixels_is_a_weave_and_the_picture_and_its_noise_are_not(picture):
