@@ -4,5 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 240
 """A deadlock is a test that fails, not a test that hangs."""
