@@ -11,7 +11,9 @@ from training.losses.weave import repetition_excess
 
 WINDOWS_PERIODS = (4, 8)
 """Sides of the windows in periods: lattices cover areas of some 40 pixels of the output and more."""
-LEAST_CROP_PX = 2
+_PERIOD_PX = 2
+"""Period of the patterns in pixels of the input."""
+LEAST_CROP_PX = _PERIOD_PX
 """Side of the smallest input that holds a period."""
 
 
@@ -26,7 +28,7 @@ def hatching_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
         gt: Ground truth of the same shape.
         scale: S, pixels of the output along a pixel of the input.
     """
-    return repetition_excess(hr, gt, LEAST_CROP_PX * scale, WINDOWS_PERIODS)
+    return repetition_excess(hr, gt, _PERIOD_PX * scale, WINDOWS_PERIODS)
 
 
 LOSS: Loss[ClipTensors] = Loss(

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.losses.filters import RASTER, SMOOTH, filtered
+from training.losses.filters import SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Reach
 from vsrealbasicvsr.luma import luma
 
@@ -14,7 +14,7 @@ LEAST_CROP_PX = 3
 """Side of the smallest input whose output holds a window of gradients."""
 _FLOOR = 1e-3
 """The least standard deviation, so that the root's slope stays finite in flat areas: a quarter of a step of 8 bits."""
-_SLOPE = (-0.5, 0.0, 0.5)
+_SLOPE, _RASTER = (-0.5, 0.0, 0.5), (-0.25, 0.5, -0.25)
 
 
 def texture_loss(hr: Tensor, gt: Tensor, *, quantile: float = 0.5) -> Tensor:
@@ -49,8 +49,8 @@ def texture_loss(hr: Tensor, gt: Tensor, *, quantile: float = 0.5) -> Tensor:
 def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
     """Return the standard deviations in windows of two gradients (N*T, 2, h, w) and of three rasters (N*T, 3, h, w)."""
     y = luma(clip.flatten(0, 1).float())
-    smooth, slope, raster = (filtered(y, taps, -2) for taps in (SMOOTH, _SLOPE, RASTER))
-    pairs = ((smooth, _SLOPE), (slope, SMOOTH), (smooth, RASTER), (raster, SMOOTH), (raster, RASTER))
+    smooth, slope, raster = (filtered(y, taps, -2) for taps in (SMOOTH, _SLOPE, _RASTER))
+    pairs = ((smooth, _SLOPE), (slope, SMOOTH), (smooth, _RASTER), (raster, SMOOTH), (raster, _RASTER))
     bands = torch.stack([filtered(rows, taps, -1) for rows, taps in pairs], dim=1)
     mean = F.avg_pool2d(bands, WINDOW_PX, WINDOW_PX // 2)
     square = F.avg_pool2d(bands.square(), WINDOW_PX, WINDOW_PX // 2)

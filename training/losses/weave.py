@@ -18,8 +18,8 @@ picture. Large ones see one that is fainter than grain: chance explains a third 
 _FLOOR = 1e-4
 """The least standard deviation, a fortieth of a step of 8 bits: the root's slope stays finite in flat areas."""
 _CHANCE = 2
-"""A pattern is a weave only where it is stronger than this many times what chance explains: the flat areas of a
-faithful network come up to that."""
+"""A pattern counts only where it is stronger than this many times what chance explains: the flat areas of a faithful
+network come up to that."""
 
 
 def weave_loss(hr: Tensor, gt: Tensor, scale: int) -> Tensor:
@@ -42,7 +42,8 @@ def weave_strength(clip: Tensor, scale: int) -> Tensor:
 
     It is a standard deviation, less what chance explains.
     """
-    return repetition_strength(clip, scale, WINDOWS_PERIODS)
+    phases = _phases(clip, scale)
+    return torch.stack([_repetition(phases, window, scale).mean() for window in WINDOWS_PERIODS]).mean()
 
 
 def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: Sequence[int]) -> Tensor:
@@ -60,12 +61,6 @@ def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: S
         for window in windows_periods
     ]
     return torch.stack(excess).mean()
-
-
-def repetition_strength(clip: Tensor, period_px: int, windows_periods: Sequence[int]) -> Tensor:
-    """Return how strong patterns of this period are in a clip (N, T, 3, H, W); see `repetition_excess`."""
-    phases = _phases(clip, period_px)
-    return torch.stack([_repetition(phases, window, period_px).mean() for window in windows_periods]).mean()
 
 
 def _phases(clip: Tensor, period_px: int) -> Tensor:
