@@ -9,16 +9,15 @@ first, a few frames at a time, and their graphs are freed before the network's o
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from training.discriminators.patch import PatchDiscriminator
-from training.losses.adversarial import discriminator_loss, hinge_discriminator_loss
-from training.losses.kinds import ClipTensors, Flows, Loss, Needs, Reach, ViewTensors
+from training.backward import backward, check_pair, learning, numbers
+from training.losses.kinds import CleaningTensors, ClipTensors, Flows, Loss, Needs, Reach, ViewTensors
 from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES, LossSettings
 from training.views import Discriminator, frames_at_once_on, judged, motion_of, parts_of, sees_neighbours, views_of
@@ -30,12 +29,7 @@ def generator_step(
 ) -> tuple[dict[str, float], Tensor]:
     """Return what `generator_gradients` returns, the losses as numbers. Reading them waits for the device."""
     found, hr = generator_gradients(model, lr, gt, losses=losses, **options)
-    return _numbers(found), hr
-
-
-def discriminator_step(discriminator: Discriminator, hr: Tensor, real: Tensor, **options: Any) -> dict[str, float]:
-    """Return what `discriminator_gradients` returns, as numbers. Reading them waits for the device."""
-    return _numbers(discriminator_gradients(discriminator, hr, real, **options))
+    return numbers(found), hr
 
 
 def generator_gradients(
@@ -47,6 +41,7 @@ def generator_gradients(
     perceptual: PerceptualLoss | None = None,
     discriminator: Discriminator | None = None,
     faithful: Tensor | None = None,
+    faithful_cleaned: Tensor | None = None,
     flows_px: Flows | None = None,
     rest_frame: int = 0,
     autocast_dtype: torch.dtype | None = None,
@@ -64,7 +59,8 @@ def generator_gradients(
         losses: Weights and options.
         perceptual: VGG19 for the perceptual loss; None leaves that loss out.
         discriminator: For its losses; None leaves them out.
-        faithful: Output of a faithful network, of gt's shape, for its loss; None leaves that loss out.
+        faithful: Output of a faithful network, of gt's shape, for its losses; None leaves them out.
+        faithful_cleaned: Frames that it cleaned, of lr's shape, for the keep loss; None leaves that loss out.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
         rest_frame: Frame of each clip that the rest loss looks at.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
@@ -77,14 +73,16 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    _check_pair("generator_step", lr, gt, model.sizes.scale)
+    check_pair("generator_step", lr, gt, model.sizes.scale)
     _check_faithful(faithful, gt)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
-    counting = _losses_that_count(losses, model, lr, perceptual, discriminator, faithful)
+    given = _given(lr, perceptual, discriminator, faithful, faithful_cleaned)
+    counting = _losses_that_count(losses, model, given)
     if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
         flows_px = motion_of(model, gt)
-    clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, faithful, losses, rest_frame, autocast)
+    clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, faithful, losses)
+    cleaning = _cleaning_tensors(model, gt, cleaned, faithful_cleaned, losses, rest_frame, autocast)
     found = _compute(counting, Reach.EVERYTHING, clips)
     total = _weighted_sum(found, losses)
     if lr.device.type == "cpu" and not total.isfinite():
@@ -92,12 +90,59 @@ def generator_gradients(
     (at_output,) = torch.autograd.grad(total, clips.hr)
     others = perceptual, discriminator
     at_output_behind, of_views = _gradient_of_views(clips, losses, counting, *others, autocast, frames_at_once)
-    of_cleaning, of_flow = (_compute(counting, reach, clips) for reach in (Reach.CLEANING, Reach.FLOW))
+    of_cleaning, of_flow = _compute(counting, Reach.CLEANING, cleaning), _compute(counting, Reach.FLOW, clips)
     found |= of_views | of_cleaning | of_flow
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in found.values()):
         return _without_gradient(found, hr, model)
     _spread(model, hr, at_output, at_output_behind, of_cleaning, of_flow, losses)
     return found, hr.detach()
+
+
+def cleaning_step(
+    model: RealBasicVSR, lr: Tensor, gt: Tensor, *, losses: LossSettings, **options: Any
+) -> dict[str, float]:
+    """Return what `cleaning_gradients` returns, as numbers. Reading them waits for the device."""
+    return numbers(cleaning_gradients(model, lr, gt, losses=losses, **options))
+
+
+def cleaning_gradients(
+    model: RealBasicVSR,
+    lr: Tensor,
+    gt: Tensor,
+    *,
+    losses: LossSettings,
+    faithful_cleaned: Tensor | None = None,
+    rest_frame: int = 0,
+    autocast_dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Add the gradients of one batch to `.grad` of the cleaning module's parameters, without computing an output.
+
+    They are those of `generator_gradients` for losses that reach the cleaning module alone, at a fraction of the cost.
+
+    Args:
+        model: The network.
+        lr: The input (N, T, 3, H, W), float32 in [0, 1].
+        gt: The ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
+        losses: Weights and options.
+        faithful_cleaned: Frames that a faithful network cleaned, of lr's shape, for the keep loss; None leaves it out.
+        rest_frame: Frame of each clip that the rest loss looks at.
+        autocast_dtype: Type of the convolutions; None: as stored.
+
+    Returns:
+        The unweighted losses by name.
+
+    Raises:
+        ValueError: The clips' shapes or dtypes do not match.
+    """
+    check_pair("cleaning_step", lr, gt, model.sizes.scale)
+    autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
+    with autocast():
+        cleaned = model.clean(lr)
+    counting = _losses_that_count(losses, model, _given(lr, None, None, None, faithful_cleaned))
+    tensors = _cleaning_tensors(model, gt, cleaned, faithful_cleaned, losses, rest_frame, autocast)
+    found = _compute(counting, Reach.CLEANING, tensors)
+    backward([(_weighted_sum(found, losses), None)], learning(model.image_cleaning))
+    return found
 
 
 def _super_resolved(
@@ -110,30 +155,33 @@ def _super_resolved(
         return cleaned, model.super_resolve(cleaned, run=run)
 
 
-def _losses_that_count(
-    losses: LossSettings,
-    model: RealBasicVSR,
-    lr: Tensor,
-    perceptual: PerceptualLoss | None,
-    discriminator: Discriminator | None,
-    faithful: Tensor | None,
-) -> dict[str, Loss[Any]]:
+def _losses_that_count(losses: LossSettings, model: RealBasicVSR, given: Needs) -> dict[str, Loss[Any]]:
     """Return the losses whose weight is not 0, whose needs are met and whose part of the network is trained."""
-    there = Needs.NOTHING
-    there |= Needs.MOTION if lr.shape[1] > 1 else Needs.NOTHING
-    there |= Needs.TEACHER if faithful is not None else Needs.NOTHING
-    there |= Needs.VGG if perceptual is not None else Needs.NOTHING
-    there |= Needs.DISCRIMINATOR | Needs.FEATURES if discriminator is not None else Needs.NOTHING
-    learning = {
-        Reach.CLEANING: bool(_learning(model.image_cleaning)),
-        Reach.FLOW: bool(_learning(model.basicvsr.spynet)),
+    learns = {
+        Reach.CLEANING: bool(learning(model.image_cleaning)),
+        Reach.FLOW: bool(learning(model.basicvsr.spynet)),
     }
     return {
         name: loss
         for name, loss in LOSSES.items()
-        if loss.is_always_logged
-        or (losses.weight(name) > 0 and loss.needs in there and learning.get(loss.reaches, True))
+        if loss.is_always_logged or (losses.weight(name) > 0 and loss.needs in given and learns.get(loss.reaches, True))
     }
+
+
+def _given(
+    lr: Tensor,
+    perceptual: PerceptualLoss | None,
+    discriminator: Discriminator | None,
+    faithful: Tensor | None,
+    faithful_cleaned: Tensor | None,
+) -> Needs:
+    """Return the needs that are met."""
+    given = Needs.MOTION if lr.shape[1] > 1 else Needs.NOTHING
+    given |= Needs.TEACHER if faithful is not None else Needs.NOTHING
+    given |= Needs.TEACHER_CLEANING if faithful_cleaned is not None else Needs.NOTHING
+    given |= Needs.VGG if perceptual is not None else Needs.NOTHING
+    given |= Needs.DISCRIMINATOR | Needs.FEATURES if discriminator is not None else Needs.NOTHING
+    return given
 
 
 def _need(counting: Mapping[str, Loss[Any]], need: Needs) -> bool:
@@ -149,21 +197,13 @@ def _clip_tensors(
     flows_px: Flows | None,
     faithful: Tensor | None,
     losses: LossSettings,
-    rest_frame: int,
-    autocast: Callable[[], torch.autocast],
 ) -> ClipTensors:
     """Return the inputs of losses of whole clips; `hr` is a leaf, with respect to which gradients are taken."""
-
-    def clean(frames: Tensor) -> Tensor:
-        with autocast():
-            return model.clean(frames)
-
     return ClipTensors(
         lr=lr,
         hr=hr.detach().requires_grad_(),
         gt=gt,
         cleaned=cleaned,
-        clean=clean,
         flow=model.basicvsr.spynet,
         flows_px=flows_px,
         faithful=faithful,
@@ -171,13 +211,34 @@ def _clip_tensors(
         colour_block_px=losses.colour_block_px,
         coarse_contrast=losses.coarse_contrast,
         texture_quantile=losses.texture_quantile,
-        rest_frame=rest_frame,
     )
 
 
-def _compute(counting: Mapping[str, Loss[Any]], reach: Reach, clips: ClipTensors) -> dict[str, Tensor]:
-    """Return the losses of whole clips that reach this part of the network."""
-    return {name: loss.compute(clips) for name, loss in counting.items() if loss.reaches is reach}
+def _cleaning_tensors(
+    model: RealBasicVSR,
+    gt: Tensor,
+    cleaned: Tensor,
+    faithful: Tensor | None,
+    losses: LossSettings,
+    rest_frame: int,
+    autocast: Callable[[], torch.autocast],
+) -> CleaningTensors:
+    """Return the inputs of losses of the cleaning module alone."""
+
+    def clean(frames: Tensor) -> Tensor:
+        with autocast():
+            return model.clean(frames)
+
+    return CleaningTensors(
+        gt=gt, cleaned=cleaned, clean=clean, faithful=faithful, distance=losses.distance, rest_frame=rest_frame
+    )
+
+
+def _compute(
+    counting: Mapping[str, Loss[Any]], reach: Reach, tensors: ClipTensors | CleaningTensors
+) -> dict[str, Tensor]:
+    """Return the losses that reach this part of the network."""
+    return {name: loss.compute(tensors) for name, loss in counting.items() if loss.reaches is reach}
 
 
 def _weighted_sum(found: Mapping[str, Tensor], losses: LossSettings) -> Tensor:
@@ -209,64 +270,14 @@ def _spread(
     for_cleaning, for_flow = _weighted_sum(of_cleaning, losses), _weighted_sum(of_flow, losses)
     if at_output_behind is not None and losses.cleaning_gets_perceptual:
         at_output, at_output_behind = at_output + at_output_behind, None
-    cleaning, others = _learning(model.image_cleaning), _learning(model.basicvsr)
+    cleaning, others = learning(model.image_cleaning), learning(model.basicvsr)
     if at_output_behind is None:
-        _backward([(hr, at_output), (for_cleaning, None), (for_flow, None)], cleaning + others)
+        backward([(hr, at_output), (for_cleaning, None), (for_flow, None)], cleaning + others)
         return
     # Two gradients meet at the cleaned frames and only one may pass, so two backward passes are needed: first for the
     # weights behind the cleaning module, without the flow where it is frozen; then for the cleaning module alone.
-    _backward([(hr, at_output + at_output_behind), (for_flow, None)], others, again=bool(cleaning))
-    _backward([(hr, at_output), (for_cleaning, None)], cleaning)
-
-
-def discriminator_gradients(
-    discriminator: Discriminator,
-    hr: Tensor,
-    real: Tensor,
-    *,
-    lr: Tensor | None = None,
-    flows_px: Flows | None = None,
-    autocast_dtype: torch.dtype | None = None,
-    frames_at_once: int | None = None,
-) -> dict[str, Tensor]:
-    """Add the gradients of one batch to `.grad` of the discriminator's parameters.
-
-    The two losses are added, as published. The estimates of the spectral norms advance by one power iteration, here
-    only: the published code advances three times in a step (generator, real, fake).
-
-    Args:
-        discriminator: The network.
-        hr: The output of `generator_step`, (N, T, 3, H, W).
-        real: The ground truth *before* sharpening, (N, T, 3, H, W).
-        lr: The input, for a patch discriminator.
-        flows_px: Motion of the ground truth, for a patch discriminator; see `motion_of`.
-        autocast_dtype: Type of the convolutions; None: as stored.
-        frames_at_once: Number of frames seen at a time; changes memory, not results.
-
-    Returns:
-        The losses on real and fake frames: "discriminator_real", "discriminator_fake".
-
-    Raises:
-        ValueError: The clips' shapes or dtypes do not match.
-    """
-    _check_pair("discriminator_step", hr, real, 1)
-    discriminator.advance_spectral_norms()
-    with torch.no_grad():
-        views_fake, views_real = (views_of(discriminator, clip, lr, flows_px) for clip in (hr.detach(), real))
-    frames_at_once = frames_at_once_on(hr.device) if frames_at_once is None else frames_at_once
-    sums = {"discriminator_real": hr.new_zeros(()), "discriminator_fake": hr.new_zeros(())}
-    for part in parts_of(len(views_fake), frames_at_once):
-        share = len(views_fake[part]) / len(views_fake)
-        with torch.autocast(hr.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits_real, logits_fake = (
-                judged(discriminator, views[part])[0].float() for views in (views_real, views_fake)
-            )
-        distance = hinge_discriminator_loss if isinstance(discriminator, PatchDiscriminator) else discriminator_loss
-        loss_real, loss_fake = distance(logits_real, logits_fake)
-        _backward([(share * (loss_real + loss_fake), None)], _learning(discriminator))
-        sums["discriminator_real"] += share * loss_real.detach()
-        sums["discriminator_fake"] += share * loss_fake.detach()
-    return sums
+    backward([(hr, at_output + at_output_behind), (for_flow, None)], others, again=bool(cleaning))
+    backward([(hr, at_output), (for_cleaning, None)], cleaning)
 
 
 def _without_gradient(losses: dict[str, Tensor], hr: Tensor, model: RealBasicVSR) -> tuple[dict[str, Tensor], Tensor]:
@@ -274,7 +285,7 @@ def _without_gradient(losses: dict[str, Tensor], hr: Tensor, model: RealBasicVSR
 
     torch's grid_sample on the CPU ends the process in its backward pass when a coordinate is NaN.
     """
-    for parameter in _learning(model.image_cleaning) + _learning(model.basicvsr):
+    for parameter in learning(model.image_cleaning) + learning(model.basicvsr):
         parameter.grad = torch.full_like(parameter, math.nan)
     return losses, hr.detach()
 
@@ -344,46 +355,10 @@ def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts)
     return checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
-def _backward(
-    roots: Sequence[tuple[Tensor, Tensor | None]], parameters: list[nn.Parameter], *, again: bool = False
-) -> None:
-    """Add to `.grad` of these parameters, and no others, the gradients that come from the roots.
-
-    Args:
-        roots: Pairs (tensor, its gradient); None for the gradient of a scalar.
-        parameters: Where gradients are added.
-        again: Keep the graph for another backward pass.
-    """
-    roots = [root for root in roots if root[0].requires_grad]
-    if roots and parameters:  # everything may be frozen, and autograd accepts no empty list
-        tensors, gradients = zip(*roots, strict=True)
-        torch.autograd.backward(tensors, gradients, retain_graph=again, inputs=parameters)
-
-
-def _learning(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Return the losses as numbers, read together: each reading waits for the GPU."""
-    values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
-    return dict(zip(losses, values, strict=True))
-
-
 def _check_faithful(faithful: Tensor | None, gt: Tensor) -> None:
     """Raise ValueError if a faithful network's output is given that has not the ground truth's shape or float32."""
     if faithful is not None and (faithful.shape != gt.shape or faithful.dtype != torch.float32):
         raise ValueError(
             f"generator_step: expected faithful in float32 of gt's shape {tuple(gt.shape)}, got {tuple(faithful.shape)}"
             f" of {faithful.dtype}"
-        )
-
-
-def _check_pair(function: str, clip: Tensor, gt: Tensor, scale: int) -> None:
-    """Raise ValueError unless both are float32 clips and gt has `scale` times the size of clip."""
-    expected = (*clip.shape[:3], *(scale * size for size in clip.shape[3:]))
-    if clip.ndim != 5 or gt.shape != expected or clip.dtype != torch.float32 or gt.dtype != torch.float32:
-        raise ValueError(
-            f"{function}: expected float32 clips (N, T, 3, H, W) and a ground truth {scale} times as large, got"
-            f" {tuple(clip.shape)} of {clip.dtype} and {tuple(gt.shape)} of {gt.dtype}"
         )

@@ -147,6 +147,36 @@ PRESETS: Mapping[str, Settings] = {
         warm_up_iterations=50,
         ema_decay=0.995,
     ),
+    "compact-cleaning": dataclasses.replace(
+        COMPACT,
+        data=dataclasses.replace(
+            COMPACT.data,
+            degradation_mix=("blocky:0.4", "usual:0.25", "mild:0.1", "clean:0.12", "harsh:0.08", "noisy:0.05"),
+            num_frames=2,
+        ),
+        losses=dataclasses.replace(
+            COMPACT.losses,
+            output_weight=0.0,
+            cleaning_weight=0.0,
+            psnr_weight=0.0,
+            colour_weight=0.0,
+            flicker_weight=0.0,
+            rest_weight=0.0,
+            flow_rest_weight=0.0,
+            banding_weight=12.0,
+            keep_weight=4.0,
+        ),
+        freeze_basicvsr=True,
+        flow_learning_rate=0.0,
+        flow_from_share=0.0,
+        iterations=1500,
+        batch=8,
+        learning_rate=1e-3,
+        final_learning_rate=1e-6,
+        warm_up_iterations=30,
+        max_gradient_norm=0.05,
+        ema_decay=0.98,
+    ),
     "smoke": dataclasses.replace(
         STAGE_1,
         architecture=SMOKE_ARCHITECTURE,
@@ -179,4 +209,5 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-cleaning: their cleaning module
+alone, for blocks and bands on walls; half an hour on a CPU. smoke: minutes on a CPU."""

@@ -51,7 +51,8 @@ class Recorder:
         }
         self._log.append(record)
         self._board.add_numbers(record, done)
-        self._bar.set_postfix_str(f"output {record['output']:.4f}, waits {record['data_wait_share']:.0%}")
+        shown = "output" if "output" in losses else "cleaning"  # the latter where the cleaning module alone is trained
+        self._bar.set_postfix_str(f"{shown} {record[shown]:.4f}, waits {record['data_wait_share']:.0%}")
 
     def show(self, done: int, lr: Tensor, hr: Tensor, gt: Tensor) -> None:
         """Add an image to TensorBoard: bicubic, output and ground truth side by side."""

@@ -105,6 +105,11 @@ class Settings:
                 " paper keeps these losses from it (or set cleaning_gets_perceptual)"
             )
 
+    @property
+    def trains_cleaning_alone(self) -> bool:
+        """Whether steps need no output: only the cleaning module is trained, by losses of the cleaned frames."""
+        return self.freeze_basicvsr and self.losses.are_of_cleaning_alone
+
     def to_json(self) -> str:
         """Return the settings as the text of settings.json."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

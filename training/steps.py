@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.gradients import discriminator_gradients, discriminator_step, generator_gradients, generator_step
+from training.discriminator_gradients import discriminator_gradients, discriminator_step
+from training.gradients import cleaning_step, generator_gradients, generator_step
 from training.graphed_step import GraphedStep, clip_gradients
 from training.losses.kinds import Flows, Needs
 from training.losses.perceptual import PerceptualLoss
@@ -48,7 +49,7 @@ class Taken:
 
     Attributes:
         stepped: False if a gradient was not finite; no network was changed then.
-        hr: The output; None after a captured step.
+        hr: The output; None after a captured step, and where the cleaning module alone is trained.
     """
 
     stepped: bool
@@ -115,25 +116,12 @@ class Steps:
         networks, settings = self._networks, self._networks.settings
         lr, gt, real = tensors
         networks.optimizer.zero_grad(set_to_none=True)
-        flows_px, faithful = self._motion(gt), self._faithful(lr)
-        losses, hr = generator_step(
-            networks.model,
-            lr,
-            gt,
-            losses=settings.losses.at(iteration),
-            faithful=faithful,
-            flows_px=flows_px,
-            perceptual=self._perceptual,
-            discriminator=networks.discriminator,
-            rest_frame=iteration % settings.data.num_frames,
-            autocast_dtype=self._dtype,
-            checkpointing=settings.gradient_checkpointing,
-        )
-        losses |= self._mixture_step(lr, gt, iteration, faithful)
+        flows_px = self._motion(gt)
+        losses, hr = self._generator_step(lr, gt, iteration, flows_px)
         self._processes.average(networks.parameters)
         norm = gradient_norm(networks.parameters)
         stepped = math.isfinite(norm.item())
-        if stepped and networks.discriminator is not None and networks.discriminator_optimizer is not None:
+        if stepped and hr is not None and networks.discriminator and networks.discriminator_optimizer:
             networks.discriminator_optimizer.zero_grad(set_to_none=True)
             losses |= discriminator_step(
                 networks.discriminator, hr, real, lr=lr, flows_px=flows_px, autocast_dtype=self._dtype
@@ -149,6 +137,41 @@ class Steps:
             networks.optimizer.step()
             self._add_losses(losses, 1)
         return Taken(stepped, hr)
+
+    def _generator_step(
+        self, lr: Tensor, gt: Tensor, iteration: int, flows_px: Flows | None
+    ) -> tuple[dict[str, float], Tensor | None]:
+        """Add the generator's gradients. Return its losses, and the output unless the cleaning alone is trained."""
+        networks, settings = self._networks, self._networks.settings
+        rest_frame = iteration % settings.data.num_frames
+        faithful_cleaned = self._faithful_cleaned(lr)
+        if settings.trains_cleaning_alone:
+            losses = cleaning_step(
+                networks.model,
+                lr,
+                gt,
+                losses=settings.losses,
+                faithful_cleaned=faithful_cleaned,
+                rest_frame=rest_frame,
+                autocast_dtype=self._dtype,
+            )
+            return losses, None
+        faithful = self._faithful(lr)
+        losses, hr = generator_step(
+            networks.model,
+            lr,
+            gt,
+            losses=settings.losses.at(iteration),
+            faithful=faithful,
+            faithful_cleaned=faithful_cleaned,
+            flows_px=flows_px,
+            perceptual=self._perceptual,
+            discriminator=networks.discriminator,
+            rest_frame=rest_frame,
+            autocast_dtype=self._dtype,
+            checkpointing=settings.gradient_checkpointing,
+        )
+        return losses | self._mixture_step(lr, gt, iteration, faithful), hr
 
     def _mixture_step(self, lr: Tensor, gt: Tensor, iteration: int, faithful: Tensor | None) -> dict[str, float]:
         """Add the gradients of a mixture with the teacher, in some of the steps, and return its losses."""
@@ -173,7 +196,12 @@ class Steps:
         return motion_of(self._networks.model, gt) if self._needs_motion else None
 
     def _faithful(self, lr: Tensor) -> Tensor | None:
-        return None if self._teacher is None else self._teacher.output(lr, self._dtype)
+        needed = self._networks.settings.losses.needs(Needs.TEACHER)
+        return self._teacher.output(lr, self._dtype) if needed and self._teacher is not None else None
+
+    def _faithful_cleaned(self, lr: Tensor) -> Tensor | None:
+        needed = self._networks.settings.losses.needs(Needs.TEACHER_CLEANING)
+        return self._teacher.cleaned(lr, self._dtype) if needed and self._teacher is not None else None
 
     # ---- captured ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +213,7 @@ class Steps:
             and self._processes.num == 1
             and self._perceptual is None
             and not settings.gradient_checkpointing
+            and not settings.trains_cleaning_alone
             and draw_share(settings, iteration) is None
             and iteration >= settings.losses.adversarial_warm_up_iterations
         )

@@ -1,4 +1,4 @@
-"""The faithful network of the coarse and the chroma loss, see losses/coarse.py, and of mixtures, see mixture.py."""
+"""The faithful network of the coarse, the chroma and the keep loss, and of mixtures, see mixture.py."""
 
 import json
 from pathlib import Path
@@ -42,12 +42,13 @@ class Teacher:
         if not settings.losses.needs_teacher:
             if path is not None:
                 raise TrainingError(
-                    "--teacher needs a --coarse-weight, --chroma-weight or --mixture-probability above 0"
+                    "--teacher needs a --coarse-weight, --chroma-weight, --keep-weight or --mixture-probability above 0"
                 )
             return None
         if path is None:
             raise TrainingError(
-                "the coarse and the chroma loss and mixtures need a faithful network: --teacher or --from names one"
+                "the coarse, the keep and the chroma loss and mixtures need a faithful network: --teacher or --from"
+                " names one"
             )
         try:
             tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
@@ -70,9 +71,15 @@ class Teacher:
             lr: The input.
             dtype: Type of the convolutions; None: float32.
         """
+        cleaned = self.cleaned(lr, dtype)
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
-            cleaned = self.network.clean(lr).float()
             return self.network.super_resolve(cleaned).float()
+
+    @torch.no_grad()
+    def cleaned(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Return a clip (N, T, 3, H, W) after one cleaning pass; arguments as for `output`."""
+        with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
+            return self.network.clean(lr).float()
 
 
 def usual_teacher(start: Path | None, settings: Settings) -> Path | None:

@@ -19,8 +19,9 @@ from tests.reference_training import (
     vgg_tensors,
 )
 from tests.tolerances import REGROUPED
+from training.discriminator_gradients import discriminator_step
 from training.discriminators.unet import UNetDiscriminator
-from training.gradients import discriminator_step, generator_step
+from training.gradients import cleaning_step, generator_step
 from training.losses.distances import averaged
 from training.losses.flicker import flicker_loss
 from training.losses.flow_rest import flow_rest_loss
@@ -146,6 +147,46 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
     assert reached(model) == parts(model)[0]
 
 
+@pytest.mark.parametrize("name", ["banding", "keep"])
+def test_the_banding_and_the_keep_loss_reach_only_the_cleaning_module(name):
+    lr, gt = clips(1, 2, 16, 16)
+    gt = 0.5 + 0.02 * (gt - 0.5)  # plain enough
+    model = network()
+    weights = replace(NO_PIXELS, **{f"{name}_weight": 1.0})
+    losses, _ = generator_step(model, lr, gt, losses=weights, faithful_cleaned=lr)
+    assert losses[name] > 0
+    assert reached(model) == parts(model)[0]
+
+
+def test_the_keep_loss_compares_with_what_the_faithful_network_cleans():
+    lr, gt = clips(1, 2, 16, 16)
+    weights = replace(NO_PIXELS, keep_weight=1.0)
+    model = network()
+    cleaned = model.clean(lr).detach()
+    losses, _ = generator_step(model, lr, gt, losses=weights, faithful_cleaned=cleaned)
+    assert losses["keep"] < 1e-6
+    losses, _ = generator_step(model, lr, gt, losses=weights, faithful_cleaned=cleaned + 0.1)
+    assert losses["keep"] > 0.05
+    assert "keep" not in generator_step(model, lr, gt, losses=weights)[0]
+
+
+def test_a_step_of_the_cleaning_module_alone_gives_the_gradients_of_a_whole_step():
+    lr, gt = clips(1, 3, 16, 16)
+    weights = replace(
+        NO_PIXELS, cleaning_weight=0.7, rest_weight=0.25, banding_weight=12.0, keep_weight=4.0, perceptual_weight=0.0
+    )
+    options = {"losses": weights, "faithful_cleaned": lr, "rest_frame": 1}
+    whole, alone = network(), network()
+    expected, _ = generator_step(whole, lr, gt, **options)
+    found = cleaning_step(alone, lr, gt, **options)
+    assert found == {name: pytest.approx(expected[name], rel=1e-6) for name in ("cleaning", "rest", "banding", "keep")}
+    names = parts(whole)[0]
+    assert reached(alone) == names
+    of_whole = {name: gradient for name, gradient in gradients(whole).items() if name in names}
+    of_alone = {name: gradient for name, gradient in gradients(alone).items() if name in names}
+    assert largest_difference(of_alone, of_whole) < GRADIENT
+
+
 @pytest.mark.parametrize(
     "weights",
     [
@@ -155,7 +196,6 @@ def test_the_rest_loss_reaches_only_the_cleaning_module(batch):
         replace(NO_PIXELS, texture_weight=1.0),
         replace(NO_PIXELS, weave_weight=1.0),
         replace(NO_PIXELS, hatching_weight=1.0),
-        replace(NO_PIXELS, banding_weight=1.0),
     ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):

@@ -37,6 +37,7 @@ from training.processes import Processes, TrainingError
 from training.run_folder import checkpoint_path, list_checkpoints, load_checkpoint, read_log
 from training.settings import Settings, changed
 from training.steps import Steps, StepTensors
+from training.teacher import Teacher
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet
 from vsrealbasicvsr.weights import write_weights
@@ -422,6 +423,24 @@ def test_a_frozen_part_stays_and_the_rest_learns_also_when_resumed(
     assert {name for name in start if name.startswith(frozen)} <= kept
     assert kept <= {name for name in start if name.startswith(may_stay)}
     assert "flicker" in read_log(out)[-1]
+
+
+def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(clips, whole_run, tmp_path, monkeypatch):
+    out = tmp_path / "alone"
+    words = [*TINY_SETTINGS, "--rest-weight", 0, "--num-frames", 2, "--pool-num-frames", 2, "--batch", 1]
+    sizes = ["--architecture.start-passes", 0, "--architecture.flow-stride", 1]
+    monkeypatch.setattr(RealBasicVSR, "super_resolve", None)  # calling it would fail
+    monkeypatch.setattr(Teacher, "output", None)
+    start = ["--preset", "compact-cleaning", *words, *sizes, "--data", clips, "--out", out, "--from", whole_run]
+    told = run("train", *start, "--iterations", 4, "--images-every", 2).stdout
+    assert "banding" in told
+    before = load_checkpoint(list_checkpoints(whole_run)[-1])["model"]
+    after = load_checkpoint(checkpoint_path(out, 4))["model"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("image_cleaning.")}
+    assert {"cleaning", "banding", "keep"} <= read_log(out)[-1].keys()
+    assert "output" not in read_log(out)[-1]
+    assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)
 
 
 def test_the_slowness_of_bf16_is_measured():

@@ -346,7 +346,7 @@ def closing_words(run_folder: Path, done: int, settings: Settings) -> str:
     if len(records) > 1:
         changes = [
             f"{name} {records[0][name]:.4f} -> {records[-1][name]:.4f}"
-            for name in ("output", "cleaning", "perceptual")
+            for name in ("output", "cleaning", "banding", "perceptual")
             if name in records[0] and name in records[-1]
         ]
         lines.append(f"losses, first and last {settings.log_every} steps: {', '.join(changes)}")

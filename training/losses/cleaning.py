@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from training.losses.distances import Distance, averaged, distance_of
-from training.losses.kinds import ClipTensors, Loss, Reach
+from training.losses.kinds import CleaningTensors, Loss, Reach
 
 
 def cleaning_loss(cleaned: Tensor, gt: Tensor, *, distance: Distance = "charbonnier") -> Tensor:
@@ -11,8 +11,8 @@ def cleaning_loss(cleaned: Tensor, gt: Tensor, *, distance: Distance = "charbonn
     return distance_of(distance)(cleaned, averaged(gt, gt.shape[-1] // cleaned.shape[-1]))
 
 
-LOSS: Loss[ClipTensors] = Loss(
-    compute=lambda clips: cleaning_loss(clips.cleaned, clips.gt, distance=clips.distance),
+LOSS: Loss[CleaningTensors] = Loss(
+    compute=lambda tensors: cleaning_loss(tensors.cleaned, tensors.gt, distance=tensors.distance),
     reaches=Reach.CLEANING,
     is_always_logged=True,
 )

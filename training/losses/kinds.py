@@ -41,6 +41,8 @@ class Needs(Flag):
     """The flow of the ground truth, and so two frames or more."""
     TEACHER = auto()
     """The output of a faithful network."""
+    TEACHER_CLEANING = auto()
+    """The frames that a faithful network cleans."""
     VGG = auto()
     """The perceptual network."""
     DISCRIMINATOR = auto()
@@ -57,7 +59,6 @@ class ClipTensors:
         hr: Output (N, T, 3, S*H, S*W).
         gt: Ground truth (N, T, 3, S*H, S*W).
         cleaned: Cleaned input (N, T, 3, H, W).
-        clean: One cleaning pass.
         flow: The flow network.
         flows_px: Motion of the ground truth, if a loss needs it.
         faithful: Output of the teacher, of hr's shape, if a loss needs it.
@@ -65,14 +66,12 @@ class ClipTensors:
         colour_block_px: Of the settings.
         coarse_contrast: Of the settings.
         texture_quantile: Of the settings.
-        rest_frame: Frame that the rest loss looks at.
     """
 
     lr: Tensor
     hr: Tensor
     gt: Tensor
     cleaned: Tensor
-    clean: Callable[[Tensor], Tensor]
     flow: Callable[[Tensor, Tensor], Tensor]
     flows_px: Flows | None
     faithful: Tensor | None
@@ -80,6 +79,26 @@ class ClipTensors:
     colour_block_px: int
     coarse_contrast: float
     texture_quantile: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleaningTensors:
+    """Inputs of losses of the cleaning module alone. S is the network's scale.
+
+    Attributes:
+        gt: Ground truth (N, T, 3, S*H, S*W), in [0, 1] like all clips here.
+        cleaned: Cleaned input (N, T, 3, H, W).
+        clean: One cleaning pass.
+        faithful: What the teacher cleans, of cleaned's shape, if a loss needs it.
+        distance: Of the settings.
+        rest_frame: Frame that the rest loss looks at.
+    """
+
+    gt: Tensor
+    cleaned: Tensor
+    clean: Callable[[Tensor], Tensor]
+    faithful: Tensor | None
+    distance: Distance
     rest_frame: int
 
 
@@ -105,7 +124,7 @@ class ViewTensors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss[T: (ClipTensors, ViewTensors)]:
+class Loss[T: (ClipTensors, CleaningTensors, ViewTensors)]:
     """A loss of the generator: a scalar, unweighted, and the rules for its gradient.
 
     Attributes:

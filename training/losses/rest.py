@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.losses.distances import Distance, averaged, distance_of
-from training.losses.kinds import ClipTensors, Loss, Reach
+from training.losses.kinds import CleaningTensors, Loss, Reach
 
 
 def rest_loss(
@@ -28,9 +28,9 @@ def rest_loss(
     return distance_of(distance)(again, torch.cat((target, target)))
 
 
-def _of_clips(clips: ClipTensors) -> Tensor:
-    one = slice(clips.rest_frame, clips.rest_frame + 1)
-    return rest_loss(clips.clean, clips.cleaned[:, one], clips.gt[:, one], distance=clips.distance)
+def _of_cleaning(tensors: CleaningTensors) -> Tensor:
+    one = slice(tensors.rest_frame, tensors.rest_frame + 1)
+    return rest_loss(tensors.clean, tensors.cleaned[:, one], tensors.gt[:, one], distance=tensors.distance)
 
 
-LOSS: Loss[ClipTensors] = Loss(compute=_of_clips, reaches=Reach.CLEANING)
+LOSS: Loss[CleaningTensors] = Loss(compute=_of_cleaning, reaches=Reach.CLEANING)

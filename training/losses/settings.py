@@ -22,6 +22,7 @@ from training.losses import (
     flicker,
     flow_rest,
     hatching,
+    keep,
     output,
     perceptual,
     psnr,
@@ -31,7 +32,7 @@ from training.losses import (
     weave,
 )
 from training.losses.distances import Distance
-from training.losses.kinds import Loss, Needs
+from training.losses.kinds import Loss, Needs, Reach
 
 WEIGHT = "_weight"
 
@@ -67,8 +68,11 @@ class LossSettings:
     """Strength of a pattern in the output that repeats with every second pixel of the input (every 8 pixels of the
     output), above the ground truth's. Not in the paper."""
     banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
-    """Change of the output's error between neighbouring pixels of the input where the ground truth is plain: edges of
-    blocks and bands on walls and skies. Not in the paper."""
+    """Change of the cleaned frames' error over short distances where the ground truth is plain: edges of blocks and
+    bands on walls and skies. Not in the paper."""
+    keep_weight: Annotated[NotNegative, keep.LOSS] = 0.0
+    """Distance of the cleaned frames to those that a faithful network (--teacher) cleans, where the ground truth is not
+    plain: for teaching the cleaning module alone. Not in the paper."""
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
@@ -132,9 +136,17 @@ class LossSettings:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a loss that counts compares with the output of a faithful network, or looks at mixtures with it."""
-        compares = any(self.weight(name) > 0 and Needs.TEACHER in loss.needs for name, loss in LOSSES.items())
-        return compares or self.looks_at_mixtures
+        """Whether a loss that counts compares with a faithful network, or looks at mixtures with it."""
+        return self.needs(Needs.TEACHER) or self.needs(Needs.TEACHER_CLEANING) or self.looks_at_mixtures
+
+    def needs(self, need: Needs) -> bool:
+        """Return whether a loss that counts has this need."""
+        return any(self.weight(name) > 0 and need in loss.needs for name, loss in LOSSES.items())
+
+    @property
+    def are_of_cleaning_alone(self) -> bool:
+        """Whether no loss that counts needs the output, but only the cleaned frames."""
+        return all(loss.reaches is Reach.CLEANING for name, loss in LOSSES.items() if self.weight(name) > 0)
 
     @property
     def looks_at_mixtures(self) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tests.networks import FOUR_CHANNELS as SIZES
 from tests.reference_training import GRADIENT, clips, discriminate, discriminator_tensors, gradients, unit
+from training.discriminator_gradients import discriminator_step
 from training.discriminators.unet import SpectralConv, UNetDiscriminator
-from training.gradients import discriminator_step
 from training.losses.adversarial import discriminator_loss
 from vsrealbasicvsr.model import RealBasicVSR, StateDictError
 from vsrealbasicvsr.weights import WeightsError, read_discriminator, read_network, write_weights

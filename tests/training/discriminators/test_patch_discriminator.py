@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tests.reference_network import formula_network, reference_sizes
 from tests.reference_training import clips, gradients, learning
+from training.discriminator_gradients import discriminator_step
 from training.discriminators.patch import PatchDiscriminator
-from training.gradients import discriminator_step, generator_step
+from training.gradients import generator_step
 from training.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from training.losses.feature_matching import feature_matching_loss
 from training.losses.settings import LossSettings

@@ -21,7 +21,8 @@ from training.losses.coarse import coarse_loss, with_contrast
 from training.losses.colour import colour_loss
 from training.losses.distances import averaged, charbonnier, l1
 from training.losses.flicker import flicker_loss
-from training.losses.kinds import ClipTensors, Reach
+from training.losses.keep import keep_loss
+from training.losses.kinds import CleaningTensors, ClipTensors, Reach
 from training.losses.output import output_loss
 from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
 from training.losses.psnr import psnr_loss
@@ -215,31 +216,55 @@ def test_the_texture_loss_has_a_slope_in_a_flat_picture():
 
 
 def blocks(step: float, channel: int) -> Tensor:
-    """Return blocks (1, 1, 3, 128, 128) of 8 pixels of the input, every other one brighter by `step`, in one colour."""
-    board = (torch.arange(128) // 32 % 2).float()
-    clip = torch.zeros(1, 1, 3, 128, 128)
+    """Return blocks (1, 1, 3, 64, 64) of 16 pixels, every other one brighter by `step`, in one colour."""
+    board = (torch.arange(64) // 16 % 2).float()
+    clip = torch.zeros(1, 1, 3, 64, 64)
     clip[:, :, channel] = step * (board - board.view(-1, 1)).abs()
     return clip
 
 
+def enlarged(clip: Tensor) -> Tensor:
+    return clip.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2)
+
+
 @pytest.mark.parametrize("channel", range(3))
 def test_the_banding_loss_sees_faint_blocks_on_a_plain_wall_and_little_of_them_in_texture(channel):
-    wall = torch.linspace(0.4, 0.6, 128).expand(1, 1, 3, 128, 128)
-    rough = wall + 0.3 * (F.interpolate(texture(0)[0], size=(128, 128)) - 0.5)
+    wall = torch.linspace(0.4, 0.6, 64).expand(1, 1, 3, 64, 64)
+    rough = wall + 0.3 * (texture(0)[:, :1, :, :64, :64] - 0.5)
     faint = blocks(2 / 255, channel)
-    on_wall = banding_loss(wall + faint, wall, 4)
-    edges = 2 / 255 * (3 / 31) * {0: 0.299 + 0.701 + 0.299, 1: 3 * 0.587, 2: 0.114 + 0.114 + 0.886}[channel] / 3
-    assert on_wall.item() == pytest.approx(edges, rel=0.3)  # less where the wall's own shading is a step nearly as high
-    assert banding_loss(rough + faint, rough, 4) < 0.02 * on_wall
+    on_wall = banding_loss(wall + faint, enlarged(wall))
+    assert on_wall > 0.02 / 255
+    assert banding_loss(wall + faint / 2, enlarged(wall)) < 0.5 * on_wall  # high edges count more
+    assert banding_loss(rough + faint, enlarged(rough)) < 0.05 * on_wall
 
 
-def test_the_banding_loss_leaves_slow_errors_and_fine_ones_to_others():
-    wall = torch.full((1, 1, 3, 128, 128), 0.5)
-    assert banding_loss(wall + 0.1, wall, 4) == pytest.approx(0, abs=1e-6)
-    slow = wall + torch.linspace(0, 2 / 255, 128)
-    assert banding_loss(slow, wall, 4) < 0.2 * banding_loss(wall + blocks(2 / 255, 1), wall, 4)
-    stripes = wall + (torch.arange(128) % 2) * (8 / 255)  # within a pixel of the input
-    assert banding_loss(stripes, wall, 4) == pytest.approx(0, abs=1e-6)
+def test_the_banding_loss_is_less_for_soft_edges_and_leaves_slow_errors_to_others():
+    wall = torch.full((1, 1, 3, 64, 64), 0.5)
+    truth = enlarged(wall)
+    assert banding_loss(wall + 0.1, truth) == pytest.approx(0, abs=1e-6)
+    hard = blocks(2 / 255, 1)
+    soft = F.avg_pool2d(hard[0], 9, stride=1, padding=4, count_include_pad=False)[None]
+    assert banding_loss(wall + soft, truth) < 0.75 * banding_loss(wall + hard, truth)
+    slow = torch.linspace(0, 2 / 255, 64)
+    assert banding_loss(wall + slow, truth) < 0.1 * banding_loss(wall + hard, truth)
+
+
+def test_the_keep_loss_lets_go_of_plain_areas_but_not_of_their_colour():
+    truth = torch.full((1, 1, 3, 48, 48), 0.5)
+    truth[..., :24] = texture(0)[:, :1, :, :48, :24]
+    faithful = truth + 0.02
+    hr = enlarged(truth)
+    assert keep_loss(faithful, faithful, hr) == pytest.approx(0, abs=1e-8)
+    stripes = 0.04 * (torch.arange(24) % 2) - 0.02
+    changed = {}
+    for name, half in (("textured", slice(0, 24)), ("plain", slice(24, 48))):
+        cleaned = faithful.clone()
+        cleaned[..., half] += stripes
+        changed[name] = keep_loss(cleaned, faithful, hr)
+    assert changed["plain"] < 0.2 * changed["textured"]
+    tinted = faithful.clone()
+    tinted[:, :, 0, :, 24:] += 0.02
+    assert keep_loss(tinted, faithful, hr) > 1.5 * changed["plain"]
 
 
 def test_the_coarse_loss_sees_everything_but_the_finest_detail():
@@ -415,7 +440,6 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         hr=noisy(truth),
         gt=truth,
         cleaned=lr,
-        clean=lambda frames: frames,
         flow=lambda a, b: a[:, :2] - b[:, :2],
         flows_px=flows_px,
         faithful=noisy(truth),
@@ -423,10 +447,13 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         colour_block_px=8,
         coarse_contrast=0.0,
         texture_quantile=0.5,
-        rest_frame=0,
+    )
+    of_cleaning = CleaningTensors(
+        gt=truth, cleaned=lr, clean=lambda frames: frames, faithful=lr, distance="charbonnier", rest_frame=0
     )
     of_views = {"perceptual", "adversarial", "feature_matching"}
     for name in LOSSES.keys() - of_views:
         with HostCopies() as copies:
-            assert torch.isfinite(LOSSES[name].compute(tensors)), name
+            is_of_cleaning = LOSSES[name].reaches is Reach.CLEANING
+            assert torch.isfinite(LOSSES[name].compute(of_cleaning if is_of_cleaning else tensors)), name
         assert copies.seen == [], name
