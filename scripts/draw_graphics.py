@@ -44,11 +44,11 @@ def background(generator: np.random.Generator) -> Image.Image:
     return wall(size, generator)
 
 
-def wall(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
+def wall(size: tuple[int, int], generator: np.random.Generator, *, contrast: float = 1.0) -> Image.Image:
     """Return shades and tints that change slowly, half of the time with grain. Codecs make blocks and bands of them."""
     num = int(generator.integers(3, 14))
     tint = (generator.uniform(50, 215), *generator.normal(128, 12, size=2))
-    points = (tint + generator.normal(0, (14, 4, 4), size=(num, num, 3))).astype(np.float32)
+    points = (tint + contrast * generator.normal(0, (14, 4, 4), size=(num, num, 3))).astype(np.float32)
     planes = [Image.fromarray(points[..., i]).resize(size, Image.Resampling.BICUBIC) for i in range(3)]
     ycc = np.stack([np.asarray(plane) for plane in planes], axis=-1)
     if generator.random() < 0.5:
@@ -72,9 +72,9 @@ def outline(generator: np.random.Generator, num_points: int = 160) -> npt.NDArra
     return curve
 
 
-def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator) -> None:
+def draw_shapes(canvas: ImageDraw.ImageDraw, generator: np.random.Generator, *, most: int = 39) -> None:
     """Draw flat shapes with dark outlines, and loose pen strokes, as in drawn animation."""
-    for _ in range(int(generator.integers(12, 40))):
+    for _ in range(int(generator.integers(min(12, most), most + 1))):
         points = [(float(x), float(y)) for x, y in outline(generator)]
         width = int(generator.integers(1, 8)) * SUPERSAMPLING
         ink = colour(generator, 0, 60)
@@ -158,16 +158,29 @@ def picture(number: int, seed: int) -> Image.Image:
     return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
+def plain_wall(number: int, seed: int) -> Image.Image:
+    """Return wall `number` of a seed, RGB; flat shapes stand before every third one."""
+    generator = np.random.default_rng((seed, number))
+    contrast = float(np.exp(generator.uniform(np.log(0.15), np.log(1.0))))
+    image = wall((WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), generator, contrast=contrast)
+    if number % 3 == 0:
+        draw_shapes(ImageDraw.Draw(image), generator, most=4)
+    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
 def main() -> int:
     """Draw the images that the command line asks for. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--num", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--walls", action="store_true", help="plain walls alone, for the preset compact-cleaning")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for number in range(arguments.num):
-        picture(number, arguments.seed).save(arguments.out / f"graphics_{number:03d}.webp", lossless=True)
+        image = (plain_wall if arguments.walls else picture)(number, arguments.seed)
+        name = "wall" if arguments.walls else "graphics"
+        image.save(arguments.out / f"{name}_{number:03d}.webp", lossless=True)
     return 0
 
 
