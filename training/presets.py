@@ -151,7 +151,7 @@ PRESETS: Mapping[str, Settings] = {
         COMPACT,
         data=dataclasses.replace(
             COMPACT.data,
-            degradation_mix=("blocky:0.4", "usual:0.25", "mild:0.1", "clean:0.12", "harsh:0.08", "noisy:0.05"),
+            degradation_mix=("starved:0.35", "blocky:0.25", "usual:0.2", "clean:0.12", "harsh:0.08"),
             num_frames=2,
         ),
         losses=dataclasses.replace(

@@ -32,7 +32,7 @@ class DataSettings:
     degradations: DegradationSettings = PUBLISHED
     degradation_mix: tuple[str, ...] = ()
     """Named degradations and their shares, one drawn for each clip, in place of `degradations`: usual:0.5,clean:0.2,
-    harsh:0.3. Names: clean, mild, usual, noisy, blocky, harsh, moderate, published."""
+    harsh:0.3. Names: clean, mild, usual, noisy, blocky, starved, harsh, moderate, published."""
     hold_probability: Share = 0.0
     """Share of the samples in which one frame is shown all the time, with its noise."""
     still_probability: Share = 0.0

@@ -85,6 +85,9 @@ BLOCKY = replace(
 )
 """Too few bits: blocks and blotches of colour, from H.264, MPEG-4 and MPEG-2."""
 
+STARVED = replace(BLOCKY, blur1_probability=0.3, noise1_probability=0.0, chroma_noise_probability=0.0)
+"""Too few bits and no noise that would hide it: plain blocks and bands on walls and in skies."""
+
 HARSH = replace(
     BLOCKY,
     blur1_probability=1.0,
@@ -107,6 +110,7 @@ MIXABLE: Mapping[str, DegradationSettings] = {
     "usual": USUAL,
     "noisy": NOISY,
     "blocky": BLOCKY,
+    "starved": STARVED,
     "harsh": HARSH,
     "moderate": MODERATE,
     "published": PUBLISHED,
