@@ -121,7 +121,8 @@ class Steps:
         self._processes.average(networks.parameters)
         norm = gradient_norm(networks.parameters)
         stepped = math.isfinite(norm.item())
-        if stepped and hr is not None and networks.discriminator and networks.discriminator_optimizer:
+        if stepped and networks.discriminator is not None and networks.discriminator_optimizer is not None:
+            assert hr is not None, "losses of a discriminator need the output"
             networks.discriminator_optimizer.zero_grad(set_to_none=True)
             losses |= discriminator_step(
                 networks.discriminator, hr, real, lr=lr, flows_px=flows_px, autocast_dtype=self._dtype
@@ -263,6 +264,7 @@ class Steps:
             gt,
             losses=settings.losses,
             faithful=self._faithful(lr),
+            faithful_cleaned=self._faithful_cleaned(lr),
             flows_px=flows_px,
             discriminator=networks.discriminator,
             rest_frame=settings.data.num_frames // 2,
