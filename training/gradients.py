@@ -60,7 +60,7 @@ def generator_gradients(
         perceptual: VGG19 for the perceptual loss; None leaves that loss out.
         discriminator: For its losses; None leaves them out.
         faithful: Output of a faithful network, of gt's shape, for its losses; None leaves them out.
-        faithful_cleaned: Frames that it cleaned, of lr's shape, for the keep loss; None leaves that loss out.
+        faithful_cleaned: Frames that it cleaned, of lr's shape, for the keep loss; None leaves it out.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
         rest_frame: Frame of each clip that the rest loss looks at.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
@@ -73,14 +73,11 @@ def generator_gradients(
     Raises:
         ValueError: The clips' shapes or dtypes do not match.
     """
-    check_pair("generator_step", lr, gt, model.sizes.scale)
-    _check_faithful(faithful, gt)
+    _check_clips(lr, gt, faithful, model.sizes.scale)
     autocast = functools.partial(torch.autocast, lr.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     cleaned, hr = _super_resolved(model, lr, autocast, checkpointing)
-    given = _given(lr, perceptual, discriminator, faithful, faithful_cleaned)
-    counting = _losses_that_count(losses, model, given)
-    if flows_px is None and (_need(counting, Needs.MOTION) or sees_neighbours(discriminator)):
-        flows_px = motion_of(model, gt)
+    counting = _losses_that_count(losses, model, _given(lr, perceptual, discriminator, faithful, faithful_cleaned))
+    flows_px = _motion(model, gt, counting, discriminator) if flows_px is None else flows_px
     clips = _clip_tensors(model, lr, hr, gt, cleaned, flows_px, faithful, losses)
     cleaning = _cleaning_tensors(model, gt, cleaned, faithful_cleaned, losses, rest_frame, autocast)
     found = _compute(counting, Reach.EVERYTHING, clips)
@@ -88,13 +85,12 @@ def generator_gradients(
     if lr.device.type == "cpu" and not total.isfinite():
         return _without_gradient(found, hr, model)
     (at_output,) = torch.autograd.grad(total, clips.hr)
-    others = perceptual, discriminator
-    at_output_behind, of_views = _gradient_of_views(clips, losses, counting, *others, autocast, frames_at_once)
+    behind, of_views = _gradient_of_views(clips, losses, counting, perceptual, discriminator, autocast, frames_at_once)
     of_cleaning, of_flow = _compute(counting, Reach.CLEANING, cleaning), _compute(counting, Reach.FLOW, clips)
     found |= of_views | of_cleaning | of_flow
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in found.values()):
         return _without_gradient(found, hr, model)
-    _spread(model, hr, at_output, at_output_behind, of_cleaning, of_flow, losses)
+    _spread(model, hr, at_output, behind, of_cleaning, of_flow, losses)
     return found, hr.detach()
 
 
@@ -186,6 +182,13 @@ def _given(
 
 def _need(counting: Mapping[str, Loss[Any]], need: Needs) -> bool:
     return any(need in loss.needs for loss in counting.values())
+
+
+def _motion(
+    model: RealBasicVSR, gt: Tensor, counting: Mapping[str, Loss[Any]], discriminator: Discriminator | None
+) -> Flows | None:
+    """Return the motion of the ground truth; None if nothing needs it."""
+    return motion_of(model, gt) if _need(counting, Needs.MOTION) or sees_neighbours(discriminator) else None
 
 
 def _clip_tensors(
@@ -355,8 +358,9 @@ def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts)
     return checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
-def _check_faithful(faithful: Tensor | None, gt: Tensor) -> None:
-    """Raise ValueError if a faithful network's output is given that has not the ground truth's shape or float32."""
+def _check_clips(lr: Tensor, gt: Tensor, faithful: Tensor | None, scale: int) -> None:
+    """Raise ValueError for clips, or a faithful network's output, of shapes that do not match, or not in float32."""
+    check_pair("generator_step", lr, gt, scale)
     if faithful is not None and (faithful.shape != gt.shape or faithful.dtype != torch.float32):
         raise ValueError(
             f"generator_step: expected faithful in float32 of gt's shape {tuple(gt.shape)}, got {tuple(faithful.shape)}"

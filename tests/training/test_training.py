@@ -315,7 +315,7 @@ def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_p
     assert "--teacher nope does not exist" in run("train", *COARSE, *words, "--teacher", "nope", status=2).stderr
     no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0, "--mixture-probability", 0]
     assert (
-        "--teacher needs a --coarse-weight, --chroma-weight or --mixture-probability above 0"
+        "--teacher needs a --coarse-weight, --chroma-weight, --keep-weight or --mixture-probability above 0"
         in run("train", *COARSE, *words, *no_use, status=2).stderr
     )
     assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
