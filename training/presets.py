@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from training.degradations import MODERATE
+from training.losses.settings import LossSettings
 from training.settings import Settings
 from vsrealbasicvsr.model import Architecture
 
@@ -154,18 +155,7 @@ PRESETS: Mapping[str, Settings] = {
             degradation_mix=("starved:0.35", "blocky:0.25", "usual:0.2", "clean:0.12", "harsh:0.08"),
             num_frames=2,
         ),
-        losses=dataclasses.replace(
-            COMPACT.losses,
-            output_weight=0.0,
-            cleaning_weight=0.0,
-            psnr_weight=0.0,
-            colour_weight=0.0,
-            flicker_weight=0.0,
-            rest_weight=0.0,
-            flow_rest_weight=0.0,
-            banding_weight=12.0,
-            keep_weight=4.0,
-        ),
+        losses=LossSettings(output_weight=0.0, cleaning_weight=0.0, banding_weight=12.0, keep_weight=4.0),
         freeze_basicvsr=True,
         flow_learning_rate=0.0,
         flow_from_share=0.0,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.losses.distances import averaged
+from training.losses.distances import averaged, soft_absolute
 from training.losses.kinds import CleaningTensors, Loss, Reach
 from vsrealbasicvsr.luma import luma
 
@@ -42,8 +42,7 @@ def banding_loss(cleaned: Tensor, gt: Tensor) -> Tensor:
             first, second = (slice(None, -span_px), slice(span_px, None))
             weight = torch.minimum(_along(plain, axis, first), _along(plain, axis, second))
             change = _along(error, axis, second) - _along(error, axis, first)
-            height = (change.square() + _STEP**2).sqrt() - _STEP
-            found.append((height * weight).mean() / span_px**0.5)
+            found.append((soft_absolute(change, _STEP) * weight).mean() / span_px**0.5)
     return torch.stack(found).mean()
 
 

@@ -19,6 +19,11 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b)
 
 
+def soft_absolute(differences: Tensor, knee: float) -> Tensor:
+    """Return sqrt(x^2 + knee^2) - knee of each x: about |x| far above the knee, x^2 / (2 knee) far below."""
+    return (differences.square() + knee**2).sqrt() - knee
+
+
 DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"charbonnier": charbonnier, "l1": l1}
 
 

@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.losses.banding import plainness
-from training.losses.distances import averaged
+from training.losses.distances import averaged, soft_absolute
 from training.losses.kinds import CleaningTensors, Loss, Needs, Reach
 
 _FREE = 2 / 255
-"""Distances far below this count by their square: small changes cost next to nothing."""
+"""Distances far below this count by their square, so that small changes cost next to nothing."""
 _BLOCK_PX = 24
 """Side of the blocks whose means are kept everywhere, in pixels of the input."""
 
@@ -26,7 +26,7 @@ def keep_loss(cleaned: Tensor, faithful: Tensor, gt: Tensor) -> Tensor:
     """
     difference = (cleaned - faithful).flatten(0, 1)
     plain = plainness(averaged(gt, gt.shape[-1] // cleaned.shape[-1]))
-    pixels = ((1 - plain) * ((difference.square() + _FREE**2).sqrt() - _FREE)).mean()
+    pixels = ((1 - plain) * soft_absolute(difference, _FREE)).mean()
     block_px = min(_BLOCK_PX, *difference.shape[-2:])
     return pixels + F.avg_pool2d(difference, block_px).abs().mean() / 4
 
