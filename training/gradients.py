@@ -213,6 +213,7 @@ def _clip_tensors(
         distance=losses.distance,
         colour_block_px=losses.colour_block_px,
         coarse_contrast=losses.coarse_contrast,
+        contrast_strength=losses.contrast_strength,
         texture_quantile=losses.texture_quantile,
     )
 

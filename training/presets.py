@@ -148,6 +148,21 @@ PRESETS: Mapping[str, Settings] = {
         warm_up_iterations=50,
         ema_decay=0.995,
     ),
+    "compact-contrast": dataclasses.replace(
+        COMPACT,
+        losses=LossSettings(output_weight=0.0, cleaning_weight=0.0, contrast_weight=1.0, contrast_strength=2.2),
+        freeze_cleaning=True,
+        flow_learning_rate=0.0,
+        flow_from_share=0.0,
+        iterations=600,
+        batch=2,
+        learning_rate=2e-4,
+        final_learning_rate=1e-6,
+        warm_up_iterations=10,
+        ema_decay=0.97,
+        checkpoint_every=50,
+        log_every=10,
+    ),
     "compact-cleaning": dataclasses.replace(
         COMPACT,
         data=dataclasses.replace(
@@ -199,5 +214,6 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-cleaning: their cleaning module
-alone, for blocks and bands on walls; half an hour on a CPU. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: gives the sharp set back
+the contrast that damage took; compact-cleaning: the cleaning module alone, for blocks and bands on walls; half an hour
+each on a CPU. smoke: minutes on a CPU."""

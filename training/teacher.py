@@ -1,4 +1,4 @@
-"""The faithful network of the coarse, the chroma and the keep loss, and of mixtures, see mixture.py."""
+"""The network that the coarse, contrast, chroma and keep losses compare with, and of mixtures, see mixture.py."""
 
 import json
 from pathlib import Path
@@ -42,13 +42,13 @@ class Teacher:
         if not settings.losses.needs_teacher:
             if path is not None:
                 raise TrainingError(
-                    "--teacher needs a --coarse-weight, --chroma-weight, --keep-weight or --mixture-probability above 0"
+                    "--teacher needs a --coarse-weight, --contrast-weight, --chroma-weight, --keep-weight or"
+                    " --mixture-probability above 0"
                 )
             return None
         if path is None:
             raise TrainingError(
-                "the coarse, the keep and the chroma loss and mixtures need a faithful network: --teacher or --from"
-                " names one"
+                "the coarse, contrast, chroma and keep losses and mixtures need a teacher: --teacher or --from names one"
             )
         try:
             tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)

@@ -315,12 +315,13 @@ def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_p
     assert "--teacher nope does not exist" in run("train", *COARSE, *words, "--teacher", "nope", status=2).stderr
     no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0, "--mixture-probability", 0]
     assert (
-        "--teacher needs a --coarse-weight, --chroma-weight, --keep-weight or --mixture-probability above 0"
+        "--teacher needs a --coarse-weight, --contrast-weight, --chroma-weight, --keep-weight or --mixture-probability"
+        " above 0"
         in run("train", *COARSE, *words, *no_use, status=2).stderr
     )
     assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
     no_start = ["--data", clips, "--out", tmp_path / "run", "--no-freeze-cleaning", "--flow-learning-rate", "1e-4"]
-    assert "the chroma loss and mixtures need a faithful network" in run("train", *COARSE, *no_start, status=2).stderr
+    assert "losses and mixtures need a teacher: --teacher or --from" in run("train", *COARSE, *no_start, status=2).stderr
 
 
 def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):

@@ -65,6 +65,7 @@ class ClipTensors:
         distance: Of the settings.
         colour_block_px: Of the settings.
         coarse_contrast: Of the settings.
+        contrast_strength: Of the settings.
         texture_quantile: Of the settings.
     """
 
@@ -78,6 +79,7 @@ class ClipTensors:
     distance: Distance
     colour_block_px: int
     coarse_contrast: float
+    contrast_strength: float
     texture_quantile: float
 
 

@@ -18,6 +18,7 @@ from training.losses import (
     cleaning,
     coarse,
     colour,
+    contrast,
     feature_matching,
     flicker,
     flow_rest,
@@ -76,6 +77,9 @@ class LossSettings:
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
+    contrast_weight: Annotated[NotNegative, contrast.LOSS] = 0.0
+    """Distance of the output to the output of a teacher (--teacher), whose contrast is raised to the ground truth's.
+    Not in the paper."""
     chroma_weight: Annotated[NotNegative, chroma.LOSS] = 0.0
     """Distance of the output's colour differences to those of a faithful network (--teacher), so that only the luma may
     differ. Not in the paper."""
@@ -95,6 +99,8 @@ class LossSettings:
     coarse_contrast: NotNegative = 0.0
     """Before the coarse loss compares with it, the luma of the faithful network's output gains the contrast that it
     lacks beside the ground truth, but at most this share of its own."""
+    contrast_strength: NotNegative = 1.0
+    """How much of the contrast that the teacher's output lacks beside the ground truth the contrast loss asks for."""
     texture_quantile: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Quantile of the ground truth's texture that the texture loss asks for. 0.5: the median, which is less than the
     mean. More: sharper where the input leaves it open."""

@@ -1,0 +1,107 @@
+"""Distance of the output to the output of a teacher, its contrast raised to the ground truth's. Not in the paper."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.losses.distances import l1
+from training.losses.kinds import ClipTensors, Loss, Needs, Reach
+from vsrealbasicvsr.luma import luma
+
+MIN_CONTRAST = 1 / 255
+"""Contrast below which clips count as plain: they gain little."""
+
+type Boxes = tuple[int, ...]
+"""Sides of box filters, odd, in pixels: one after another they are almost a Gaussian."""
+
+SIGMA_1_PX, SIGMA_2_PX, SIGMA_3_PX, SIGMA_8_PX = (3, 3), (5, 5), (7, 7, 3), (17, 17, 15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Detail between two sizes, and how much of it a clip gains.
+
+    Attributes:
+        fine: Blur that removes finer detail.
+        wide: Blur that keeps coarser detail.
+        share: Share of what the clip lacks beside the ground truth that it gains.
+        limit: It gains at most this share of its own.
+    """
+
+    fine: Boxes
+    wide: Boxes
+    share: float
+    limit: float
+
+
+def contrast_loss(hr: Tensor, taught: Tensor, gt: Tensor, *, strength: float = 1.0) -> Tensor:
+    """Return the L1 distance of the output to a teacher's output with more contrast.
+
+    A network that minimises an error has less contrast than the ground truth where it is unsure. Most of what it lacks
+    at periods of 6 to 60 pixels it can restore by amplifying what it has, which is nearly right, and that flickers less
+    and looks better than invented detail (docs/decisions.md). How much a clip lacks depends on its damage: the network
+    learns to tell from the input.
+
+    Args:
+        hr: Output (N, T, 3, S*H, S*W) in [0, 1].
+        taught: Output of the teacher, of the same shape.
+        gt: Ground truth, of the same shape.
+        strength: 1: the contrast of the ground truth at periods of 12 to 60 pixels, 0.6 of the way at 6 to 20, within
+            limits. 2: twice that gain, for a set of weights of which a mixture takes half.
+    """
+    return l1(hr, with_contrast(taught, gt, gains(strength)))
+
+
+def gains(strength: float) -> tuple[Band, Band]:
+    """Return the bands of the contrast loss."""
+    coarse = Band(fine=SIGMA_2_PX, wide=SIGMA_8_PX, share=strength, limit=0.3 * strength)
+    return coarse, Band(fine=SIGMA_1_PX, wide=SIGMA_3_PX, share=0.6 * strength, limit=0.22 * strength)
+
+
+def with_contrast(clip: Tensor, gt: Tensor, bands: Sequence[Band]) -> Tensor:
+    """Raise the contrast of clips' luma towards that of the ground truth.
+
+    Each band of detail is multiplied by one factor for each clip, 1 or more.
+
+    Args:
+        clip: Clips (N, T, 3, H, W).
+        gt: Ground truth, of the same shape.
+        bands: None changes nothing.
+    """
+    plane, real = luma(clip), luma(gt)
+    added = torch.zeros_like(plane)
+    for band in bands:
+        if band.limit > 0:
+            detail, wanted = _detail(plane, band), _detail(real, band)
+            ratio = (_deviation(wanted) + MIN_CONTRAST) / (_deviation(detail) + MIN_CONTRAST)
+            added = added + (band.share * (ratio - 1)).clamp(0, band.limit).view(-1, 1, 1, 1) * detail
+    return clip + added.unsqueeze(-3)
+
+
+def _detail(plane: Tensor, band: Band) -> Tensor:
+    return _blurred(plane, band.fine) - _blurred(plane, band.wide)
+
+
+def _deviation(detail: Tensor) -> Tensor:
+    """Return the root of the mean square of each clip (N, T, H, W), (N,)."""
+    return detail.square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def _blurred(plane: Tensor, boxes: Boxes) -> Tensor:
+    """Return clips (N, T, H, W) blurred by boxes; borders are repeated."""
+    reach = sum(side // 2 for side in boxes)
+    blurred = F.pad(plane, (reach, reach, reach, reach), mode="replicate")
+    for side in boxes:  # rows and columns in turn: torch adds up a whole box anew for each pixel
+        blurred = F.avg_pool2d(F.avg_pool2d(blurred, (side, 1), stride=1), (1, side), stride=1)
+    return blurred
+
+
+def _of_clips(clips: ClipTensors) -> Tensor:
+    assert clips.faithful is not None, "the contrast loss needs Needs.TEACHER"
+    return contrast_loss(clips.hr, clips.faithful, clips.gt, strength=clips.contrast_strength)
+
+
+LOSS: Loss[ClipTensors] = Loss(compute=_of_clips, reaches=Reach.EVERYTHING, needs=Needs.TEACHER)
