@@ -296,6 +296,16 @@ def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teach
     assert read_log(out)[-1]["iteration"] == 44
 
 
+def test_a_network_learns_the_output_of_a_teacher_with_more_contrast(clips, whole_run, teacher, tmp_path):
+    out = tmp_path / "run"
+    preset = [word.replace("compact-gan", "compact-contrast") for word in COARSE]
+    words = ["--data", clips, "--from", whole_run, "--teacher", teacher, "--learning-rate", "3e-3", "--out", out]
+    run("train", *preset, *words, "--iterations", 40, "--checkpoint-every", 40)
+    records = read_log(out)
+    assert records[-1]["contrast"] < 0.7 * records[0]["contrast"]
+    assert records[0].keys() & {"coarse", "flicker", "adversarial", "cleaning_change"} == set()
+
+
 def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips, whole_run, tmp_path):
     out = tmp_path / "run"
     mixtures = ["--mixture-probability", 1]
@@ -316,12 +326,13 @@ def test_a_teacher_that_cannot_teach_is_refused(clips, whole_run, teacher, tmp_p
     no_use = ["--teacher", teacher, "--coarse-weight", 0, "--chroma-weight", 0, "--mixture-probability", 0]
     assert (
         "--teacher needs a --coarse-weight, --contrast-weight, --chroma-weight, --keep-weight or --mixture-probability"
-        " above 0"
-        in run("train", *COARSE, *words, *no_use, status=2).stderr
+        " above 0" in run("train", *COARSE, *words, *no_use, status=2).stderr
     )
     assert "holds no ema.safetensors" in run("train", *COARSE, *words, "--teacher", clips, status=2).stderr
     no_start = ["--data", clips, "--out", tmp_path / "run", "--no-freeze-cleaning", "--flow-learning-rate", "1e-4"]
-    assert "losses and mixtures need a teacher: --teacher or --from" in run("train", *COARSE, *no_start, status=2).stderr
+    assert (
+        "losses and mixtures need a teacher: --teacher or --from" in run("train", *COARSE, *no_start, status=2).stderr
+    )
 
 
 def test_another_run_begins_from_a_run_and_from_its_exported_weights(clips, whole_run, tmp_path):
