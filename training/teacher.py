@@ -48,7 +48,8 @@ class Teacher:
             return None
         if path is None:
             raise TrainingError(
-                "the coarse, contrast, chroma and keep losses and mixtures need a teacher: --teacher or --from names one"
+                "the coarse, contrast, chroma and keep losses and mixtures need a teacher: --teacher or --from names"
+                " one"
             )
         try:
             tensors = faithful_weights(Path(find_weights(str(path))), settings.architecture.start_passes)
