@@ -105,6 +105,10 @@ COMPACT = dataclasses.replace(
 )
 
 
+COMPACT_STAGE = dataclasses.replace(COMPACT, flow_learning_rate=0.0, flow_from_share=0.0, final_learning_rate=1e-6)
+"""What follows on `compact`: the flow network stays."""
+
+
 PRESETS: Mapping[str, Settings] = {
     "stage1": STAGE_1,
     "stage2": STAGE_2,
@@ -116,7 +120,7 @@ PRESETS: Mapping[str, Settings] = {
     ),
     "compact": COMPACT,
     "compact-gan": dataclasses.replace(
-        COMPACT,
+        COMPACT_STAGE,
         losses=dataclasses.replace(
             COMPACT.losses,
             output_weight=1.0,
@@ -139,8 +143,6 @@ PRESETS: Mapping[str, Settings] = {
             adversarial_warm_up_iterations=100,
         ),
         freeze_cleaning=True,
-        flow_learning_rate=0.0,
-        flow_from_share=0.0,
         iterations=3000,
         learning_rate=2e-4,
         final_learning_rate=1e-5,
@@ -149,22 +151,20 @@ PRESETS: Mapping[str, Settings] = {
         ema_decay=0.995,
     ),
     "compact-contrast": dataclasses.replace(
-        COMPACT,
+        COMPACT_STAGE,
+        data=dataclasses.replace(COMPACT.data, num_frames=8),
         losses=LossSettings(output_weight=0.0, cleaning_weight=0.0, contrast_weight=1.0, contrast_strength=2.2),
         freeze_cleaning=True,
-        flow_learning_rate=0.0,
-        flow_from_share=0.0,
         iterations=600,
         batch=2,
         learning_rate=2e-4,
-        final_learning_rate=1e-6,
         warm_up_iterations=10,
         ema_decay=0.97,
         checkpoint_every=50,
         log_every=10,
     ),
     "compact-cleaning": dataclasses.replace(
-        COMPACT,
+        COMPACT_STAGE,
         data=dataclasses.replace(
             COMPACT.data,
             degradation_mix=("starved:0.35", "blocky:0.25", "usual:0.2", "clean:0.12", "harsh:0.08"),
@@ -172,12 +172,9 @@ PRESETS: Mapping[str, Settings] = {
         ),
         losses=LossSettings(output_weight=0.0, cleaning_weight=0.0, banding_weight=12.0, keep_weight=4.0),
         freeze_basicvsr=True,
-        flow_learning_rate=0.0,
-        flow_from_share=0.0,
         iterations=1500,
         batch=8,
         learning_rate=1e-3,
-        final_learning_rate=1e-6,
         warm_up_iterations=30,
         max_gradient_norm=0.05,
         ema_decay=0.98,
@@ -214,6 +211,6 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: gives the sharp set back
-the contrast that damage took; compact-cleaning: the cleaning module alone, for blocks and bands on walls; half an hour
-each on a CPU. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: the sharp set's last
+stage, for the contrast that damage took; an hour on two cores. compact-cleaning: their cleaning module alone, for
+blocks and bands on walls; half an hour on a CPU. smoke: minutes on a CPU."""

@@ -17,10 +17,10 @@ from vsrealbasicvsr.weights import tensors_sha256
 
 
 class Teacher:
-    """A faithful network, frozen.
+    """A frozen network: a faithful one, or for the contrast loss usually a sharp one.
 
     Attributes:
-        network: Its weights are those of detail=0.
+        network: Of a file with two sets, the faithful one.
     """
 
     def __init__(self, network: RealBasicVSR) -> None:

@@ -30,9 +30,9 @@ def _coarse(clip: Tensor) -> Tensor:
 
 
 def _lacking(limit: float) -> Band:
-    """Return what the faithful output gains, at periods of about 8 to 60 pixels.
+    """Return the band, periods of about 8 to 60 pixels, in which the faithful output gets missing contrast back.
 
-    ColorVideoVDP prefers the contrast that damage took back, and no more than that (docs/decisions.md).
+    ColorVideoVDP prefers the contrast of the ground truth there, and no more than that (docs/decisions.md).
     """
     return Band(fine=(5,), wide=SIGMA_8_PX, share=1.0, limit=limit)
 

@@ -15,20 +15,21 @@ MIN_CONTRAST = 1 / 255
 """Contrast below which clips count as plain: they gain little."""
 
 type Boxes = tuple[int, ...]
-"""Sides of box filters, odd, in pixels: one after another they are almost a Gaussian."""
+"""Sides of box filters, odd, in pixels. One after another they blur almost like a Gaussian."""
 
 SIGMA_1_PX, SIGMA_2_PX, SIGMA_3_PX, SIGMA_8_PX = (3, 3), (5, 5), (7, 7, 3), (17, 17, 15)
+"""The Gaussians' standard deviations are 1.2, 2.0, 2.9 and 8.1 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """Detail between two sizes, and how much of it a clip gains.
+    """A band of spatial frequencies, the difference of two blurs, and how much contrast a clip gains in it.
 
     Attributes:
-        fine: Blur that removes finer detail.
-        wide: Blur that keeps coarser detail.
-        share: Share of what the clip lacks beside the ground truth that it gains.
-        limit: It gains at most this share of its own.
+        fine: The narrower blur; it removes finer detail.
+        wide: The wider blur; what it leaves is coarser than the band.
+        share: Share of the missing contrast that is added: 1 gives the contrast of the ground truth.
+        limit: At most this share of the clip's own contrast is added.
     """
 
     fine: Boxes
@@ -40,23 +41,23 @@ class Band:
 def contrast_loss(hr: Tensor, taught: Tensor, gt: Tensor, *, strength: float = 1.0) -> Tensor:
     """Return the L1 distance of the output to a teacher's output with more contrast.
 
-    A network that minimises an error has less contrast than the ground truth where it is unsure. Most of what it lacks
-    at periods of 6 to 60 pixels it can restore by amplifying what it has, which is nearly right, and that flickers less
-    and looks better than invented detail (docs/decisions.md). How much a clip lacks depends on its damage: the network
-    learns to tell from the input.
+    A network that minimises an error has less contrast than the ground truth where it is unsure. At periods of 6 to 60
+    pixels it can restore most of it by amplifying the detail that it has, which flickers less and looks better than
+    invented detail (docs/decisions.md). How much is missing depends on how damaged the clip is; the network learns to
+    tell from the input.
 
     Args:
         hr: Output (N, T, 3, S*H, S*W) in [0, 1].
         taught: Output of the teacher, of the same shape.
         gt: Ground truth, of the same shape.
-        strength: 1: the contrast of the ground truth at periods of 12 to 60 pixels, 0.6 of the way at 6 to 20, within
-            limits. 2: twice that gain, for a set of weights of which a mixture takes half.
+        strength: 1: all the missing contrast at periods of 12 to 60 pixels and 0.6 of it at 6 to 20, within limits. 2:
+            twice as much, for a sharp set of which the default mixture takes about half.
     """
-    return l1(hr, with_contrast(taught, gt, gains(strength)))
+    return l1(hr, with_contrast(taught, gt, contrast_bands(strength)))
 
 
-def gains(strength: float) -> tuple[Band, Band]:
-    """Return the bands of the contrast loss."""
+def contrast_bands(strength: float) -> tuple[Band, Band]:
+    """Return the two bands of the contrast loss; for strength, see there."""
     coarse = Band(fine=SIGMA_2_PX, wide=SIGMA_8_PX, share=strength, limit=0.3 * strength)
     return coarse, Band(fine=SIGMA_1_PX, wide=SIGMA_3_PX, share=0.6 * strength, limit=0.22 * strength)
 
@@ -64,12 +65,15 @@ def gains(strength: float) -> tuple[Band, Band]:
 def with_contrast(clip: Tensor, gt: Tensor, bands: Sequence[Band]) -> Tensor:
     """Raise the contrast of clips' luma towards that of the ground truth.
 
-    Each band of detail is multiplied by one factor for each clip, 1 or more.
+    Each band of each clip is multiplied by one factor, 1 or more.
 
     Args:
         clip: Clips (N, T, 3, H, W).
         gt: Ground truth, of the same shape.
-        bands: None changes nothing.
+        bands: The bands; an empty sequence changes nothing.
+
+    Returns:
+        Clips of the same shape; values may leave [0, 1].
     """
     plane, real = luma(clip), luma(gt)
     added = torch.zeros_like(plane)

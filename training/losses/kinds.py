@@ -40,7 +40,7 @@ class Needs(Flag):
     MOTION = auto()
     """The flow of the ground truth, and so two frames or more."""
     TEACHER = auto()
-    """The output of a faithful network."""
+    """The output of the teacher."""
     TEACHER_CLEANING = auto()
     """The frames that a faithful network cleans."""
     VGG = auto()

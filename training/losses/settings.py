@@ -100,7 +100,8 @@ class LossSettings:
     """Before the coarse loss compares with it, the luma of the faithful network's output gains the contrast that it
     lacks beside the ground truth, but at most this share of its own."""
     contrast_strength: NotNegative = 1.0
-    """How much of the contrast that the teacher's output lacks beside the ground truth the contrast loss asks for."""
+    """1: the teacher's output gets the contrast back that it lacks beside the ground truth; 2: twice as much, for a
+    sharp set of which a mixture takes half."""
     texture_quantile: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Quantile of the ground truth's texture that the texture loss asks for. 0.5: the median, which is less than the
     mean. More: sharper where the input leaves it open."""
