@@ -58,7 +58,11 @@ def formula_weights(shapes: Mapping[str, tuple[int, ...]], salt: str = "") -> di
 def formula_tensors(sizes: Architecture, salt: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in RealBasicVSR(sizes).state_dict().items()}
-    numbers = {"basicvsr.spynet.stride": sizes.flow_stride, "basicvsr.start_passes": sizes.start_passes}
+    numbers = {
+        "basicvsr.spynet.stride": sizes.flow_stride,
+        "basicvsr.start_passes": sizes.start_passes,
+        "image_cleaning.levels": sizes.cleaning_levels,
+    }
     told = {key: torch.tensor(float(number)) for key, number in numbers.items() if shapes.pop(key, None) is not None}
     return {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()} | told
 
@@ -167,7 +171,20 @@ def warp(x: Array, flow: Array, *, border: bool = False) -> Array:
 
 
 def cleaning_residue(frame: Array, weights: Weights) -> Array:
-    return convolve(trunk(frame, weights, "image_cleaning.0"), weights, "image_cleaning.1")
+    """From the smallest size to the frame's own: what a size gets is added before the next one is cleaned."""
+    sizes = [frame.shape[1:]]
+    for _ in range(int(weights.get("image_cleaning.levels", 1)) - 1):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    frames = [frame]
+    for size in sizes[1:]:
+        frames.append(resize(frames[-1], *size))
+    residue = np.zeros_like(frames[-1])
+    for size, seen in zip(sizes[::-1], frames[::-1], strict=True):
+        residue = resize(residue, *size)
+        features = trunk(seen + residue, weights, "image_cleaning.0")
+        residue = residue + convolve(features, weights, "image_cleaning.1")
+    return residue
 
 
 def flow_between(ref: Array, supp: Array, weights: Weights) -> Array:

@@ -16,7 +16,7 @@ from training.discriminators.unet import UNetDiscriminator
 from training.processes import TrainingError
 from training.run_folder import CheckpointError, newest_checkpoint
 from training.settings import Settings
-from vsrealbasicvsr.model import START_PASSES_KEY, RealBasicVSR
+from vsrealbasicvsr.model import CLEANING_LEVELS_KEY, START_PASSES_KEY, RealBasicVSR
 from vsrealbasicvsr.weights import DEFAULT_WEIGHTS, WeightsError, read_discriminator, read_tensors
 from vsrealbasicvsr.weights.reading import build_network, read_network
 
@@ -57,11 +57,12 @@ class Networks:
             state, warnings = newest_checkpoint(start)
             for warning in warnings:
                 print(f"training train: {warning}", file=sys.stderr)
-            self._load(self.model, state["model"], start)
+            self._load(self.model, self._with_own_levels(state["model"]), start)
             if self.discriminator is not None and state.get("discriminator") is not None:
                 self._load(self.discriminator, state["discriminator"], start)
         elif start is not None:
-            self._load(self.model, faithful_weights(start, self.settings.architecture.start_passes), start)
+            tensors = faithful_weights(start, self.settings.architecture.start_passes)
+            self._load(self.model, self._with_own_levels(tensors), start)
             if self.discriminator is not None:
                 try:
                     if isinstance(self.discriminator, UNetDiscriminator):
@@ -86,6 +87,11 @@ class Networks:
                 "there is no flow network to begin with, and it is frozen: give one with --spynet FILE (python -m"
                 " training flow makes one), begin --from weights, or let it learn with --flow-learning-rate 2.5e-5"
             )
+
+    def _with_own_levels(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors with the settings' number of cleaning levels: the weights are the same for any number."""
+        own = {name: tensor for name, tensor in self.model.state_dict().items() if name == CLEANING_LEVELS_KEY}
+        return {name: tensor for name, tensor in tensors.items() if name != CLEANING_LEVELS_KEY} | own
 
     def prepare(self) -> None:
         """Move everything to the device and create the optimisers. Call it after the weights are loaded."""

@@ -15,7 +15,14 @@ from training.degradations import SCALE
 from training.fields import AtLeast1, Count, NotNegative, Range, SettingsError, Share, check_fields, from_plain, written
 from training.losses.kinds import Reach
 from training.losses.settings import LOSSES, LossSettings
-from vsrealbasicvsr.model import MAX_BLOCKS, MAX_FLOW_LEVELS, MAX_START_PASSES, STRIDES, Architecture
+from vsrealbasicvsr.model import (
+    MAX_BLOCKS,
+    MAX_CLEANING_LEVELS,
+    MAX_FLOW_LEVELS,
+    MAX_START_PASSES,
+    STRIDES,
+    Architecture,
+)
 
 MAX_CHANNELS = 1024
 """Maximum width of any layer; the published network has 64."""
@@ -209,6 +216,7 @@ def _check_architecture(architecture: Architecture) -> None:
         (counts, Range(1, MAX_BLOCKS)),
         ({"num_flow_levels": architecture.num_flow_levels}, Range(1, MAX_FLOW_LEVELS)),
         ({"start_passes": architecture.start_passes}, Range(0, MAX_START_PASSES)),
+        ({"cleaning_levels": architecture.cleaning_levels}, Range(1, MAX_CLEANING_LEVELS)),
     ):
         for name, size in sizes.items():
             if not allowed.low <= size <= allowed.high:

@@ -132,6 +132,7 @@ def test_a_network_of_another_scale_is_refused_where_pixels_are_shuffled():
         ((1, 3, 3, 9, 14), ALL_DIFFERENT, "every size another "),
         ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, flow_stride=2), "flow at half the size "),
         ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, start_passes=2), "ends as if they had been seen before "),
+        ((1, 2, 3, 13, 10), replace(ALL_DIFFERENT, cleaning_levels=4), "cleaned at four sizes "),
         ((2, 1, 3, 8, 4), replace(ALL_DIFFERENT, num_flow_levels=1, num_forward_blocks=0), "shallow "),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else None,
@@ -395,9 +396,9 @@ def test_equal_frames_of_a_network_without_biases_have_no_flow():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(("stride", "start_passes"), [(1, 0), (2, 3), (8, 0)])
-def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride, start_passes):
-    sizes = replace(ALL_DIFFERENT, flow_stride=stride, start_passes=start_passes)
+@pytest.mark.parametrize(("stride", "start_passes", "cleaning_levels"), [(1, 0, 1), (2, 3, 2), (8, 0, 4)])
+def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride, start_passes, cleaning_levels):
+    sizes = replace(ALL_DIFFERENT, flow_stride=stride, start_passes=start_passes, cleaning_levels=cleaning_levels)
     state_dict = {key: tensor.to(dtype) for key, tensor in formula_network(sizes).state_dict().items()}
     network = RealBasicVSR.from_state_dict(state_dict)
     assert network.sizes == sizes
@@ -457,6 +458,10 @@ BROKEN_STATE_DICTS = {
     "more passes at the start than may be": (
         lambda s: s | {"basicvsr.start_passes": torch.tensor(9.0)},
         r"'basicvsr\.start_passes' must be one number of \(1, 2, 3, .*, 8\), got 9",
+    ),
+    "more sizes to clean at than may be": (
+        lambda s: s | {"image_cleaning.levels": torch.tensor(5.0)},
+        r"'image_cleaning\.levels' must be one number of \(2, 3, 4\), got 5",
     ),
     "one extra": (lambda s: s | {"basicvsr.more": torch.zeros(2)}, r"1 extra \(basicvsr\.more\)"),
     "misshapen": (

@@ -20,9 +20,9 @@ def no_gradients():
 SMALL = replace(reference_sizes(8, 2), hr_channels=8, hr_out_channels=8, flow_channels=(4, 4, 4, 4))
 
 
-def network_that_adds(step: float) -> RealBasicVSR:
-    """A network whose every cleaning pass adds `step` to every value, whatever the frame."""
-    network = formula_network(SMALL)
+def network_that_adds(step: float, *, cleaning_levels: int = 1) -> RealBasicVSR:
+    """A network whose every cleaning pass adds `step` to every value at each size, whatever the frame."""
+    network = formula_network(replace(SMALL, cleaning_levels=cleaning_levels))
     network.image_cleaning[1].weight.zero_()
     network.image_cleaning[1].bias.fill_(step)
     return network
@@ -70,6 +70,30 @@ def test_a_change_of_exactly_theta_is_cleaned_again(theta, num_expected, decide_
     cleaned, num_passes = refine(network_that_adds(-step), grey_frames(0.5, 0.75), theta=theta, decide_per=decide_per)
     assert num_passes.tolist() == [[num_expected] * 2]
     assert torch.equal(cleaned, grey_frames(0.5, 0.75) - num_expected * step)
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 1), (9, 2)])
+def test_what_each_size_of_a_frame_gets_is_added_up(size):
+    step = 1 / 64
+    frames = torch.full((2, 3, *size), 0.5)
+    for num_levels in (1, 2, 4):
+        residue = network_that_adds(step, cleaning_levels=num_levels).cleaning_residue(frames)
+        assert torch.equal(residue, torch.full_like(frames, num_levels * step))
+
+
+def test_at_half_the_size_a_cleaning_pass_sees_twice_as_far():
+    lr = noisy_clip(1, 1, 3, 96, 1)[0]
+    changed = lr.clone()
+    changed[:, :, 0] += 1
+    reached = {}
+    for num_levels in (1, 2, 3):
+        network = formula_network(replace(SMALL, cleaning_levels=num_levels))
+        difference = network.cleaning_residue(changed) - network.cleaning_residue(lr)
+        reached[num_levels] = int(difference.abs().amax(dim=(0, 1, 3)).nonzero().max())
+        halo = network.cleaning_halo_rows
+    assert reached[1] == halo
+    assert 2 * halo <= reached[2] <= 2 * (halo + 2)
+    assert 4 * halo <= reached[3] <= 4 * (halo + 4)
 
 
 def test_each_frame_is_cleaned_until_its_own_change_is_below_theta():

@@ -437,10 +437,14 @@ def test_a_frozen_part_stays_and_the_rest_learns_also_when_resumed(
     assert "flicker" in read_log(out)[-1]
 
 
-def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(clips, whole_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_levels", [1, 3])
+def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(
+    clips, whole_run, tmp_path, monkeypatch, num_levels
+):
     out = tmp_path / "alone"
     words = [*TINY_SETTINGS, "--rest-weight", 0, "--num-frames", 2, "--pool-num-frames", 2, "--batch", 1]
     sizes = ["--architecture.start-passes", 0, "--architecture.flow-stride", 1]
+    sizes += ["--architecture.cleaning-levels", num_levels]
     monkeypatch.setattr(RealBasicVSR, "super_resolve", None)  # calling it would fail
     monkeypatch.setattr(Teacher, "output", None)
     start = ["--preset", "compact-cleaning", *words, *sizes, "--data", clips, "--out", out, "--from", whole_run]
@@ -450,6 +454,7 @@ def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(clips, wh
     after = load_checkpoint(checkpoint_path(out, 4))["model"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("image_cleaning.")}
+    assert load_model(out / "ema.safetensors").sizes.cleaning_levels == num_levels  # whole_run's has one
     assert {"cleaning", "banding", "keep"} <= read_log(out)[-1].keys()
     assert "output" not in read_log(out)[-1]
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)

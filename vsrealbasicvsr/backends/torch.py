@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model.cleaning_levels import residue_of_levels
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 from .base import PropagationInputs, is_large, rows_per_tile, split_into_tiles
@@ -44,8 +45,11 @@ class TorchBackend:
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames."""
+        return residue_of_levels(frames, self._model.sizes.cleaning_levels, self._cleaning_residue_of_size)
+
+    def _cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
         frames = frames.contiguous(memory_format=torch.channels_last)
-        return self._tiled(self._model.cleaning_residue, frames, halo=self._model.cleaning_halo_rows)
+        return self._tiled(self._model.cleaning_residue_of_size, frames, halo=self._model.cleaning_halo_rows)
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Return the flow that aligns what belongs to `supp` to `ref`."""

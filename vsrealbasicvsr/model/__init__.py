@@ -6,7 +6,9 @@ to, channel 0 to the right, channel 1 down.
 """
 
 from .architecture import (
+    CLEANING_LEVELS_KEY,
     MAX_BLOCKS,
+    MAX_CLEANING_LEVELS,
     MAX_FLOW_LEVELS,
     MAX_START_PASSES,
     START_PASSES_KEY,
@@ -19,7 +21,9 @@ from .refinement import MAX_CLEANING_PASSES, DecidePer, refine
 from .state_dict import StateDictError, check_state_dict, first_names
 
 __all__ = [
+    "CLEANING_LEVELS_KEY",
     "MAX_BLOCKS",
+    "MAX_CLEANING_LEVELS",
     "MAX_CLEANING_PASSES",
     "MAX_FLOW_LEVELS",
     "MAX_START_PASSES",

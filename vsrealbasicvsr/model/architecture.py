@@ -13,6 +13,9 @@ STRIDES = (2, 4, 8)
 MAX_CHANNELS = 4096
 """Far above any network's; a file can claim more at no cost, and the tensors that would follow cannot be made."""
 START_PASSES_KEY = "basicvsr.start_passes"
+CLEANING_LEVELS_KEY = "image_cleaning.levels"
+MAX_CLEANING_LEVELS = 4
+"""Maximum number of sizes at which the cleaning module sees a frame; the smallest is then an eighth of the frame."""
 MAX_START_PASSES = 8
 MAX_BLOCKS = 200
 """Maximum blocks of a trunk or of the cleaning module; the published network has 20."""
@@ -44,6 +47,9 @@ class Architecture:
             each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested
             on that frame. 0 is published: the first frame starts from a hidden state of zeros. It is a tensor too,
             `basicvsr.start_passes`.
+        cleaning_levels: At how many sizes the cleaning module sees a frame, with the same weights: its own, half, a
+            quarter, an eighth. 1 is published. It is a tensor too, `image_cleaning.levels`, which only networks with
+            more than one have.
         scale: Output pixels per input pixel, on each axis. Only 4 is implemented: two pixel shuffles by 2.
     """
 
@@ -60,6 +66,7 @@ class Architecture:
     flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
     flow_stride: int = 1
     start_passes: int = 0
+    cleaning_levels: int = 1
     scale: int = 4
 
     @classmethod
@@ -109,6 +116,7 @@ class Architecture:
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
             flow_stride=_stride(state_dict.get(STRIDE_KEY)),
             start_passes=_start_passes(state_dict.get(START_PASSES_KEY)),
+            cleaning_levels=_cleaning_levels(state_dict.get(CLEANING_LEVELS_KEY)),
         )
 
 
@@ -130,6 +138,10 @@ def _stride(tensor: Tensor | None) -> int:
 
 def _start_passes(tensor: Tensor | None) -> int:
     return 0 if tensor is None else _number(START_PASSES_KEY, tensor, tuple(range(1, MAX_START_PASSES + 1)))
+
+
+def _cleaning_levels(tensor: Tensor | None) -> int:
+    return 1 if tensor is None else _number(CLEANING_LEVELS_KEY, tensor, tuple(range(2, MAX_CLEANING_LEVELS + 1)))
 
 
 def _number(key: str, tensor: Tensor, allowed: tuple[int, ...]) -> int:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Architecture
+from .cleaning_levels import residue_of_levels
 from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
 from .state_dict import check_state_dict
 
@@ -125,6 +126,8 @@ class RealBasicVSR(nn.Module):
             ResidualTrunk(3, self.sizes.cleaning_channels, self.sizes.num_cleaning_blocks),
             nn.Conv2d(self.sizes.cleaning_channels, 3, 3, padding=1),
         )
+        if self.sizes.cleaning_levels > 1:  # so that a file tells it, see start_passes
+            self.image_cleaning.register_buffer("levels", torch.tensor(float(self.sizes.cleaning_levels)))
         self.basicvsr = BasicVSR(self.sizes)
 
     @classmethod
@@ -166,11 +169,15 @@ class RealBasicVSR(nn.Module):
 
     @property
     def cleaning_halo_rows(self) -> int:
-        """The halo: rows on each side that a cleaned row depends on."""
+        """The halo of `cleaning_residue_of_size`: rows on each side that a cleaned row depends on."""
         return _num_convolutions(self.image_cleaning)
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
+        return residue_of_levels(frames, self.sizes.cleaning_levels, self.cleaning_residue_of_size)
+
+    def cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
+        """Return what the cleaning module adds to frames (B, 3, H, W) of one of its sizes."""
         return self.image_cleaning(frames.to(self.dtype)).to(frames.dtype)  # type: ignore[no-any-return]
 
     def clean(self, lr: Tensor) -> Tensor:

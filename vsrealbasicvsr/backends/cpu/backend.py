@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vsrealbasicvsr.model import RealBasicVSR, SPyNet
+from vsrealbasicvsr.model.cleaning_levels import residue_of_levels
 from vsrealbasicvsr.model.network import ResidualTrunk
 
 from ..base import PropagationInputs, Tile, even_rows, is_large, split_into_tiles
@@ -94,6 +95,7 @@ class CpuBackend:
         assert isinstance(last, nn.Conv2d)
         self._cleaning = packer.trunk(cleaning, state_channels=0)
         self._cleaning_last = packer.to_planes(last)
+        self._num_cleaning_levels = sizes.cleaning_levels
         vsr, channels = model.basicvsr, sizes.mid_channels
         self._backward = packer.trunk(vsr.backward_resblocks, state_channels=channels)
         self._forward = packer.trunk(vsr.forward_resblocks, state_channels=channels)
@@ -116,6 +118,9 @@ class CpuBackend:
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames (B, 3, H, W), shaped like them."""
+        return residue_of_levels(frames, self._num_cleaning_levels, self._cleaning_residue_of_size)
+
+    def _cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
         residues = torch.zeros_like(frames, memory_format=torch.contiguous_format)
         _, _, height, width = frames.shape
         for frame, residue in zip(frames, residues, strict=True):

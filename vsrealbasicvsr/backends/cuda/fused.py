@@ -146,8 +146,7 @@ class FusedBackend(TorchBackend):
         super().__init__(model, max_tile_rows=max_tile_rows)
         self._join = kernels.join
 
-    def cleaning_residue(self, frames: Tensor) -> Tensor:
-        """Return what one cleaning pass adds to frames."""
+    def _cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
         return self._tiled(self._cleaned, frames, halo=self._model.cleaning_halo_rows)
 
     def _cleaned(self, frames: Tensor) -> Tensor:
