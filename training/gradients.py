@@ -234,7 +234,13 @@ def _cleaning_tensors(
             return model.clean(frames)
 
     return CleaningTensors(
-        gt=gt, cleaned=cleaned, clean=clean, faithful=faithful, distance=losses.distance, rest_frame=rest_frame
+        gt=gt,
+        cleaned=cleaned,
+        clean=clean,
+        faithful=faithful,
+        distance=losses.distance,
+        keep_everywhere=losses.keep_everywhere,
+        rest_frame=rest_frame,
     )
 
 

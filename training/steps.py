@@ -145,7 +145,7 @@ class Steps:
         """Add the generator's gradients. Return its losses, and the output unless the cleaning alone is trained."""
         networks, settings = self._networks, self._networks.settings
         rest_frame = iteration % settings.data.num_frames
-        faithful_cleaned = self._faithful_cleaned(lr)
+        faithful_cleaned = self._faithful_cleaned(lr, gt)
         if settings.trains_cleaning_alone:
             losses = cleaning_step(
                 networks.model,
@@ -200,9 +200,12 @@ class Steps:
         needed = self._networks.settings.losses.needs(Needs.TEACHER)
         return self._teacher.output(lr, self._dtype) if needed and self._teacher is not None else None
 
-    def _faithful_cleaned(self, lr: Tensor) -> Tensor | None:
-        needed = self._networks.settings.losses.needs(Needs.TEACHER_CLEANING)
-        return self._teacher.cleaned(lr, self._dtype) if needed and self._teacher is not None else None
+    def _faithful_cleaned(self, lr: Tensor, gt: Tensor) -> Tensor | None:
+        settings = self._networks.settings
+        if self._teacher is None or not settings.losses.needs(Needs.TEACHER_CLEANING):
+            return None
+        num_levels = settings.architecture.cleaning_levels
+        return self._teacher.nearest_cleaned(lr, gt, self._dtype, num_levels=num_levels)
 
     # ---- captured ----------------------------------------------------------------------------------------------------
 
@@ -264,7 +267,7 @@ class Steps:
             gt,
             losses=settings.losses,
             faithful=self._faithful(lr),
-            faithful_cleaned=self._faithful_cleaned(lr),
+            faithful_cleaned=self._faithful_cleaned(lr, gt),
             flows_px=flows_px,
             discriminator=networks.discriminator,
             rest_frame=settings.data.num_frames // 2,

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.losses.keep import nearer_cleaned
 from training.networks import faithful_weights
 from training.processes import TrainingError
 from training.run_folder import ORIGIN, find_weights
 from training.settings import Settings
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model.cleaning_levels import residue_of_levels
 from vsrealbasicvsr.weights import tensors_sha256
+from vsrealbasicvsr.weights.mixing import differences
 
 
 class Teacher:
@@ -56,8 +59,12 @@ class Teacher:
         except UserError as error:
             raise TrainingError(f"the teacher: {error} If it has moved, name it with --teacher.") from None
         network = RealBasicVSR.from_state_dict(tensors).eval().requires_grad_(False)
-        if settings.losses.looks_at_mixtures and network.sizes != settings.architecture:
-            raise TrainingError(f"mixture_probability needs a teacher of the trained network's sizes, not {path}")
+        different = differences(network.sizes, settings.architecture)
+        if settings.losses.looks_at_mixtures and different:
+            raise TrainingError(
+                f"mixture_probability needs a teacher of the trained network's sizes, not {path} ({different}). Use the"
+                " --architecture.* options that it was trained with."
+            )
         return Teacher(network.to(device).to(memory_format=torch.channels_last))
 
     def identity(self) -> str:
@@ -79,8 +86,33 @@ class Teacher:
     @torch.no_grad()
     def cleaned(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Return a clip (N, T, 3, H, W) after one cleaning pass; arguments as for `output`."""
+        return self._cleaned(lr, dtype, self.num_cleaning_levels)
+
+    @torch.no_grad()
+    def nearest_cleaned(self, lr: Tensor, gt: Tensor, dtype: torch.dtype | None, *, num_levels: int) -> Tensor:
+        """Return a clip after one cleaning pass, at its own or at more sizes, see `nearer_cleaned`.
+
+        Args:
+            lr: The input (N, T, 3, H, W).
+            gt: The ground truth (N, T, 3, S*H, S*W).
+            dtype: Type of the convolutions; None: float32.
+            num_levels: The number of sizes to compare with its own; if it is not larger there is no choice.
+        """
+        cleaned = self.cleaned(lr, dtype)
+        if num_levels <= self.num_cleaning_levels:
+            return cleaned
+        return nearer_cleaned(cleaned, self._cleaned(lr, dtype, num_levels), gt)
+
+    @property
+    def num_cleaning_levels(self) -> int:
+        """Number of sizes at which the network cleans a frame."""
+        return self.network.sizes.cleaning_levels
+
+    def _cleaned(self, lr: Tensor, dtype: torch.dtype | None, num_levels: int) -> Tensor:
+        frames = lr.flatten(0, 1)
         with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
-            return self.network.clean(lr).float()
+            residue = residue_of_levels(frames, num_levels, self.network.cleaning_residue_of_size)
+            return (frames + residue).view_as(lr).float()
 
 
 def usual_teacher(start: Path | None, settings: Settings) -> Path | None:

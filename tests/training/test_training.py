@@ -267,7 +267,8 @@ def teacher(whole_run, tmp_path) -> Path:
 
 COARSE = ["--preset", "compact-gan", *TINY_SETTINGS, "--rest-weight", "0", "--num-frames", "2",
           "--pool-num-frames", "2", "--architecture.start-passes", "0", "--architecture.flow-stride", "1",
-          "--precision", "fp32", "--batch", "2", "--discriminator-width", "4", "--colour-block-px", "16"]  # fmt: skip
+          "--architecture.cleaning-levels", "1", "--precision", "fp32", "--batch", "2", "--discriminator-width", "4",
+          "--colour-block-px", "16"]  # fmt: skip
 ALONE = ["--output-weight", "0", "--colour-weight", "0", "--flicker-weight", "0", "--texture-weight", "0",
          "--weave-weight", "0", "--hatching-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0",
          "--coarse-contrast", "0", "--chroma-weight", "0"]  # fmt: skip

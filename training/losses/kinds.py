@@ -93,6 +93,7 @@ class CleaningTensors:
         clean: One cleaning pass.
         faithful: What the teacher cleans, of cleaned's shape, if a loss needs it.
         distance: Of the settings.
+        keep_everywhere: Of the settings.
         rest_frame: Frame that the rest loss looks at.
     """
 
@@ -101,6 +102,7 @@ class CleaningTensors:
     clean: Callable[[Tensor], Tensor]
     faithful: Tensor | None
     distance: Distance
+    keep_everywhere: bool
     rest_frame: int
 
 

@@ -73,7 +73,8 @@ class LossSettings:
     bands on walls and skies. Not in the paper."""
     keep_weight: Annotated[NotNegative, keep.LOSS] = 0.0
     """Distance of the cleaned frames to those that a faithful network (--teacher) cleans, where the ground truth is not
-    plain: for teaching the cleaning module alone. Not in the paper."""
+    plain: for teaching the cleaning module alone. If that network cleans at fewer sizes, the distance is to the nearer
+    to the ground truth of what it cleans at its own and at the trained network's number. Not in the paper."""
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
@@ -96,6 +97,8 @@ class LossSettings:
     colour_block_px: AtLeast1 = colour.COLOUR_BLOCK_PX
     """Side of the colour loss's blocks in pixels of the input. Codecs change the colour of blocks of 16: smaller blocks
     keep that."""
+    keep_everywhere: bool = False
+    """Let the keep loss hold plain areas too."""
     coarse_contrast: NotNegative = 0.0
     """Before the coarse loss compares with it, the luma of the faithful network's output gains the contrast that it
     lacks beside the ground truth, but at most this share of its own."""

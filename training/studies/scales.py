@@ -62,8 +62,11 @@ def _stages(
     return first, changed(first, {**losses, **second})
 
 
+_PAPERS_CLEANING = dataclasses.replace(COMPACT_ARCHITECTURE, cleaning_levels=1)
+"""The default weights' sizes with the paper's cleaning module, which sees a frame at its own size alone."""
+
 _SMOKE = _stages(
-    COMPACT_ARCHITECTURE,
+    _PAPERS_CLEANING,
     {"num_frames": 6, "crop_px": 24, "degradations": dataclasses.asdict(MODERATE)},
     {
         "iterations": 24,
@@ -82,7 +85,7 @@ _SMOKE = _stages(
 )
 
 _SMALL = _stages(
-    dataclasses.replace(COMPACT_ARCHITECTURE, start_passes=0),
+    dataclasses.replace(_PAPERS_CLEANING, start_passes=0),
     {"num_frames": 14, "crop_px": 48},
     {
         "iterations": 1500,

@@ -123,7 +123,7 @@ class VariantNetworks(Networks):
         A recurrent cleaning module begins as the module of images: what it takes from its state has weights of 0.
         Raises TrainingError if the sizes are not theirs.
         """
-        tensors = faithful_weights(Path("default"), self.settings.architecture.start_passes)
+        tensors = self._with_own_levels(faithful_weights(Path("default"), self.settings.architecture.start_passes))
         if not len(self.model.image_cleaning):
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLEANING_PREFIX)}
         if isinstance(self.model, RecurrentCleaning):

@@ -22,7 +22,7 @@ from training.losses.colour import colour_loss
 from training.losses.contrast import SIGMA_8_PX, Band, contrast_loss, with_contrast
 from training.losses.distances import averaged, charbonnier, l1
 from training.losses.flicker import flicker_loss
-from training.losses.keep import keep_loss
+from training.losses.keep import keep_loss, nearer_cleaned
 from training.losses.kinds import CleaningTensors, ClipTensors, Reach
 from training.losses.output import output_loss
 from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
@@ -268,6 +268,29 @@ def test_the_keep_loss_lets_go_of_plain_areas_but_not_of_their_colour():
     assert keep_loss(tinted, faithful, hr) > 1.5 * changed["plain"]
 
 
+def test_the_keep_loss_can_hold_plain_areas_as_well():
+    wall = torch.full((1, 1, 3, 48, 48), 0.5)
+    cleaned = wall + 0.04 * (torch.arange(48) % 2) - 0.02
+    held = keep_loss(cleaned, wall, enlarged(wall), everywhere=True)
+    assert held > 5 * keep_loss(cleaned, wall, enlarged(wall))
+    assert held == pytest.approx(0.02, rel=0.1)  # as an L1 distance
+
+
+def test_of_two_cleaned_clips_the_nearer_to_the_truth_is_taken_around_each_pixel():
+    truth = texture(0)[:, :1].expand(1, 1, 3, -1, -1)[..., :64, :64]
+    truth = torch.cat((truth, texture(1)[:, :1, :, :64, :64]), dim=-1)
+    one, other = truth.clone(), truth.clone()
+    one[..., :64] += 0.05
+    other[..., 64:] += 0.03
+    taken = nearer_cleaned(one, other, enlarged(truth))
+    assert torch.equal(taken[..., :48], other[..., :48])
+    assert torch.equal(taken[..., 80:], one[..., 80:])
+    wall = torch.full_like(truth, 0.5)
+    blocky, smooth = wall.clone(), wall + 0.2 / 255  # in plain areas the smoother one may be this much farther
+    assert torch.equal(nearer_cleaned(blocky, smooth, enlarged(wall)), smooth)
+    assert torch.equal(nearer_cleaned(truth, truth + 0.2 / 255, enlarged(truth)), truth)
+
+
 def test_the_coarse_loss_sees_everything_but_the_finest_detail():
     columns = torch.zeros(1, 2, 3, 12, 32)
     columns[..., ::2] = 0.4
@@ -476,7 +499,13 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         texture_quantile=0.5,
     )
     of_cleaning = CleaningTensors(
-        gt=truth, cleaned=lr, clean=lambda frames: frames, faithful=lr, distance="charbonnier", rest_frame=0
+        gt=truth,
+        cleaned=lr,
+        clean=lambda frames: frames,
+        faithful=lr,
+        distance="charbonnier",
+        keep_everywhere=False,
+        rest_frame=0,
     )
     of_views = {"perceptual", "adversarial", "feature_matching"}
     for name in LOSSES.keys() - of_views:
