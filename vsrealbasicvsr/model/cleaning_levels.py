@@ -1,6 +1,6 @@
 """A cleaning pass that looks at a frame at several sizes. Not in the paper.
 
-What a cleaning module sees around a pixel ends with its convolutions: 27 pixels for the default weights, less than two
+What a cleaning module sees around a pixel ends with its convolutions: 29 pixels for the default weights, less than two
 of a codec's blocks of colour. In a frame of half the size the same convolutions see twice as far.
 """
 
