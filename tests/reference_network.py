@@ -61,7 +61,7 @@ def formula_tensors(sizes: Architecture, salt: str) -> dict[str, torch.Tensor]:
     numbers = {
         "basicvsr.spynet.stride": sizes.flow_stride,
         "basicvsr.start_passes": sizes.start_passes,
-        "image_cleaning.levels": sizes.cleaning_levels,
+        "image_cleaning.levels": sizes.num_cleaning_levels,
     }
     told = {key: torch.tensor(float(number)) for key, number in numbers.items() if shapes.pop(key, None) is not None}
     return {key: torch.from_numpy(weight) for key, weight in formula_weights(shapes, salt).items()} | told
@@ -172,16 +172,16 @@ def warp(x: Array, flow: Array, *, border: bool = False) -> Array:
 
 def cleaning_residue(frame: Array, weights: Weights) -> Array:
     """From the smallest size to the frame's own: what a size gets is added before the next one is cleaned."""
-    sizes = [frame.shape[1:]]
-    for _ in range(int(weights.get("image_cleaning.levels", 1)) - 1):
-        height, width = sizes[-1]
-        sizes.append(((height + 1) // 2, (width + 1) // 2))
     frames = [frame]
-    for size in sizes[1:]:
-        frames.append(resize(frames[-1], *size))
+    for _ in range(int(weights.get("image_cleaning.levels", 1)) - 1):
+        fine = frames[-1]
+        fine = np.pad(fine, ((0, 0), (0, fine.shape[1] % 2), (0, fine.shape[2] % 2)), mode="edge")
+        frames.append((fine[:, ::2, ::2] + fine[:, 1::2, ::2] + fine[:, ::2, 1::2] + fine[:, 1::2, 1::2]) / 4)
     residue = np.zeros_like(frames[-1])
-    for size, seen in zip(sizes[::-1], frames[::-1], strict=True):
-        residue = resize(residue, *size)
+    for seen in frames[::-1]:
+        if residue.shape != seen.shape:
+            larger = resize(residue, 2 * residue.shape[1], 2 * residue.shape[2])
+            residue = larger[:, : seen.shape[1], : seen.shape[2]]
         features = trunk(seen + residue, weights, "image_cleaning.0")
         residue = residue + convolve(features, weights, "image_cleaning.1")
     return residue

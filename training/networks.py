@@ -89,7 +89,16 @@ class Networks:
             )
 
     def _with_own_levels(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors with the settings' number of cleaning levels: the weights are the same for any number."""
+        """Return the tensors with the settings' number of cleaning levels: the weights are the same for any number.
+
+        Raises TrainingError if the cleaning module is frozen and would clean otherwise.
+        """
+        wanted, found = self.settings.architecture.num_cleaning_levels, int(tensors.get(CLEANING_LEVELS_KEY, 1))
+        if self.settings.freeze_cleaning and found != wanted:
+            raise TrainingError(
+                f"the cleaning module is to stay as it is, and it cleans at another number of sizes than the settings"
+                f" say ({found}, not {wanted}): add --architecture.num-cleaning-levels {found}"
+            )
         own = {name: tensor for name, tensor in self.model.state_dict().items() if name == CLEANING_LEVELS_KEY}
         return {name: tensor for name, tensor in tensors.items() if name != CLEANING_LEVELS_KEY} | own
 

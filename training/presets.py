@@ -24,7 +24,7 @@ COMPACT_ARCHITECTURE = Architecture(
     flow_channels=(16, 32, 16, 8),
     flow_stride=2,
     start_passes=1,
-    cleaning_levels=3,
+    num_cleaning_levels=3,
 )
 """Sizes of the default weights: 1,349,865 parameters."""
 

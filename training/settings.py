@@ -216,7 +216,7 @@ def _check_architecture(architecture: Architecture) -> None:
         (counts, Range(1, MAX_BLOCKS)),
         ({"num_flow_levels": architecture.num_flow_levels}, Range(1, MAX_FLOW_LEVELS)),
         ({"start_passes": architecture.start_passes}, Range(0, MAX_START_PASSES)),
-        ({"cleaning_levels": architecture.cleaning_levels}, Range(1, MAX_CLEANING_LEVELS)),
+        ({"num_cleaning_levels": architecture.num_cleaning_levels}, Range(1, MAX_CLEANING_LEVELS)),
     ):
         for name, size in sizes.items():
             if not allowed.low <= size <= allowed.high:

@@ -204,7 +204,7 @@ class Steps:
         settings = self._networks.settings
         if self._teacher is None or not settings.losses.needs(Needs.TEACHER_CLEANING):
             return None
-        num_levels = settings.architecture.cleaning_levels
+        num_levels = settings.architecture.num_cleaning_levels
         return self._teacher.nearest_cleaned(lr, gt, self._dtype, num_levels=num_levels)
 
     # ---- captured ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from training.run_folder import ORIGIN, find_weights
 from training.settings import Settings
 from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import RealBasicVSR
-from vsrealbasicvsr.model.cleaning_levels import residue_of_levels
 from vsrealbasicvsr.weights import tensors_sha256
 from vsrealbasicvsr.weights.mixing import differences
 
@@ -62,8 +61,8 @@ class Teacher:
         different = differences(network.sizes, settings.architecture)
         if settings.losses.looks_at_mixtures and different:
             raise TrainingError(
-                f"mixture_probability needs a teacher of the trained network's sizes, not {path} ({different}). Use the"
-                " --architecture.* options that it was trained with."
+                f"mixture_probability needs a teacher of the trained network's sizes, not {path} ({different}). Name"
+                " another one with --teacher, or give the --architecture.* options that it was trained with."
             )
         return Teacher(network.to(device).to(memory_format=torch.channels_last))
 
@@ -84,9 +83,10 @@ class Teacher:
             return self.network.super_resolve(cleaned).float()
 
     @torch.no_grad()
-    def cleaned(self, lr: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """Return a clip (N, T, 3, H, W) after one cleaning pass; arguments as for `output`."""
-        return self._cleaned(lr, dtype, self.num_cleaning_levels)
+    def cleaned(self, lr: Tensor, dtype: torch.dtype | None, *, num_levels: int | None = None) -> Tensor:
+        """Return a clip (N, T, 3, H, W) after one cleaning pass; arguments as for `output` and RealBasicVSR.clean."""
+        with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
+            return self.network.clean(lr, num_levels=num_levels).float()
 
     @torch.no_grad()
     def nearest_cleaned(self, lr: Tensor, gt: Tensor, dtype: torch.dtype | None, *, num_levels: int) -> Tensor:
@@ -99,20 +99,9 @@ class Teacher:
             num_levels: The number of sizes to compare with its own; if it is not larger there is no choice.
         """
         cleaned = self.cleaned(lr, dtype)
-        if num_levels <= self.num_cleaning_levels:
+        if num_levels <= self.network.sizes.num_cleaning_levels:
             return cleaned
-        return nearer_cleaned(cleaned, self._cleaned(lr, dtype, num_levels), gt)
-
-    @property
-    def num_cleaning_levels(self) -> int:
-        """Number of sizes at which the network cleans a frame."""
-        return self.network.sizes.cleaning_levels
-
-    def _cleaned(self, lr: Tensor, dtype: torch.dtype | None, num_levels: int) -> Tensor:
-        frames = lr.flatten(0, 1)
-        with torch.autocast(lr.device.type, dtype, enabled=dtype is not None):
-            residue = residue_of_levels(frames, num_levels, self.network.cleaning_residue_of_size)
-            return (frames + residue).view_as(lr).float()
+        return nearer_cleaned(cleaned, self.cleaned(lr, dtype, num_levels=num_levels), gt)
 
 
 def usual_teacher(start: Path | None, settings: Settings) -> Path | None:

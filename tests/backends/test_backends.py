@@ -29,7 +29,7 @@ SMALL = Architecture(
     hr_out_channels=6,
     num_flow_levels=4,
     flow_channels=(8, 12, 8, 4),
-    cleaning_levels=3,
+    num_cleaning_levels=3,
 )
 
 SIZES = [(1, 1), (1, 37), (37, 1), (24, 32), (31, 33), (45, 67), (64, 96)]
@@ -117,10 +117,10 @@ def assert_near(results: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         assert (tensor.cpu() - expected[name]).abs().max() <= WINOGRAD * largest, name
 
 
-@pytest.mark.parametrize("cleaning_levels", [1, SMALL.cleaning_levels])
+@pytest.mark.parametrize("num_cleaning_levels", [1, SMALL.num_cleaning_levels])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_step_gives_the_eager_models_values(create, device, height, width, cleaning_levels):
-    model = random_network(replace(SMALL, cleaning_levels=cleaning_levels))
+def test_every_step_gives_the_eager_models_values(create, device, height, width, num_cleaning_levels):
+    model = random_network(replace(SMALL, num_cleaning_levels=num_cleaning_levels))
     frames = smooth_frames(3, height, width)
     backend = create(model, None)
     assert_near(every_step(backend, [frame.to(device) for frame in frames]), every_step(model, frames))

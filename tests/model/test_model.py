@@ -132,7 +132,7 @@ def test_a_network_of_another_scale_is_refused_where_pixels_are_shuffled():
         ((1, 3, 3, 9, 14), ALL_DIFFERENT, "every size another "),
         ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, flow_stride=2), "flow at half the size "),
         ((1, 3, 3, 9, 14), replace(ALL_DIFFERENT, start_passes=2), "ends as if they had been seen before "),
-        ((1, 2, 3, 13, 10), replace(ALL_DIFFERENT, cleaning_levels=4), "cleaned at four sizes "),
+        ((1, 2, 3, 13, 10), replace(ALL_DIFFERENT, num_cleaning_levels=4), "cleaned at four sizes "),
         ((2, 1, 3, 8, 4), replace(ALL_DIFFERENT, num_flow_levels=1, num_forward_blocks=0), "shallow "),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) else None,
@@ -396,15 +396,24 @@ def test_equal_frames_of_a_network_without_biases_have_no_flow():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(("stride", "start_passes", "cleaning_levels"), [(1, 0, 1), (2, 3, 2), (8, 0, 4)])
-def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride, start_passes, cleaning_levels):
-    sizes = replace(ALL_DIFFERENT, flow_stride=stride, start_passes=start_passes, cleaning_levels=cleaning_levels)
+@pytest.mark.parametrize(("stride", "start_passes", "num_cleaning_levels"), [(1, 0, 1), (2, 3, 2), (8, 0, 4)])
+def test_sizes_are_read_from_shapes_and_the_tensors_come_back(dtype, stride, start_passes, num_cleaning_levels):
+    sizes = replace(
+        ALL_DIFFERENT, flow_stride=stride, start_passes=start_passes, num_cleaning_levels=num_cleaning_levels
+    )
     state_dict = {key: tensor.to(dtype) for key, tensor in formula_network(sizes).state_dict().items()}
     network = RealBasicVSR.from_state_dict(state_dict)
     assert network.sizes == sizes
     for key, tensor in network.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, state_dict[key].float())
+
+
+@pytest.mark.parametrize(("own", "given"), [(2, 3), (3, 2)])
+def test_tensors_for_another_number_of_sizes_to_clean_at_are_refused(own, given):
+    network, other = (formula_network(replace(SMALL, num_cleaning_levels=number)) for number in (own, given))
+    with pytest.raises(RuntimeError, match=rf"image_cleaning\.levels is {given}, and this network's is {own}"):
+        network.load_state_dict(other.state_dict())
 
 
 def test_a_network_shares_no_memory_with_the_state_dict_it_came_from():

@@ -20,9 +20,9 @@ def no_gradients():
 SMALL = replace(reference_sizes(8, 2), hr_channels=8, hr_out_channels=8, flow_channels=(4, 4, 4, 4))
 
 
-def network_that_adds(step: float, *, cleaning_levels: int = 1) -> RealBasicVSR:
+def network_that_adds(step: float, *, num_cleaning_levels: int = 1) -> RealBasicVSR:
     """A network whose every cleaning pass adds `step` to every value at each size, whatever the frame."""
-    network = formula_network(replace(SMALL, cleaning_levels=cleaning_levels))
+    network = formula_network(replace(SMALL, num_cleaning_levels=num_cleaning_levels))
     network.image_cleaning[1].weight.zero_()
     network.image_cleaning[1].bias.fill_(step)
     return network
@@ -77,7 +77,7 @@ def test_what_each_size_of_a_frame_gets_is_added_up(size):
     step = 1 / 64
     frames = torch.full((2, 3, *size), 0.5)
     for num_levels in (1, 2, 4):
-        residue = network_that_adds(step, cleaning_levels=num_levels).cleaning_residue(frames)
+        residue = network_that_adds(step, num_cleaning_levels=num_levels).cleaning_residue(frames)
         assert torch.equal(residue, torch.full_like(frames, num_levels * step))
 
 
@@ -87,13 +87,23 @@ def test_at_half_the_size_a_cleaning_pass_sees_twice_as_far():
     changed[:, :, 0] += 1
     reached = {}
     for num_levels in (1, 2, 3):
-        network = formula_network(replace(SMALL, cleaning_levels=num_levels))
+        network = formula_network(replace(SMALL, num_cleaning_levels=num_levels))
         difference = network.cleaning_residue(changed) - network.cleaning_residue(lr)
         reached[num_levels] = int(difference.abs().amax(dim=(0, 1, 3)).nonzero().max())
         halo = network.cleaning_halo_rows
     assert reached[1] == halo
     assert 2 * halo <= reached[2] <= 2 * (halo + 2)
     assert 4 * halo <= reached[3] <= 4 * (halo + 4)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_side_that_does_not_halve_is_cleaned_like_one_that_does(axis):
+    network = formula_network(replace(SMALL, num_cleaning_levels=3))
+    frames = noisy_clip(1, 1, 3, 100, 100)[0]
+    whole = network.cleaning_residue(frames).narrow(axis, 0, 40)  # as far from the last row as a pass sees
+    for side in (97, 98, 99):
+        part = network.cleaning_residue(frames.narrow(axis, 0, side)).narrow(axis, 0, 40)
+        torch.testing.assert_close(part, whole, atol=REGROUPED, rtol=0)
 
 
 def test_each_frame_is_cleaned_until_its_own_change_is_below_theta():

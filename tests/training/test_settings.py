@@ -92,7 +92,7 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         (["--architecture.flow-channels", "4,0,4,4"], "architecture.flow_channels[1] must be from 1 to 1024, got 0"),
         (["--architecture.scale", "2"], "architecture.scale must be 4, to which the degradations shrink, got 2"),
         (["--architecture.num-flow-levels", "99"], "architecture.num_flow_levels must be from 1 to 12, got 99"),
-        (["--architecture.cleaning-levels", "5"], "architecture.cleaning_levels must be from 1 to 4, got 5"),
+        (["--architecture.num-cleaning-levels", "5"], "architecture.num_cleaning_levels must be from 1 to 4, got 5"),
         (["--pool-crop-px", "16"], "smaller than the crops"),
         (["--flicker-weight", "1", "--num-frames", "1"], "the flicker loss needs num_frames of 2 or more, got 1"),
         (["--freeze-cleaning", "--freeze-basicvsr"], "freeze_cleaning and freeze_basicvsr leave nothing to train"),

@@ -267,8 +267,8 @@ def teacher(whole_run, tmp_path) -> Path:
 
 COARSE = ["--preset", "compact-gan", *TINY_SETTINGS, "--rest-weight", "0", "--num-frames", "2",
           "--pool-num-frames", "2", "--architecture.start-passes", "0", "--architecture.flow-stride", "1",
-          "--architecture.cleaning-levels", "1", "--precision", "fp32", "--batch", "2", "--discriminator-width", "4",
-          "--colour-block-px", "16"]  # fmt: skip
+          "--architecture.num-cleaning-levels", "1", "--precision", "fp32", "--batch", "2",
+          "--discriminator-width", "4", "--colour-block-px", "16"]  # fmt: skip
 ALONE = ["--output-weight", "0", "--colour-weight", "0", "--flicker-weight", "0", "--texture-weight", "0",
          "--weave-weight", "0", "--hatching-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0",
          "--coarse-contrast", "0", "--chroma-weight", "0"]  # fmt: skip
@@ -445,7 +445,7 @@ def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(
     out = tmp_path / "alone"
     words = [*TINY_SETTINGS, "--rest-weight", 0, "--num-frames", 2, "--pool-num-frames", 2, "--batch", 1]
     sizes = ["--architecture.start-passes", 0, "--architecture.flow-stride", 1]
-    sizes += ["--architecture.cleaning-levels", num_levels]
+    sizes += ["--architecture.num-cleaning-levels", num_levels]
     monkeypatch.setattr(RealBasicVSR, "super_resolve", None)  # calling it would fail
     monkeypatch.setattr(Teacher, "output", None)
     start = ["--preset", "compact-cleaning", *words, *sizes, "--data", clips, "--out", out, "--from", whole_run]
@@ -455,7 +455,7 @@ def test_the_cleaning_module_is_taught_alone_and_no_output_is_computed(
     after = load_checkpoint(checkpoint_path(out, 4))["model"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("image_cleaning.")}
-    assert load_model(out / "ema.safetensors").sizes.cleaning_levels == num_levels  # whole_run's has one
+    assert load_model(out / "ema.safetensors").sizes.num_cleaning_levels == num_levels  # whole_run's has one
     assert {"cleaning", "banding", "keep"} <= read_log(out)[-1].keys()
     assert "output" not in read_log(out)[-1]
     assert json.loads((out / "origin.json").read_text())["teacher"] == str(whole_run)
@@ -471,6 +471,12 @@ def test_who_asks_for_bf16_on_a_cpu_that_is_slow_at_it_is_told(clips, tmp_path, 
     words = ["--data", str(clips), "--out", str(tmp_path / "run"), "--iterations", "1", "--batch", "1"]
     assert main(["train", *TINY, *words, "--precision", "bf16"]) == 0
     assert ("bf16 takes 26 times as long as fp32 on this CPU" in capfd.readouterr().err) == is_said
+
+
+def test_a_frozen_cleaning_module_cleans_at_as_many_sizes_as_before(clips, whole_run, tmp_path):
+    words = ["--freeze-cleaning", "--architecture.num-cleaning-levels", 3, "--data", clips, "--from", whole_run]
+    done = run("train", *TINY, *words, "--out", tmp_path / "run", status=2)
+    assert "(1, not 3): add --architecture.num-cleaning-levels 1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("option", "part"), [("cleaning", "cleaning module"), ("basicvsr", "BasicVSR")])

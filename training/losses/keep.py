@@ -15,6 +15,8 @@ _BLOCK_PX = 24
 """Side of the blocks whose means are kept everywhere, in pixels of the input."""
 _NEARER_PX = 25
 """Side of the squares in which two cleaned clips are compared with the ground truth, in pixels of the input."""
+_BLEND_PX = 5
+"""Over how many pixels one clip passes into the other."""
 _FAVOUR = 0.3 / 255
 """How much farther from the ground truth the smoother one of two clips may be in a plain area."""
 
@@ -41,7 +43,7 @@ def keep_loss(cleaned: Tensor, faithful: Tensor, gt: Tensor, *, everywhere: bool
 
 
 def nearer_cleaned(cleaned: Tensor, smoother: Tensor, gt: Tensor) -> Tensor:
-    """Return, around each pixel, the one of two cleaned clips that is nearer to the averaged ground truth.
+    """Return, around each pixel, the one of two cleaned clips that is nearer to the averaged ground truth, blended.
 
     A module that cleans at several sizes removes more than at one: what is left of heavy damage and of a codec's blocks
     on walls, but also texture of good input. The result has the better of both, for a network to learn.
@@ -54,7 +56,7 @@ def nearer_cleaned(cleaned: Tensor, smoother: Tensor, gt: Tensor) -> Tensor:
     target = averaged(gt, gt.shape[-1] // cleaned.shape[-1])
     first, second = _error_around(cleaned, target), _error_around(smoother, target)
     is_second = (second < first + _FAVOUR * plainness(target)).float()
-    share = F.avg_pool2d(is_second, 5, 1, 2, count_include_pad=False)
+    share = F.avg_pool2d(is_second, _BLEND_PX, 1, _BLEND_PX // 2, count_include_pad=False)
     return cleaned.flatten(0, 1).lerp(smoother.flatten(0, 1), share).view_as(cleaned)
 
 

@@ -42,7 +42,7 @@ class Needs(Flag):
     TEACHER = auto()
     """The output of the teacher."""
     TEACHER_CLEANING = auto()
-    """The frames that a faithful network cleans."""
+    """The frames that the teacher cleans, see Teacher.nearest_cleaned."""
     VGG = auto()
     """The perceptual network."""
     DISCRIMINATOR = auto()
@@ -91,7 +91,7 @@ class CleaningTensors:
         gt: Ground truth (N, T, 3, S*H, S*W), in [0, 1] like all clips here.
         cleaned: Cleaned input (N, T, 3, H, W).
         clean: One cleaning pass.
-        faithful: What the teacher cleans, of cleaned's shape, if a loss needs it.
+        faithful: What the teacher cleans (Teacher.nearest_cleaned), of cleaned's shape, if a loss needs it.
         distance: Of the settings.
         keep_everywhere: Of the settings.
         rest_frame: Frame that the rest loss looks at.

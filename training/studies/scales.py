@@ -62,7 +62,7 @@ def _stages(
     return first, changed(first, {**losses, **second})
 
 
-_PAPERS_CLEANING = dataclasses.replace(COMPACT_ARCHITECTURE, cleaning_levels=1)
+_PAPERS_CLEANING = dataclasses.replace(COMPACT_ARCHITECTURE, num_cleaning_levels=1)
 """The default weights' sizes with the paper's cleaning module, which sees a frame at its own size alone."""
 
 _SMOKE = _stages(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from training.networks import Networks, faithful_weights
 from training.settings import Settings
+from vsrealbasicvsr.errors import UserError
 from vsrealbasicvsr.model import Architecture, RealBasicVSR, flow_warp
 from vsrealbasicvsr.model.network import ResidualTrunk
 
@@ -30,13 +31,14 @@ class OneStage(RealBasicVSR):
 
     def __init__(self, sizes: Architecture | None = None) -> None:
         super().__init__(sizes)
+        _check_levels(self.sizes)
         self.image_cleaning = nn.Sequential()
 
-    def cleaning_residue(self, frames: Tensor) -> Tensor:
+    def cleaning_residue(self, frames: Tensor, *, num_levels: int | None = None) -> Tensor:
         """Return zeros, shaped like the frames (B, 3, H, W): nothing is cleaned."""
         return torch.zeros_like(frames)
 
-    def clean(self, lr: Tensor) -> Tensor:
+    def clean(self, lr: Tensor, *, num_levels: int | None = None) -> Tensor:
         """Return the clip (N, T, 3, H, W) as it is."""
         return lr
 
@@ -50,17 +52,18 @@ class RecurrentCleaning(RealBasicVSR):
 
     def __init__(self, sizes: Architecture | None = None) -> None:
         super().__init__(sizes)
+        _check_levels(self.sizes)
         channels = self.sizes.cleaning_channels
         self.image_cleaning = nn.Sequential(
             ResidualTrunk(3 + channels, channels, self.sizes.num_cleaning_blocks),
             nn.Conv2d(channels, 3, 3, padding=1),
         )
 
-    def cleaning_residue(self, frames: Tensor) -> Tensor:
+    def cleaning_residue(self, frames: Tensor, *, num_levels: int | None = None) -> Tensor:
         """Return what a pass adds to frames (B, 3, H, W) that have no previous frame."""
         return self._residue(frames, None)[0]
 
-    def clean(self, lr: Tensor) -> Tensor:
+    def clean(self, lr: Tensor, *, num_levels: int | None = None) -> Tensor:
         """Return the clip (N, T, 3, H, W) after one pass from the first frame to the last."""
         cleaned, state, previous = [], None, None
         for frame in lr.unbind(dim=1):
@@ -78,6 +81,14 @@ class RecurrentCleaning(RealBasicVSR):
             state = frame.new_zeros((len(frame), self.sizes.cleaning_channels, *frame.shape[2:]), dtype=self.dtype)
         features = self.image_cleaning[0](torch.cat((frame.to(state.dtype), state), dim=1))
         return self.image_cleaning[1](features).to(frame.dtype), features
+
+
+def _check_levels(sizes: Architecture) -> None:
+    if sizes.num_cleaning_levels != 1:
+        raise UserError(
+            f"this network cleans at one size, got num_cleaning_levels {sizes.num_cleaning_levels}: give"
+            " --architecture.num-cleaning-levels 1, so that all networks of the study do"
+        )
 
 
 KINDS: Mapping[Cleaning, type[RealBasicVSR]] = {

@@ -45,7 +45,7 @@ class TorchBackend:
 
     def cleaning_residue(self, frames: Tensor) -> Tensor:
         """Return what one cleaning pass adds to frames."""
-        return residue_of_levels(frames, self._model.sizes.cleaning_levels, self._cleaning_residue_of_size)
+        return residue_of_levels(frames, self._model.sizes.num_cleaning_levels, self._cleaning_residue_of_size)
 
     def _cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
         frames = frames.contiguous(memory_format=torch.channels_last)

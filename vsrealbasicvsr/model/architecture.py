@@ -47,7 +47,7 @@ class Architecture:
             each time from the hidden state of the pass before, so that the sequence begins as if the camera had rested
             on that frame. 0 is published: the first frame starts from a hidden state of zeros. It is a tensor too,
             `basicvsr.start_passes`.
-        cleaning_levels: At how many sizes the cleaning module sees a frame, with the same weights: its own, half, a
+        num_cleaning_levels: At how many sizes the cleaning module sees a frame, with the same weights: its own, half, a
             quarter, an eighth. 1 is published. It is a tensor too, `image_cleaning.levels`, which only networks with
             more than one have.
         scale: Output pixels per input pixel, on each axis. Only 4 is implemented: two pixel shuffles by 2.
@@ -66,7 +66,7 @@ class Architecture:
     flow_channels: tuple[int, int, int, int] = (32, 64, 32, 16)
     flow_stride: int = 1
     start_passes: int = 0
-    cleaning_levels: int = 1
+    num_cleaning_levels: int = 1
     scale: int = 4
 
     @classmethod
@@ -116,7 +116,7 @@ class Architecture:
             flow_channels=(widths[0], widths[1], widths[2], widths[3]),
             flow_stride=_stride(state_dict.get(STRIDE_KEY)),
             start_passes=_start_passes(state_dict.get(START_PASSES_KEY)),
-            cleaning_levels=_cleaning_levels(state_dict.get(CLEANING_LEVELS_KEY)),
+            num_cleaning_levels=_cleaning_levels(state_dict.get(CLEANING_LEVELS_KEY)),
         )
 
 

@@ -6,6 +6,7 @@ of a codec's blocks of colour. In a frame of half the size the same convolutions
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .flow import resize
@@ -14,8 +15,8 @@ from .flow import resize
 def residue_of_levels(frames: Tensor, num_levels: int, residue_of_size: Callable[[Tensor], Tensor]) -> Tensor:
     """Return what one cleaning pass adds to frames (B, 3, H, W), shaped like them, from the smallest size to their own.
 
-    Each size is half of the one before, rounded up. The smallest is cleaned first; what that adds is enlarged and added
-    to the next size before that is cleaned.
+    Each size is half of the one before, by means of 2 x 2 pixels; an odd side's last row or column counts twice. The
+    smallest is cleaned first; what that adds is enlarged and added to the next size before that is cleaned.
 
     Args:
         frames: (B, 3, H, W).
@@ -25,6 +26,8 @@ def residue_of_levels(frames: Tensor, num_levels: int, residue_of_size: Callable
     if num_levels == 1:
         return residue_of_size(frames)
     height, width = frames.shape[-2:]
-    smaller = resize(frames, -(-height // 2), -(-width // 2))
-    coarse = resize(residue_of_levels(smaller, num_levels - 1, residue_of_size), height, width)
+    even = F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else frames
+    smaller = resize(even, even.shape[-2] // 2, even.shape[-1] // 2)
+    residue = residue_of_levels(smaller, num_levels - 1, residue_of_size)
+    coarse = resize(residue, *even.shape[-2:])[..., :height, :width]
     return coarse + residue_of_size(frames + coarse)

@@ -5,13 +5,13 @@ The steps are public one by one (`clean`, `flows`, `propagate`, `reconstruct`), 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Architecture
+from .architecture import CLEANING_LEVELS_KEY, Architecture
 from .cleaning_levels import residue_of_levels
 from .flow import IMAGENET_MEAN, IMAGENET_STD, SPyNet, flow_warp, resize
 from .state_dict import check_state_dict
@@ -126,8 +126,8 @@ class RealBasicVSR(nn.Module):
             ResidualTrunk(3, self.sizes.cleaning_channels, self.sizes.num_cleaning_blocks),
             nn.Conv2d(self.sizes.cleaning_channels, 3, 3, padding=1),
         )
-        if self.sizes.cleaning_levels > 1:  # so that a file tells it, see start_passes
-            self.image_cleaning.register_buffer("levels", torch.tensor(float(self.sizes.cleaning_levels)))
+        if self.sizes.num_cleaning_levels > 1:  # so that a file tells it, see start_passes
+            self.image_cleaning.register_buffer("levels", torch.tensor(float(self.sizes.num_cleaning_levels)))
         self.basicvsr = BasicVSR(self.sizes)
 
     @classmethod
@@ -155,6 +155,15 @@ class RealBasicVSR(nn.Module):
         network.load_state_dict(tensors, assign=True)
         return network
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        """Refuse the tensors of a network that cleans at another number of sizes: nothing else tells them apart."""
+        given = state_dict.get(f"{prefix}{CLEANING_LEVELS_KEY}")
+        if given is not None and float(given) != self.sizes.num_cleaning_levels:
+            *_, error_messages = others
+            own = self.sizes.num_cleaning_levels
+            error_messages.append(f"{prefix}{CLEANING_LEVELS_KEY} is {float(given):g}, and this network's is {own}")
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of all convolutions but the flow network's.
@@ -172,19 +181,28 @@ class RealBasicVSR(nn.Module):
         """The halo of `cleaning_residue_of_size`: rows on each side that a cleaned row depends on."""
         return _num_convolutions(self.image_cleaning)
 
-    def cleaning_residue(self, frames: Tensor) -> Tensor:
-        """Return what one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames."""
-        return residue_of_levels(frames, self.sizes.cleaning_levels, self.cleaning_residue_of_size)
+    def cleaning_residue(self, frames: Tensor, *, num_levels: int | None = None) -> Tensor:
+        """Return what one cleaning pass adds: (B, 3, H, W) to the same, in the dtype of the frames.
+
+        Args:
+            frames: (B, 3, H, W).
+            num_levels: Number of sizes to clean at, if not the network's own.
+        """
+        num_levels = self.sizes.num_cleaning_levels if num_levels is None else num_levels
+        return residue_of_levels(frames, num_levels, self.cleaning_residue_of_size)
 
     def cleaning_residue_of_size(self, frames: Tensor) -> Tensor:
         """Return what the cleaning module adds to frames (B, 3, H, W) of one of its sizes."""
         return self.image_cleaning(frames.to(self.dtype)).to(frames.dtype)  # type: ignore[no-any-return]
 
-    def clean(self, lr: Tensor) -> Tensor:
-        """Return the clip after one cleaning pass, each frame independently: (N, T, 3, H, W) to the same."""
+    def clean(self, lr: Tensor, *, num_levels: int | None = None) -> Tensor:
+        """Return the clip after one cleaning pass, each frame independently: (N, T, 3, H, W) to the same.
+
+        `num_levels` is the number of sizes to clean at, if not the network's own.
+        """
         check_clip("RealBasicVSR.clean", lr)
         frames = lr.flatten(0, 1)
-        return (frames + self.cleaning_residue(frames)).view_as(lr)
+        return (frames + self.cleaning_residue(frames, num_levels=num_levels)).view_as(lr)
 
     def flows(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return the forward and the backward flow, (B, 2, H, W), between neighbouring cleaned frames (B, 3, H, W).

@@ -59,11 +59,10 @@ def write_weights(
 
 
 def _stored_sizes(model: RealBasicVSR) -> dict[str, object]:
-    """Return the sizes for the metadata; without the default scale, which older files do not name either."""
-    sizes = dataclasses.asdict(model.sizes)
-    if sizes["scale"] == Architecture().scale:
-        del sizes["scale"]
-    return sizes
+    """Return the sizes for the metadata; without those that older files do not name either, if they are the default."""
+    sizes, usual = dataclasses.asdict(model.sizes), Architecture()
+    newer = {name for name in ("scale", "num_cleaning_levels") if sizes[name] == getattr(usual, name)}
+    return {name: size for name, size in sizes.items() if name not in newer}
 
 
 def _partners(

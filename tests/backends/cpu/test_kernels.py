@@ -51,6 +51,7 @@ def sizes(seed: int) -> Architecture:
         num_flow_levels=draw.randint(1, 5),
         flow_channels=tuple(draw.randint(1, 20) for _ in range(4)),
         flow_stride=draw.choice((1, 2, 4)),
+        num_cleaning_levels=draw.choice((1, 2, 3)),
     )
 
 

@@ -28,14 +28,18 @@ from vsrealbasicvsr.backends.cuda.half_flow import HalfSPyNet, can_be_half, prep
 from vsrealbasicvsr.backends.cuda.steps import choose_steps, kernels_unsupported_reason
 from vsrealbasicvsr.backends.torch import TorchBackend
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import Architecture, RealBasicVSR, SPyNet, flow_warp
+from vsrealbasicvsr.model import CLEANING_LEVELS_KEY, Architecture, RealBasicVSR, SPyNet, flow_warp
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch came without Triton")
 
 
-@pytest.fixture(params=["tiny", "default"])
+@pytest.fixture(params=["tiny", "tiny, cleaned at one size", "default"])
 def model(request, tiny_model):
-    return load_model(tiny_model if request.param == "tiny" else "default")
+    if request.param == "default":
+        return load_model("default")
+    model, num_levels = load_model(tiny_model), 1 if "one" in request.param else 3
+    levels = {CLEANING_LEVELS_KEY: torch.tensor(float(num_levels))} if num_levels > 1 else {}
+    return RealBasicVSR.from_state_dict(model.state_dict() | levels).eval().requires_grad_(False)
 
 
 def half(model, dtype=torch.float16):

@@ -34,7 +34,7 @@ from training.studies.variants import KINDS, OneStage, RecurrentCleaning, Varian
 from training.studies.workbench import Workbench, split
 from vsrealbasicvsr import load_model
 from vsrealbasicvsr.errors import UserError
-from vsrealbasicvsr.model import RealBasicVSR
+from vsrealbasicvsr.model import CLEANING_LEVELS_KEY, RealBasicVSR
 
 pytestmark = pytest.mark.long
 TIMEOUT_SECONDS = 240
@@ -257,7 +257,8 @@ def test_at_smoke_scale_every_kind_of_network_begins_as_the_default_weights(monk
     monkeypatch.undo()
     settings, clip = scales.SCALES["smoke"].stage_1, torch.rand(1, 2, 3, 16, 16)
     default = RealBasicVSR(settings.architecture)  # with one start pass
-    default.load_state_dict(load_model("default", device="cpu", detail=0).state_dict())
+    tensors = load_model("default", device="cpu", detail=0).state_dict()
+    default.load_state_dict({name: tensor for name, tensor in tensors.items() if name != CLEANING_LEVELS_KEY})
     cleaned = {}
     for cleaning in KINDS:
         networks = VariantNetworks(Variant(name="x", settings=settings, cleaning=cleaning), torch.device("cpu"))
@@ -279,6 +280,13 @@ def test_the_one_stage_network_propagates_frames_as_they_come():
     assert not list(model.image_cleaning.parameters())
     with torch.inference_mode():
         assert model(clip).shape == (1, 3, 3, 64, 64)
+
+
+@pytest.mark.parametrize("kind", [OneStage, RecurrentCleaning])
+def test_networks_of_studies_clean_at_one_size(kind):
+    sizes = dataclasses.replace(tiny_scale().stage_1.architecture, num_cleaning_levels=2)
+    with pytest.raises(UserError, match=r"got num_cleaning_levels 2: give --architecture.num-cleaning-levels 1"):
+        kind(sizes)
 
 
 def test_every_study_is_named_as_its_module_says():

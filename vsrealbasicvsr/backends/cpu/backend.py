@@ -95,7 +95,7 @@ class CpuBackend:
         assert isinstance(last, nn.Conv2d)
         self._cleaning = packer.trunk(cleaning, state_channels=0)
         self._cleaning_last = packer.to_planes(last)
-        self._num_cleaning_levels = sizes.cleaning_levels
+        self._num_cleaning_levels = sizes.num_cleaning_levels
         vsr, channels = model.basicvsr, sizes.mid_channels
         self._backward = packer.trunk(vsr.backward_resblocks, state_channels=channels)
         self._forward = packer.trunk(vsr.forward_resblocks, state_channels=channels)
