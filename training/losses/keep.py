@@ -17,8 +17,10 @@ _NEARER_PX = 25
 """Side of the squares in which two cleaned clips are compared with the ground truth, in pixels of the input."""
 _BLEND_PX = 5
 """Over how many pixels one clip passes into the other."""
-_FAVOUR = 0.3 / 255
-"""How much farther from the ground truth the smoother one of two clips may be in a plain area."""
+_FARTHER_IN_PLAIN = 0.3 / 255
+_NEARER_IN_TEXTURE = 0.2 / 255
+"""How much farther from the ground truth the smoother one of two clips may be in a plain area, and how much nearer it
+must be in texture, which it would otherwise wipe where both are as near."""
 
 
 def keep_loss(cleaned: Tensor, faithful: Tensor, gt: Tensor, *, everywhere: bool = False) -> Tensor:
@@ -50,12 +52,14 @@ def nearer_cleaned(cleaned: Tensor, smoother: Tensor, gt: Tensor) -> Tensor:
 
     Args:
         cleaned: A clip (N, T, 3, H, W) in [0, 1].
-        smoother: The same clip, cleaned at more sizes. In plain areas it may be a little farther.
+        smoother: The same clip, cleaned at more sizes. In plain areas it may be a little farther, in texture it must be
+            clearly nearer.
         gt: The ground truth (N, T, 3, S*H, S*W).
     """
     target = averaged(gt, gt.shape[-1] // cleaned.shape[-1])
     first, second = _error_around(cleaned, target), _error_around(smoother, target)
-    is_second = (second < first + _FAVOUR * plainness(target)).float()
+    plain = plainness(target)
+    is_second = (second < first + _FARTHER_IN_PLAIN * plain - _NEARER_IN_TEXTURE * (1 - plain)).float()
     share = F.avg_pool2d(is_second, _BLEND_PX, 1, _BLEND_PX // 2, count_include_pad=False)
     return cleaned.flatten(0, 1).lerp(smoother.flatten(0, 1), share).view_as(cleaned)
 
