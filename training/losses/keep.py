@@ -18,7 +18,7 @@ _NEARER_PX = 25
 _BLEND_PX = 5
 """Over how many pixels one clip passes into the other."""
 _FARTHER_IN_PLAIN = 0.3 / 255
-_NEARER_IN_TEXTURE = 0.2 / 255
+_NEARER_IN_TEXTURE = 0.5 / 255
 """How much farther from the ground truth the smoother one of two clips may be in a plain area, and how much nearer it
 must be in texture, which it would otherwise wipe where both are as near."""
 

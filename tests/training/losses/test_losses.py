@@ -288,8 +288,8 @@ def test_of_two_cleaned_clips_the_nearer_to_the_truth_is_taken_around_each_pixel
     wall = torch.full_like(truth, 0.5)
     blocky, smooth = wall.clone(), wall + 0.2 / 255  # in plain areas the smoother one may be this much farther
     assert torch.equal(nearer_cleaned(blocky, smooth, enlarged(wall)), smooth)
-    assert torch.equal(nearer_cleaned(truth + 0.1 / 255, truth, enlarged(truth)), truth + 0.1 / 255)
-    assert torch.equal(nearer_cleaned(truth + 0.3 / 255, truth, enlarged(truth)), truth)
+    assert torch.equal(nearer_cleaned(truth + 0.4 / 255, truth, enlarged(truth)), truth + 0.4 / 255)
+    assert torch.equal(nearer_cleaned(truth + 0.6 / 255, truth, enlarged(truth)), truth)
 
 
 def test_the_coarse_loss_sees_everything_but_the_finest_detail():
