@@ -96,8 +96,8 @@ class Networks:
         wanted, found = self.settings.architecture.num_cleaning_levels, int(tensors.get(CLEANING_LEVELS_KEY, 1))
         if self.settings.freeze_cleaning and found != wanted:
             raise TrainingError(
-                f"the cleaning module is to stay as it is, and it cleans at another number of sizes than the settings"
-                f" say ({found}, not {wanted}): add --architecture.num-cleaning-levels {found}"
+                "the frozen cleaning module cleans at another number of sizes than the settings say"
+                f" ({found}, not {wanted}): add --architecture.num-cleaning-levels {found}"
             )
         own = {name: tensor for name, tensor in self.model.state_dict().items() if name == CLEANING_LEVELS_KEY}
         return {name: tensor for name, tensor in tensors.items() if name != CLEANING_LEVELS_KEY} | own

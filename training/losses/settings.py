@@ -73,8 +73,8 @@ class LossSettings:
     bands on walls and skies. Not in the paper."""
     keep_weight: Annotated[NotNegative, keep.LOSS] = 0.0
     """Distance of the cleaned frames to those that a faithful network (--teacher) cleans, where the ground truth is not
-    plain: for teaching the cleaning module alone. If that network cleans at fewer sizes, the distance is to the nearer
-    to the ground truth of what it cleans at its own and at the trained network's number. Not in the paper."""
+    plain: for teaching the cleaning module alone. If that network cleans at fewer sizes than the trained one, it cleans
+    at both numbers, and around each pixel the result nearer to the ground truth counts. Not in the paper."""
     coarse_weight: Annotated[NotNegative, coarse.LOSS] = 0.0
     """Distance of the blurred output to the blurred output of a faithful network (--teacher), so that only the finest
     detail may differ. Not in the paper."""
