@@ -153,12 +153,19 @@ PRESETS: Mapping[str, Settings] = {
     ),
     "compact-contrast": dataclasses.replace(
         COMPACT_STAGE,
-        data=dataclasses.replace(COMPACT.data, num_frames=8),
-        losses=LossSettings(output_weight=0.0, cleaning_weight=0.0, contrast_weight=1.0, contrast_strength=2.2),
+        data=dataclasses.replace(
+            COMPACT.data,
+            num_frames=8,
+            soft_probability=0.3,
+            soft_sigma_px=(2.5, 8.0),  # so soft that the input shows it; less soft footage made everything softer
+        ),
+        losses=LossSettings(
+            output_weight=0.0, cleaning_weight=0.0, contrast_weight=1.0, contrast_strength=2.0, flicker_weight=1.0
+        ),
         freeze_cleaning=True,
         iterations=600,
         batch=2,
-        learning_rate=2e-4,
+        learning_rate=3e-4,
         warm_up_iterations=10,
         ema_decay=0.97,
         checkpoint_every=50,
@@ -212,6 +219,6 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: the sharp set's last
-stage, for the contrast that damage took; an hour on two cores. compact-cleaning: their cleaning module alone, for
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: what follows on the
+faithful set, for the contrast that damage took; half an hour on a CPU. compact-cleaning: the cleaning module alone, for
 blocks and bands on walls; half an hour on a CPU. smoke: minutes on a CPU."""

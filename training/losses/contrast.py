@@ -20,6 +20,9 @@ type Boxes = tuple[int, ...]
 SIGMA_1_PX, SIGMA_2_PX, SIGMA_3_PX, SIGMA_8_PX = (3, 3), (5, 5), (7, 7, 3), (17, 17, 15)
 """The Gaussians' standard deviations are 1.2, 2.0, 2.9 and 8.1 pixels."""
 
+_AROUND = (33, 33)
+"""The pixels around each one over which contrast is measured."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
@@ -43,8 +46,8 @@ def contrast_loss(hr: Tensor, taught: Tensor, gt: Tensor, *, strength: float = 1
 
     A network that minimises an error has less contrast than the ground truth where it is unsure. At periods of 6 to 60
     pixels it can restore most of it by amplifying the detail that it has, which flickers less and looks better than
-    invented detail (docs/decisions.md). How much is missing depends on how damaged the clip is; the network learns to
-    tell from the input.
+    invented detail (docs/decisions.md). How much is missing depends on how damaged the clip is, and on the place: what
+    is out of focus lacks nothing. The network learns to tell from the input.
 
     Args:
         hr: Output (N, T, 3, S*H, S*W) in [0, 1].
@@ -63,9 +66,9 @@ def contrast_bands(strength: float) -> tuple[Band, Band]:
 
 
 def with_contrast(clip: Tensor, gt: Tensor, bands: Sequence[Band]) -> Tensor:
-    """Raise the contrast of clips' luma towards that of the ground truth.
+    """Raise the contrast of clips' luma towards that of the ground truth, at each place as much as is missing there.
 
-    Each band of each clip is multiplied by one factor, 1 or more.
+    Each band is multiplied by a factor of 1 or more.
 
     Args:
         clip: Clips (N, T, 3, H, W).
@@ -81,7 +84,7 @@ def with_contrast(clip: Tensor, gt: Tensor, bands: Sequence[Band]) -> Tensor:
         if band.limit > 0:
             detail, wanted = _detail(plane, band), _detail(real, band)
             ratio = (_deviation(wanted) + MIN_CONTRAST) / (_deviation(detail) + MIN_CONTRAST)
-            added = added + (band.share * (ratio - 1)).clamp(0, band.limit).view(-1, 1, 1, 1) * detail
+            added = added + (band.share * (ratio - 1)).clamp(0, band.limit) * detail
     return clip + added.unsqueeze(-3)
 
 
@@ -90,8 +93,8 @@ def _detail(plane: Tensor, band: Band) -> Tensor:
 
 
 def _deviation(detail: Tensor) -> Tensor:
-    """Return the root of the mean square of each clip (N, T, H, W), (N,)."""
-    return detail.square().mean(dim=(1, 2, 3)).sqrt()
+    """Return the root of the mean square around each pixel of clips (N, T, H, W)."""
+    return _blurred(detail.square(), _AROUND).sqrt()
 
 
 def _blurred(plane: Tensor, boxes: Boxes) -> Tensor:

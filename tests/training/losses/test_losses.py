@@ -351,6 +351,16 @@ def test_the_contrast_loss_is_least_for_the_teacher_with_the_contrast_of_the_tru
     assert strong < contrast_loss(wave_clips(24, [1.0]), wave_clips(24, [0.9]), wave_clips(24, [1]), strength=2.0)
 
 
+def test_contrast_comes_back_where_it_is_missing_and_not_beside_it():
+    """As where a part of the frame is out of focus."""
+    band = Band(fine=(), wide=SIGMA_8_PX, share=1.0, limit=0.5)
+    wave = wave_clips(12, [1])
+    truth = torch.cat((0.6 * wave[..., :96], wave[..., 96:]), dim=-1)
+    gained = with_contrast(0.6 * wave, truth, [band]) / (0.6 * wave).where(wave.abs() > 0.05, torch.inf)
+    assert gained[..., 20:60].amax() < 1.03
+    assert gained[..., 140:170].amax() == pytest.approx(1.5, abs=0.03)
+
+
 def test_the_rest_loss_is_least_when_clean_frames_are_left_alone():
     lr, truth = clips(2, 2, 4, 4)
     cleaned = averaged(truth, 4).requires_grad_()
