@@ -157,7 +157,7 @@ PRESETS: Mapping[str, Settings] = {
             COMPACT.data,
             num_frames=8,
             soft_probability=0.3,
-            soft_sigma_px=(2.5, 8.0),  # so soft that the input shows it; less soft footage made everything softer
+            soft_sigma_px=(2.5, 8.0),  # less blur does not show in the input: with it, all came out softer
         ),
         losses=LossSettings(
             output_weight=0.0, cleaning_weight=0.0, contrast_weight=1.0, contrast_strength=2.0, flicker_weight=1.0

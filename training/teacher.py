@@ -19,7 +19,7 @@ from vsrealbasicvsr.weights.mixing import differences
 
 
 class Teacher:
-    """A frozen network: a faithful one, or for the contrast loss usually a sharp one.
+    """A frozen network, usually a faithful one.
 
     Attributes:
         network: Of a file with two sets, the faithful one.

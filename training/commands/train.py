@@ -61,9 +61,9 @@ class Arguments:
     spynet: Path | None = None
     """Initial flow weights: of python -m training flow, or published ones."""
     teacher: Path | None = None
-    """Network that the coarse, contrast, chroma and keep losses compare with, and of mixtures; a faithful one but for
-    the contrast loss: a run's folder, a file (of two sets the faithful one) or "default". Default: the teacher of the
-    run that --from names, or else --from itself; so name it if --from is a file of a sharp network."""
+    """Faithful network that the coarse, contrast, chroma and keep losses compare with, and of mixtures: a run's folder,
+    a file (of two sets the faithful one) or "default". Default: the teacher of the run that --from names, or else what
+    --from names itself; so name it if that is a file of a sharp network."""
     resume: Path | None = None
     """Folder of a run to resume from its newest complete checkpoint."""
     device: str = "auto"

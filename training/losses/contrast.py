@@ -12,7 +12,7 @@ from training.losses.kinds import ClipTensors, Loss, Needs, Reach
 from vsrealbasicvsr.luma import luma
 
 MIN_CONTRAST = 1 / 255
-"""Contrast below which clips count as plain: they gain little."""
+"""Contrast below which a place counts as plain: it gains little."""
 
 type Boxes = tuple[int, ...]
 """Sides of box filters, odd, in pixels. One after another they blur almost like a Gaussian."""
@@ -21,7 +21,7 @@ SIGMA_1_PX, SIGMA_2_PX, SIGMA_3_PX, SIGMA_8_PX = (3, 3), (5, 5), (7, 7, 3), (17,
 """The Gaussians' standard deviations are 1.2, 2.0, 2.9 and 8.1 pixels."""
 
 _AROUND = (33, 33)
-"""The pixels around each one over which contrast is measured."""
+"""Boxes, as above, over which contrast is measured around each pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
