@@ -137,6 +137,7 @@ PRESETS: Mapping[str, Settings] = {
             texture_quantile=0.65,  # at the median, twice the weight sharpened next to nothing
             weave_weight=400.0,
             hatching_weight=400.0,
+            phase_weight=150.0,
             mixture_probability=0.5,
             discriminator="patch",
             adversarial_weight=0.06,

@@ -196,6 +196,7 @@ def test_a_step_of_the_cleaning_module_alone_gives_the_gradients_of_a_whole_step
         replace(NO_PIXELS, texture_weight=1.0),
         replace(NO_PIXELS, weave_weight=1.0),
         replace(NO_PIXELS, hatching_weight=1.0),
+        replace(NO_PIXELS, phase_weight=1.0),
     ],
 )
 def test_the_losses_of_the_output_reach_everything(weights):

@@ -16,7 +16,7 @@ from training.mixture import SHARES, draw_share, mixed
 from training.presets import PRESETS
 
 SHARP = PRESETS["compact-gan"].losses
-OF_MIXTURES = ("weave_weight", "hatching_weight", "chroma_weight", "colour_weight")
+OF_MIXTURES = ("weave_weight", "hatching_weight", "phase_weight", "chroma_weight", "colour_weight")
 
 
 def test_the_gradient_of_a_mixture_is_that_of_the_network_s_own_weights():

@@ -270,8 +270,8 @@ COARSE = ["--preset", "compact-gan", *TINY_SETTINGS, "--rest-weight", "0", "--nu
           "--architecture.num-cleaning-levels", "1", "--precision", "fp32", "--batch", "2",
           "--discriminator-width", "4", "--colour-block-px", "16"]  # fmt: skip
 ALONE = ["--output-weight", "0", "--colour-weight", "0", "--flicker-weight", "0", "--texture-weight", "0",
-         "--weave-weight", "0", "--hatching-weight", "0", "--adversarial-weight", "0", "--feature-matching-weight", "0",
-         "--coarse-contrast", "0", "--chroma-weight", "0"]  # fmt: skip
+         "--weave-weight", "0", "--hatching-weight", "0", "--phase-weight", "0", "--adversarial-weight", "0",
+         "--feature-matching-weight", "0", "--coarse-contrast", "0", "--chroma-weight", "0"]  # fmt: skip
 
 
 def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teacher, tmp_path):
@@ -315,7 +315,7 @@ def test_without_another_teacher_the_weights_that_a_run_begins_with_are_it(clips
     assert {"coarse", "chroma", "weave", "adversarial"} <= read_log(out)[0].keys()
     names = set().union(*(record.keys() for record in read_log(out)))
     assert {name for name in names if "mixture" in name} == {
-        f"mixture_{name}" for name in ("colour", "chroma", "weave", "hatching")
+        f"mixture_{name}" for name in ("colour", "chroma", "weave", "hatching", "phase")
     }
     run("train", *COARSE, "--data", clips, "--from", out, "--out", tmp_path / "next", "--iterations", 1)
     assert json.loads((tmp_path / "next" / "origin.json").read_text())["teacher"] == str(whole_run)  # it stays faithful

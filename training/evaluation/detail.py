@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from training.losses.hatching import LEAST_CROP_PX, hatching_loss
+from training.losses.phases import phase_loss
 from training.losses.weave import weave_strength
 from vsrealbasicvsr.luma import luma
 
@@ -99,6 +100,24 @@ def hatching_255(clip: Tensor, truth: Tensor, scale: int) -> float:
     if min(clip.shape[-2:]) < LEAST_CROP_PX * scale:
         return math.nan
     return 255 * hatching_loss(clip[None], truth[None], scale).item()
+
+
+def phase_255(clip: Tensor, truth: Tensor, scale: int) -> float:
+    """Return how much more unevenly fine detail lies on the input's pixel grid than the truth's, of 255.
+
+    Networks that are asked for texture draw dots at the input's pixels, bright and dark, which repeat nowhere and so
+    are neither weave nor hatching; see the phase loss. There is no published definition.
+
+    Args:
+        clip: (T, 3, H, W).
+        truth: The ground truth.
+        scale: Pixels of the clip per pixel of the input, on each axis.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    _check_same("phase_255", clip, truth)
+    return 255 * phase_loss(clip[None], truth[None], scale).item()
 
 
 def _gradient_length(frames: Floats) -> float:

@@ -33,6 +33,7 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("high_band_correlation", "HFcorr", 2),
     ("weave_255", "weave", 3),
     ("hatching_255", "hatch", 3),
+    ("phase_255", "phase", 3),
     ("flicker_255", "flicker", 2),
     ("colour_shift_255", "shift", 2),
 )

@@ -39,6 +39,7 @@ class Scores:
     high_band_correlation: float | None
     weave_255: float | None
     hatching_255: float | None
+    phase_255: float | None
     flicker_255: float | None
     colour_shift_255: float | None
     """Largest difference of a colour's mean from bicubic's: the shift that the method itself causes."""
@@ -141,6 +142,7 @@ class Scorer:
             high_band_correlation=_or_none(detail.high_band_correlation(clip, truth)),
             weave_255=detail.weave_255(clip, SCALE),
             hatching_255=_or_none(detail.hatching_255(clip, truth, SCALE)),
+            phase_255=detail.phase_255(clip, truth, SCALE),
             flicker_255=_or_none(metrics.flicker_255(clip, self._motion)),
             colour_shift_255=metrics.colour_shift_255(clip, bicubic),
         )

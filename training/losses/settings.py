@@ -26,6 +26,7 @@ from training.losses import (
     keep,
     output,
     perceptual,
+    phases,
     psnr,
     rest,
     squared_error,
@@ -68,6 +69,9 @@ class LossSettings:
     hatching_weight: Annotated[NotNegative, hatching.LOSS] = 0.0
     """Strength of a pattern in the output that repeats with every second pixel of the input (every 8 pixels of the
     output), above the ground truth's. Not in the paper."""
+    phase_weight: Annotated[NotNegative, phases.LOSS] = 0.0
+    """Preference of the output's detail for places of the input's pixel grid, above the ground truth's. Not in the
+    paper."""
     banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
     """Change of the cleaned frames' error over short distances where the ground truth is plain: edges of blocks and
     bands on walls and skies. Not in the paper."""

@@ -66,7 +66,7 @@ def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: S
 def _phases(clip: Tensor, period_px: int) -> Tensor:
     """Return the detail of a clip, one channel for each pixel of a period: (N*T, 3 * period_px**2, h, w)."""
     height, width = (size - size % period_px for size in clip.shape[-2:])
-    return F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px)[..., :height, :width], period_px)
+    return F.pixel_unshuffle(less_mean(clip.flatten(0, 1).float(), period_px)[..., :height, :width], period_px)
 
 
 def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
@@ -91,8 +91,8 @@ def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
     return F.relu(strength - _FLOOR - _CHANCE * squares.sqrt() / window)
 
 
-def _detail(images: Tensor, period_px: int) -> Tensor:
-    """Return images (B, C, h, w) less their mean over one period around each pixel.
+def less_mean(images: Tensor, period_px: int) -> Tensor:
+    """Return images (B, C, H, W) less their mean over one period around each pixel.
 
     A pattern of that period stays as it is, but for the outer pixels. `period_px` must be even.
     """

@@ -107,6 +107,21 @@ def test_what_repeats_with_every_second_pixel_of_the_input_is_hatching_and_textu
     assert detail.hatching_255(picture[..., :12, :20], picture[..., :12, :20], 4) == 0
 
 
+def test_dots_at_the_input_s_pixels_have_a_phase_and_pictures_have_none(picture):
+    soft = blurred(picture, 2)
+    grain = torch.randn(picture.shape[-2:], generator=torch.Generator().manual_seed(5)) * 4 / 255
+    dots, elsewhere = torch.zeros(2, *grain.shape)
+    dots[::4, ::4] = 4 * grain[::4, ::4]  # as strong as the grain, at one of sixteen places
+    elsewhere[::5, ::5] = 4 * grain[::5, ::5]  # of another grid
+    assert detail.phase_255(picture, picture, 4) < 1e-5
+    assert detail.phase_255(soft, picture, 4) < 0.05
+    assert detail.phase_255(to_bytes(soft + grain), picture, 4) < 0.2
+    assert detail.phase_255(to_bytes(soft + dots), picture, 4) > 1
+    assert detail.phase_255(to_bytes(soft + elsewhere), picture, 4) < 0.5
+    with pytest.raises(ValueError, match="phase_255: both clips must be of one shape"):
+        detail.phase_255(picture, picture[..., 4:], 4)
+
+
 def test_a_raster_of_the_input_s_pixels_is_a_weave_and_the_picture_and_its_noise_are_not(picture):
     wall = torch.full((2, 3, 128, 160), 0.5)
     raster = 0.25 / 255 * torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(40)  # a standard deviation of a quarter

@@ -26,6 +26,7 @@ from training.losses.keep import keep_loss, nearer_cleaned
 from training.losses.kinds import CleaningTensors, ClipTensors, Reach
 from training.losses.output import output_loss
 from training.losses.perceptual import LAYER_WEIGHTS, PerceptualError, PerceptualLoss
+from training.losses.phases import phase_loss
 from training.losses.psnr import psnr_loss
 from training.losses.rest import rest_loss
 from training.losses.settings import LOSSES, LossSettings
@@ -207,6 +208,26 @@ def test_the_weave_loss_sees_what_repeats_with_each_pixel_of_the_input_and_nothi
     assert weave_loss(coloured, flat, 4) > 0.1 * strength  # which no luma shows
     assert weave_loss(scattered, flat, 4) == 0
     assert weave_loss(faint, flat + 0.5 * weave(96, 96), 4) < 0.7 * weave_loss(faint, flat, 4)  # the truth has it too
+
+
+def test_the_phase_loss_sees_dots_on_the_input_s_grid_and_no_detail_that_lies_anywhere():
+    generator = torch.Generator().manual_seed(4)
+    flat, signs = torch.full((2, 2, 3, 96, 96), 0.5), torch.randn(2, 2, 1, 24, 24, generator=generator)
+    grain = 0.01 * torch.randn(2, 2, 1, 96, 96, generator=generator)
+    dots = torch.zeros(2, 2, 1, 96, 96)
+    dots[..., 1::4, 2::4] = 0.02 * signs  # of either sign, so that nothing repeats
+    assert weave_loss(flat + dots, flat + grain, 4) < 1e-4
+    assert phase_loss(flat + dots, flat + grain, 4) > 0.001
+    anywhere = dots.flatten()[torch.randperm(dots.numel(), generator=generator)].view_as(dots)
+    assert phase_loss(flat + anywhere, flat + grain, 4) < 0.3 * phase_loss(flat + dots, flat + grain, 4)
+    assert phase_loss(flat + dots / 2, flat + grain, 4) < 0.6 * phase_loss(flat + dots, flat + grain, 4)
+    assert phase_loss(flat + dots, flat + dots, 4) < 1e-7
+    assert phase_loss(flat + 2 * grain, flat + grain, 4) < 1e-6  # stronger, but as even
+    assert phase_loss(flat, flat + dots, 4) < 1e-7
+    still = flat.clone().requires_grad_()
+    phase_loss(still, flat, 4).backward()
+    assert still.grad is not None
+    assert torch.isfinite(still.grad).all()
 
 
 def test_the_texture_loss_has_a_slope_in_a_flat_picture():
