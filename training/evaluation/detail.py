@@ -103,10 +103,11 @@ def hatching_255(clip: Tensor, truth: Tensor, scale: int) -> float:
 
 
 def phase_255(clip: Tensor, truth: Tensor, scale: int) -> float:
-    """Return how much more unevenly fine detail lies on the input's pixel grid than the truth's, of 255.
+    """Return how much the strength of fine detail differs between positions within an input pixel, of 255.
 
-    Networks that are asked for texture draw dots at the input's pixels, bright and dark, which repeat nowhere and so
-    are neither weave nor hatching; see the phase loss. There is no published definition.
+    What the truth's differs is subtracted. Networks that are asked for texture draw dots at a few of these positions,
+    bright and dark, so that nothing repeats and neither weave nor hatching sees them; see the phase loss. There is no
+    published definition.
 
     Args:
         clip: (T, 3, H, W).

@@ -70,8 +70,8 @@ class LossSettings:
     """Strength of a pattern in the output that repeats with every second pixel of the input (every 8 pixels of the
     output), above the ground truth's. Not in the paper."""
     phase_weight: Annotated[NotNegative, phases.LOSS] = 0.0
-    """Preference of the output's detail for places of the input's pixel grid, above the ground truth's. Not in the
-    paper."""
+    """Difference of the strength of the output's detail between positions within an input pixel (phases), above the
+    ground truth's: dots that show as a raster but do not repeat. Not in the paper."""
     banding_weight: Annotated[NotNegative, banding.LOSS] = 0.0
     """Change of the cleaned frames' error over short distances where the ground truth is plain: edges of blocks and
     bands on walls and skies. Not in the paper."""

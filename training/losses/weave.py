@@ -42,7 +42,7 @@ def weave_strength(clip: Tensor, scale: int) -> Tensor:
 
     It is a standard deviation, less what chance explains.
     """
-    phases = _phases(clip, scale)
+    phases = split_phases(clip, scale)
     return torch.stack([_repetition(phases, window, scale).mean() for window in WINDOWS_PERIODS]).mean()
 
 
@@ -55,7 +55,7 @@ def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: S
         period_px: Period on both axes; even. What H and W have beyond a multiple of it is left out.
         windows_periods: Sides of the windows in periods.
     """
-    output, truth = (_phases(clip, period_px) for clip in (hr, gt))
+    output, truth = (split_phases(clip, period_px) for clip in (hr, gt))
     excess = [
         F.relu(_repetition(output, window, period_px) - _repetition(truth, window, period_px)).mean()
         for window in windows_periods
@@ -63,10 +63,14 @@ def repetition_excess(hr: Tensor, gt: Tensor, period_px: int, windows_periods: S
     return torch.stack(excess).mean()
 
 
-def _phases(clip: Tensor, period_px: int) -> Tensor:
-    """Return the detail of a clip, one channel for each pixel of a period: (N*T, 3 * period_px**2, h, w)."""
+def split_phases(clip: Tensor, period_px: int) -> Tensor:
+    """Return the detail of a clip (N, T, C, H, W), one channel for each pixel of a period.
+
+    Returns:
+        (N*T, C * period_px**2, H // period_px, W // period_px).
+    """
     height, width = (size - size % period_px for size in clip.shape[-2:])
-    return F.pixel_unshuffle(less_mean(clip.flatten(0, 1).float(), period_px)[..., :height, :width], period_px)
+    return F.pixel_unshuffle(_detail(clip.flatten(0, 1).float(), period_px)[..., :height, :width], period_px)
 
 
 def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
@@ -77,7 +81,7 @@ def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
     part has no gradient.
 
     Args:
-        phases: The clip's, see `_phases`.
+        phases: The clip's, see `split_phases`.
         window: Side of a window in periods; at most the clip's.
         period_px: Of the patterns.
     """
@@ -91,8 +95,8 @@ def _repetition(phases: Tensor, window: int, period_px: int) -> Tensor:
     return F.relu(strength - _FLOOR - _CHANCE * squares.sqrt() / window)
 
 
-def less_mean(images: Tensor, period_px: int) -> Tensor:
-    """Return images (B, C, H, W) less their mean over one period around each pixel.
+def _detail(images: Tensor, period_px: int) -> Tensor:
+    """Return images (B, C, h, w) less their mean over one period around each pixel.
 
     A pattern of that period stays as it is, but for the outer pixels. `period_px` must be even.
     """
