@@ -155,19 +155,24 @@ def stage_1(lr: Tensor, truth: Tensor, tensors: Tensors, distance: str = "charbo
     return {"output": rho(hr - truth, distance), "cleaning": rho(cleaned - average(truth, 4), distance)}
 
 
-def perceptual(frames: Tensor, truth: Tensor, tensors: Tensors) -> Tensor:
-    """VGG19's five features of frames (B, 3, H, W); `tensors` under torchvision's names."""
+VGG_STAGES = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}
+"""Convolutions of each stage."""
+
+
+def perceptual(frames: Tensor, truth: Tensor, tensors: Tensors, network: str = "vgg19") -> Tensor:
+    """VGG's five features of frames (B, 3, H, W); `tensors` under torchvision's names."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
     loss = torch.zeros((), dtype=torch.float64)
     both = [(frames.double() - mean) / std, (truth.double() - mean) / std]
-    counts = {(1, 2): 0.1, (2, 2): 0.1, (3, 4): 1.0, (4, 4): 1.0, (5, 4): 1.0}
+    counts = (0.1, 0.1, 1.0, 1.0, 1.0)
     index = 0
-    for stage, num_convolutions in enumerate((2, 2, 4, 4, 4), start=1):
+    for stage, num_convolutions in enumerate(VGG_STAGES[network], start=1):
         for number in range(1, num_convolutions + 1):
             weight, bias = (tensors[f"features.{index}.{kind}"].double() for kind in ("weight", "bias"))
             both = [F.conv2d(x, weight, bias, padding=1) for x in both]
-            loss = loss + counts.get((stage, number), 0.0) * (both[0] - both[1]).abs().mean()
+            if number == num_convolutions:
+                loss = loss + counts[stage - 1] * (both[0] - both[1]).abs().mean()
             both = [x.clamp(min=0) for x in both]
             index += 2  # the convolution and its activation
         both = [F.max_pool2d(x, 2) for x in both] if stage < 5 else both
@@ -175,11 +180,11 @@ def perceptual(frames: Tensor, truth: Tensor, tensors: Tensors) -> Tensor:
     return loss
 
 
-def vgg_tensors() -> dict[str, Tensor]:
-    """The formula's weights for VGG19's convolutions, at a gain that keeps the features alive to the last."""
+def vgg_tensors(network: str = "vgg19") -> dict[str, Tensor]:
+    """The formula's weights for VGG's convolutions, at a gain that keeps the features alive to the last."""
     shapes: dict[str, tuple[int, ...]] = {}
     index, channels = 0, 3
-    for width, num_convolutions in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+    for width, num_convolutions in zip((64, 128, 256, 512, 512), VGG_STAGES[network], strict=True):
         for _ in range(num_convolutions):
             shapes[f"features.{index}.weight"], shapes[f"features.{index}.bias"] = (width, channels, 3, 3), (width,)
             index, channels = index + 2, width

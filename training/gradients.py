@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from training.backward import backward, check_pair, learning, numbers
-from training.losses.kinds import CleaningTensors, ClipTensors, Flows, Loss, Needs, Reach, ViewTensors
+from training.losses.kinds import CleaningTensors, ClipTensors, Flows, FrameTensors, Loss, Needs, Reach, ViewTensors
 from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES, LossSettings
 from training.views import Discriminator, frames_at_once_on, judged, motion_of, parts_of, sees_neighbours, views_of
@@ -57,12 +57,12 @@ def generator_gradients(
         lr: The input (N, T, 3, H, W), float32 in [0, 1].
         gt: The sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
         losses: Weights and options.
-        perceptual: VGG19 for the perceptual loss; None leaves that loss out.
+        perceptual: VGG for the perceptual loss; None leaves that loss out.
         discriminator: For its losses; None leaves them out.
         faithful: Output of a faithful network, of gt's shape, for its losses; None leaves them out.
         faithful_cleaned: Frames that it cleaned, of lr's shape, for the keep loss; None leaves it out.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
-        rest_frame: Frame of each clip that the rest loss looks at.
+        rest_frame: Frame of each clip that the rest loss looks at, and one that the perceptual loss looks at.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
         frames_at_once: Number of frames that the other networks see at a time; changes memory, not results.
@@ -85,9 +85,11 @@ def generator_gradients(
     if lr.device.type == "cpu" and not total.isfinite():
         return _without_gradient(found, hr, model)
     (at_output,) = torch.autograd.grad(total, clips.hr)
-    behind, of_views = _gradient_of_views(clips, losses, counting, perceptual, discriminator, autocast, frames_at_once)
+    behind, found_behind = _gradient_behind(
+        clips, losses, counting, perceptual, discriminator, rest_frame, autocast, frames_at_once
+    )
     of_cleaning, of_flow = _compute(counting, Reach.CLEANING, cleaning), _compute(counting, Reach.FLOW, clips)
-    found |= of_views | of_cleaning | of_flow
+    found |= found_behind | of_cleaning | of_flow
     if lr.device.type == "cpu" and not all(loss.isfinite() for loss in found.values()):
         return _without_gradient(found, hr, model)
     _spread(model, hr, at_output, behind, of_cleaning, of_flow, losses)
@@ -300,64 +302,92 @@ def _without_gradient(losses: dict[str, Tensor], hr: Tensor, model: RealBasicVSR
     return losses, hr.detach()
 
 
-def _gradient_of_views(
+def _gradient_behind(
     clips: ClipTensors,
     losses: LossSettings,
     counting: Mapping[str, Loss[Any]],
     perceptual: PerceptualLoss | None,
     discriminator: Discriminator | None,
+    first_frame: int,
     autocast: Callable[[], torch.autocast],
     frames_at_once: int | None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return the gradient at the output of the weighted losses of single views, and these losses.
+    """Return the gradient at the output of the weighted losses behind the cleaning module, and these losses.
 
     The gradient has the output's shape; it is None if no such loss counts.
     """
     counting = {name: loss for name, loss in counting.items() if loss.reaches is Reach.BEHIND_CLEANING}
-    if not counting:
-        return None, {}
-    if not _need(counting, Needs.DISCRIMINATOR):
-        discriminator = None
-    frames_at_once = frames_at_once_on(clips.lr.device) if frames_at_once is None else frames_at_once
-    hr, frames_gt = clips.hr.detach().requires_grad_(), clips.gt.flatten(0, 1)
-    views = views_of(discriminator, hr, clips.lr, clips.flows_px)
-    views_gt = None
-    if _need(counting, Needs.FEATURES):
-        views_gt = views_of(discriminator, clips.gt, clips.lr, clips.flows_px)
-    gradient = torch.empty_like(views)
-    sums: dict[str, Tensor] = {}
-    for part in parts_of(len(views), frames_at_once):
-        seen = views[part].detach().requires_grad_()
-        share = len(seen) / len(views)
+    of_frames = {name: loss for name, loss in counting.items() if loss.needs is Needs.VGG}
+    of_views = {name: loss for name, loss in counting.items() if loss.needs is not Needs.VGG}
+    at_once = frames_at_once_on(clips.lr.device) if frames_at_once is None else frames_at_once
+    hr = clips.hr.detach().requires_grad_()
+    gradients, found = list[Tensor](), dict[str, Tensor]()
+    if of_frames and perceptual is not None:
+        looked_at = slice(first_frame % losses.perceptual_every, None, losses.perceptual_every)
+        frames, gt = hr[:, looked_at].flatten(0, 1), clips.gt[:, looked_at].flatten(0, 1)
+
+        def frame_tensors(seen: Tensor, part: slice) -> FrameTensors:
+            return FrameTensors(frames=seen, gt=gt[part], vgg=perceptual)
+
+        gradients += [_gradient_in_parts(hr, frames, frame_tensors, of_frames, losses, autocast, at_once, found)]
+    if of_views and discriminator is not None:
+        views = views_of(discriminator, hr, clips.lr, clips.flows_px)
+        needs_truth = _need(of_views, Needs.FEATURES)
+        views_gt = views_of(discriminator, clips.gt, clips.lr, clips.flows_px) if needs_truth else None
+
+        def view_tensors(seen: Tensor, part: slice) -> ViewTensors:
+            return _view_tensors(seen, discriminator, None if views_gt is None else views_gt[part])
+
+        gradients += [_gradient_in_parts(hr, views, view_tensors, of_views, losses, autocast, at_once, found)]
+    return functools.reduce(torch.add, gradients) if gradients else None, found
+
+
+def _gradient_in_parts[T](
+    hr: Tensor,
+    images: Tensor,
+    tensors_of: Callable[[Tensor, slice], T],
+    counting: Mapping[str, Loss[Any]],
+    losses: LossSettings,
+    autocast: Callable[[], torch.autocast],
+    at_once: int,
+    found: dict[str, Tensor],
+) -> Tensor:
+    """Return the gradient at the output of weighted losses of images that are made of it, computed a few at a time.
+
+    Args:
+        hr: The output, a leaf.
+        images: (B, ...), computed from hr.
+        tensors_of: Returns the losses' inputs for images of a part, and the part.
+        counting: The losses.
+        losses: Weights.
+        autocast: Type of the convolutions.
+        at_once: Number of images.
+        found: The unweighted losses are added here.
+    """
+    gradient = torch.empty_like(images)
+    for part in parts_of(len(images), at_once):
+        seen = images[part].detach().requires_grad_()
+        share = len(seen) / len(images)
         with autocast():
-            tensors = _view_tensors(
-                seen, frames_gt[part], perceptual, discriminator, None if views_gt is None else views_gt[part]
-            )
-            found = {name: share * loss.compute(tensors) for name, loss in counting.items()}
-        # With respect to the views only: the gradients of VGG and the discriminator do not change.
-        weighted = [losses.weight(name) * loss for name, loss in found.items()]
+            tensors = tensors_of(seen, part)
+            computed = {name: share * loss.compute(tensors) for name, loss in counting.items()}
+        # With respect to the images only: the gradients of VGG and the discriminator do not change.
+        weighted = [losses.weight(name) * loss for name, loss in computed.items()]
         (gradient[part],) = torch.autograd.grad(weighted, seen)
-        for name, loss in found.items():
-            sums[name] = sums.get(name, loss.new_zeros(())) + loss.detach()
-    (at_output,) = torch.autograd.grad(views, hr, gradient)
-    return at_output, sums
+        for name, loss in computed.items():
+            found[name] = found.get(name, loss.new_zeros(())) + loss.detach()
+    (at_output,) = torch.autograd.grad(images, hr, gradient)
+    return at_output
 
 
-def _view_tensors(
-    views: Tensor,
-    gt: Tensor,
-    perceptual: PerceptualLoss | None,
-    discriminator: Discriminator | None,
-    views_gt: Tensor | None,
-) -> ViewTensors:
+def _view_tensors(views: Tensor, discriminator: Discriminator, views_gt: Tensor | None) -> ViewTensors:
     """Return what losses of single views are computed from; the ground truth's features get no gradient."""
-    logits, features, features_gt = None, list[Tensor](), list[Tensor]()
-    if discriminator is not None:
-        logits, features = judged(discriminator, views)
-        if views_gt is not None:
-            with torch.no_grad():
-                _, features_gt = judged(discriminator, views_gt)
-    return ViewTensors(views=views, gt=gt, vgg=perceptual, logits=logits, features=features, features_gt=features_gt)
+    logits, features = judged(discriminator, views)
+    features_gt = list[Tensor]()
+    if views_gt is not None:
+        with torch.no_grad():
+            _, features_gt = judged(discriminator, views_gt)
+    return ViewTensors(logits=logits, features=features, features_gt=features_gt)
 
 
 def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:

@@ -20,6 +20,7 @@ from tests.reference_training import (
 )
 from tests.tolerances import REGROUPED
 from training.discriminator_gradients import discriminator_step
+from training.discriminators.patch import PatchDiscriminator
 from training.discriminators.unet import UNetDiscriminator
 from training.gradients import cleaning_step, generator_step
 from training.losses.distances import averaged
@@ -242,6 +243,39 @@ def test_perceptual_and_adversarial_loss_reach_everything_but_the_cleaning_modul
         **looks,
     )
     assert reached(as_published) == set.union(*parts(model))
+
+
+@pytest.mark.long
+def test_the_perceptual_loss_sees_the_picture_also_beside_a_discriminator_of_the_luma(square_batch, perceptual):
+    """Its gradient and the patch discriminator's are those of two steps with either one."""
+    patch = PatchDiscriminator(num_frames=3, width=8)
+    both = {"perceptual": {"perceptual": perceptual}, "patch": {"discriminator": patch}}
+    found = {}
+    for name, looks in (both | {"both": both["perceptual"] | both["patch"]}).items():
+        model = network()
+        losses, _ = generator_step(model, *square_batch, losses=NO_PIXELS, **looks)
+        found[name] = losses, gradients(model)
+    expected, values = found["perceptual"][0] | found["patch"][0], found["both"][0]
+    assert values == pytest.approx({name: expected[name] for name in values})
+    summed = {name: found["perceptual"][1][name] + found["patch"][1][name] for name in parts(model)[1]}
+    assert largest_difference({name: found["both"][1][name] for name in summed}, summed) < GRADIENT
+
+
+@pytest.mark.parametrize(("iteration", "frames"), [(0, [0, 2]), (1, [1]), (2, [0, 2])])
+@pytest.mark.long
+def test_the_perceptual_loss_may_look_at_every_second_frame_from_another_one_in_each_step(
+    square_batch, perceptual, iteration, frames
+):
+    lr, truth = square_batch
+    losses, hr = generator_step(
+        network(),
+        lr,
+        truth,
+        losses=replace(NO_PIXELS, perceptual_every=2),
+        perceptual=perceptual,
+        rest_frame=iteration,
+    )
+    assert losses["perceptual"] == pytest.approx(perceptual(hr[0, frames], truth[0, frames]).item(), rel=1e-5)
 
 
 @pytest.mark.long

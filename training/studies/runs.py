@@ -93,7 +93,7 @@ class Trainer:
         num_done = self._resume(networks, folder) if list_checkpoints(folder) else self._begin(networks, variant)
         perceptual = None
         if settings.losses.perceptual_weight > 0:
-            perceptual = PerceptualLoss.load(self.vgg_weights).to(self.device)
+            perceptual = PerceptualLoss.load(self.vgg_weights, settings.losses.perceptual_network).to(self.device)
         seconds, cpu_seconds = time.monotonic(), time.process_time()
         done = num_done
         if num_done < settings.iterations:

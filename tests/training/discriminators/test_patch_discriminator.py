@@ -285,7 +285,7 @@ def test_the_discriminator_s_losses_rise_while_it_is_new():
     [
         ({"feature_matching_weight": 1.0, "discriminator": "unet"}, "needs --discriminator patch"),
         ({"discriminator_num_frames": 2}, "discriminator_num_frames must be 1 or 3"),
-        ({"perceptual_weight": 1.0}, "set --perceptual-weight 0, or --discriminator unet"),
+        ({"perceptual_network": "vgg11"}, "perceptual_network must be one of vgg19, vgg16"),
         ({"degradation_mix": ("nosuch:1",)}, "NAME one of clean, mild"),
         ({"hold_probability": 1.5}, "hold_probability must be from 0 to 1"),
         ({"discriminator": "vgg"}, "discriminator must be one of unet, patch"),

