@@ -327,7 +327,14 @@ def _gradient_behind(
         frames, gt = hr[:, looked_at].flatten(0, 1), clips.gt[:, looked_at].flatten(0, 1)
 
         def frame_tensors(seen: Tensor, part: slice) -> FrameTensors:
-            return FrameTensors(frames=seen, gt=gt[part], vgg=perceptual)
+            with torch.no_grad():
+                features_gt = perceptual.features_of(gt[part])
+            return FrameTensors(
+                features=perceptual.features_of(seen),
+                features_gt=features_gt,
+                distance=perceptual.distance,
+                texture_quantile=losses.texture_quantile,
+            )
 
         gradients += [_gradient_in_parts(hr, frames, frame_tensors, of_frames, losses, autocast, at_once, found)]
     if of_views and discriminator is not None:

@@ -110,6 +110,40 @@ COMPACT_STAGE = dataclasses.replace(COMPACT, flow_learning_rate=0.0, flow_from_s
 """What follows on `compact`: the flow network stays."""
 
 
+COMPACT_GAN = dataclasses.replace(
+    COMPACT_STAGE,
+    losses=dataclasses.replace(
+        COMPACT.losses,
+        output_weight=1.0,
+        cleaning_weight=0.0,
+        psnr_weight=0.0,
+        rest_weight=0.0,
+        flow_rest_weight=0.0,
+        coarse_weight=5.0,
+        coarse_contrast=0.3,
+        chroma_weight=6.0,
+        flicker_weight=14.0,
+        texture_weight=30.0,
+        texture_quantile=0.65,  # at the median, twice the weight sharpened next to nothing
+        weave_weight=400.0,
+        hatching_weight=400.0,
+        phase_weight=150.0,
+        mixture_probability=0.5,
+        discriminator="patch",
+        adversarial_weight=0.06,
+        feature_matching_weight=0.5,
+        adversarial_warm_up_iterations=100,
+    ),
+    freeze_cleaning=True,
+    iterations=3000,
+    learning_rate=2e-4,
+    final_learning_rate=1e-5,
+    discriminator_learning_rate=3e-4,
+    warm_up_iterations=50,
+    ema_decay=0.995,
+)
+
+
 PRESETS: Mapping[str, Settings] = {
     "stage1": STAGE_1,
     "stage2": STAGE_2,
@@ -120,37 +154,34 @@ PRESETS: Mapping[str, Settings] = {
         gradient_checkpointing=True,
     ),
     "compact": COMPACT,
-    "compact-gan": dataclasses.replace(
-        COMPACT_STAGE,
+    "compact-gan": COMPACT_GAN,
+    "compact-style": dataclasses.replace(
+        COMPACT_GAN,
+        data=dataclasses.replace(COMPACT_GAN.data, num_frames=8, soft_probability=0.3, soft_sigma_px=(2.5, 8.0)),
         losses=dataclasses.replace(
-            COMPACT.losses,
-            output_weight=1.0,
-            cleaning_weight=0.0,
-            psnr_weight=0.0,
-            rest_weight=0.0,
-            flow_rest_weight=0.0,
-            coarse_weight=5.0,
-            coarse_contrast=0.3,
-            chroma_weight=6.0,
-            flicker_weight=14.0,
-            texture_weight=30.0,
-            texture_quantile=0.65,  # at the median, twice the weight sharpened next to nothing
-            weave_weight=400.0,
-            hatching_weight=400.0,
-            phase_weight=150.0,
-            mixture_probability=0.5,
-            discriminator="patch",
-            adversarial_weight=0.06,
-            feature_matching_weight=0.5,
-            adversarial_warm_up_iterations=100,
+            COMPACT_GAN.losses,
+            coarse_weight=8.0,
+            coarse_contrast=0.6,
+            flicker_weight=8.0,
+            texture_weight=4.0,
+            texture_quantile=0.6,
+            phase_weight=100.0,
+            perceptual_weight=0.03,
+            perceptual_network="vgg16",
+            perceptual_every=4,
+            style_weight=0.25,
+            adversarial_weight=0.5,
+            adversarial_warm_up_iterations=50,
+            mixture_probability=0.3,
         ),
-        freeze_cleaning=True,
-        iterations=3000,
-        learning_rate=2e-4,
-        final_learning_rate=1e-5,
-        discriminator_learning_rate=3e-4,
-        warm_up_iterations=50,
-        ema_decay=0.995,
+        iterations=800,
+        batch=2,
+        final_learning_rate=5e-6,
+        discriminator_learning_rate=5e-4,
+        warm_up_iterations=10,
+        ema_decay=0.98,
+        checkpoint_every=50,
+        log_every=10,
     ),
     "compact-contrast": dataclasses.replace(
         COMPACT_STAGE,
@@ -220,6 +251,7 @@ PRESETS: Mapping[str, Settings] = {
     ),
 }
 """stage1, stage2: the paper's. finetune: stage 2, short, for 24 GB. compact, compact-gan: the default weights' faithful
-set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-contrast: what follows on the
-faithful set, for the contrast that damage took; half an hour on a CPU. compact-cleaning: the cleaning module alone, for
-blocks and bands on walls; half an hour on a CPU. smoke: minutes on a CPU."""
+set, and the sharp one that begins from it; hours on a CPU, minutes on a GPU. compact-style: what follows on
+compact-gan, with VGG16; an hour on a CPU. compact-contrast: what follows on the faithful set, for the contrast that
+damage took; half an hour on a CPU. compact-cleaning: the cleaning module alone, for blocks and bands on walls; half an
+hour on a CPU. smoke: minutes on a CPU."""

@@ -26,6 +26,7 @@ from PIL import Image
 
 from tests import ROOT
 from tests.forked import TRAINING, Process, run_module, start_module
+from tests.reference_training import vgg_tensors
 from training import bf16
 from training.__main__ import main
 from training.commands import export as training_export
@@ -295,6 +296,18 @@ def test_a_network_keeps_the_coarse_picture_of_a_teacher(clips, whole_run, teach
     assert f"is not the network that {out} began with" in said
     run(*resumed, "--teacher", teacher)
     assert read_log(out)[-1]["iteration"] == 44
+
+
+def test_a_network_is_trained_with_the_features_of_vgg16(clips, whole_run, tmp_path):
+    out, vgg = tmp_path / "run", tmp_path / "vgg16.pth"
+    torch.save(vgg_tensors("vgg16"), vgg)
+    preset = [word.replace("compact-gan", "compact-style") for word in COARSE]
+    words = ["--data", clips, "--from", whole_run, "--vgg-weights", vgg, "--out", out, "--iterations", 1]
+    run("train", *preset, *words, "--mixture-probability", 0)
+    assert {"perceptual", "style", "texture", "adversarial"} <= read_log(out)[0].keys()
+    run("train", "--resume", out, "--device", "cpu", "--workers", "0", "--iterations", 2)
+    records = read_log(out)
+    assert [(record["iteration"], "style" in record) for record in records] == [(1, True), (2, True)]
 
 
 def test_a_network_learns_the_output_of_a_teacher_with_more_contrast(clips, whole_run, teacher, tmp_path):

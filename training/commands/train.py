@@ -19,6 +19,7 @@ from training.data.cost import measure_input
 from training.data.dataset import ClipDataset
 from training.data.loader import make_loader
 from training.locking import alone_in
+from training.losses.kinds import Needs
 from training.losses.perceptual import PerceptualLoss
 from training.networks import Networks
 from training.presets import PRESETS
@@ -333,7 +334,7 @@ def open_clips(folder: Path, origin: dict[str, Any]) -> ClipDataset:
 
 def perceptual_loss(settings: Settings, origin: dict[str, Any], device: torch.device) -> PerceptualLoss | None:
     """Load the perceptual network if its loss counts; its weights may have to be downloaded."""
-    if settings.losses.perceptual_weight == 0:
+    if not settings.losses.needs(Needs.VGG):
         return None
     vgg = Path(origin["vgg_weights"]) if origin["vgg_weights"] else None
     return PerceptualLoss.load(vgg, settings.losses.perceptual_network).to(device)

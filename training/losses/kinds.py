@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.losses.distances import Distance
 
@@ -108,17 +108,19 @@ class CleaningTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameTensors:
-    """Inputs of the perceptual loss: B frames, a few at a time.
+    """Inputs of losses of the perceptual network: what it makes of B frames, a few at a time.
 
     Attributes:
-        frames: The output (B, 3, S*H, S*W), in [0, 1].
-        gt: Ground truth of the same shape.
-        vgg: The perceptual network.
+        features: Of the output, by stage, see PerceptualLoss.features_of.
+        features_gt: Of the ground truth.
+        distance: PerceptualLoss.distance.
+        texture_quantile: Of the settings.
     """
 
-    frames: Tensor
-    gt: Tensor
-    vgg: nn.Module
+    features: list[Tensor]
+    features_gt: list[Tensor]
+    distance: Callable[[list[Tensor], list[Tensor]], Tensor]
+    texture_quantile: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

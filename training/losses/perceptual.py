@@ -122,26 +122,35 @@ class PerceptualLoss(nn.Module):
         Raises:
             ValueError: The shapes are others.
         """
-        if frames.shape != gt.shape or frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[2:]) < 16:
-            raise ValueError(
-                "PerceptualLoss: expected two batches of frames (B, 3, H, W) of one size, at least 16x16, got"
-                f" {tuple(frames.shape)} and {tuple(gt.shape)}"
-            )
+        _check(frames, gt)
         with torch.no_grad():
-            features_gt = self._features(gt)
-        loss = frames.new_zeros((), dtype=torch.float32)
-        for index, feature in self._features(frames).items():
-            loss = loss + self.layer_weights[index] * F.l1_loss(feature.float(), features_gt[index].float())
+            features_gt = self.features_of(gt)
+        return self.distance(self.features_of(frames), features_gt)
+
+    def distance(self, features: list[Tensor], features_gt: list[Tensor]) -> Tensor:
+        """Return the loss of two batches of features, see `features_of`."""
+        loss = features[0].new_zeros((), dtype=torch.float32)
+        for weight, own, wanted in zip(self.layer_weights.values(), features, features_gt, strict=True):
+            loss = loss + weight * F.l1_loss(own.float(), wanted.float())
         return loss
 
-    def _features(self, frames: Tensor) -> dict[int, Tensor]:
+    def features_of(self, frames: Tensor) -> list[Tensor]:
+        """Return the features of frames (B, 3, H, W) before activation, one (B, C, h, w) for each of five stages."""
         x = (frames - self.mean) / self.std
-        kept = {}
+        kept = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.layer_weights:
-                kept[index] = x
+                kept.append(x)
         return kept
+
+
+def _check(frames: Tensor, gt: Tensor) -> None:
+    if frames.shape != gt.shape or frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[2:]) < 16:
+        raise ValueError(
+            "PerceptualLoss: expected two batches of frames (B, 3, H, W) of one size, at least 16x16, got"
+            f" {tuple(frames.shape)} and {tuple(gt.shape)}"
+        )
 
 
 def _torchvision_models() -> Any:
@@ -169,8 +178,8 @@ def _from_torchvision(network: PerceptualNetwork) -> Mapping[str, Tensor]:
         ) from None
 
 
-def _of_frames(seen: FrameTensors) -> Tensor:
-    return seen.vgg(seen.frames, seen.gt)  # type: ignore[no-any-return]
-
-
-LOSS: Loss[FrameTensors] = Loss(compute=_of_frames, reaches=Reach.BEHIND_CLEANING, needs=Needs.VGG)
+LOSS: Loss[FrameTensors] = Loss(
+    compute=lambda seen: seen.distance(seen.features, seen.features_gt),
+    reaches=Reach.BEHIND_CLEANING,
+    needs=Needs.VGG,
+)

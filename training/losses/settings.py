@@ -30,6 +30,7 @@ from training.losses import (
     psnr,
     rest,
     squared_error,
+    style,
     texture,
     weave,
 )
@@ -95,6 +96,8 @@ class LossSettings:
     """Flow between a frame and itself, while the flow network is trained. Not in the paper."""
     perceptual_weight: Annotated[NotNegative, perceptual.LOSS] = 0.0
     """Features of the output in VGG against those of the ground truth."""
+    style_weight: Annotated[NotNegative, style.LOSS] = 0.0
+    """Strength of VGG's features of the output in windows against the ground truth's. Not in the paper."""
     adversarial_weight: Annotated[NotNegative, adversarial.LOSS] = 0.0
     """Adversarial loss: the output against the discriminator, which tells it from real frames."""
     feature_matching_weight: Annotated[NotNegative, feature_matching.LOSS] = 0.0
@@ -177,6 +180,7 @@ class LossSettings:
             ("texture", texture.LEAST_CROP_PX),
             ("hatching", hatching.LEAST_CROP_PX),
             ("banding", banding.LEAST_CROP_PX),
+            ("style", style.LEAST_CROP_PX),
         ):
             if self.weight(name) > 0 and crop_px < least_px:
                 raise SettingsError(f"the {name} loss needs a crop_px of {least_px} or more, got {crop_px}")

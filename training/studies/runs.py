@@ -18,6 +18,7 @@ import torch
 from training.data.dataset import FOOTAGE_NAME, ClipDataset
 from training.data.loader import make_loader
 from training.locking import alone_in
+from training.losses.kinds import Needs
 from training.losses.perceptual import PerceptualLoss
 from training.processes import Processes
 from training.run_folder import EMA, SETTINGS, list_checkpoints, newest_checkpoint, write_text
@@ -92,7 +93,7 @@ class Trainer:
         networks = VariantNetworks(variant, self.device)
         num_done = self._resume(networks, folder) if list_checkpoints(folder) else self._begin(networks, variant)
         perceptual = None
-        if settings.losses.perceptual_weight > 0:
+        if settings.losses.needs(Needs.VGG):
             perceptual = PerceptualLoss.load(self.vgg_weights, settings.losses.perceptual_network).to(self.device)
         seconds, cpu_seconds = time.monotonic(), time.process_time()
         done = num_done

@@ -32,6 +32,7 @@ from training.losses.psnr import psnr_loss
 from training.losses.rest import rest_loss
 from training.losses.settings import LOSSES, LossSettings
 from training.losses.squared_error import squared_error_loss
+from training.losses.style import style_loss
 from training.losses.texture import texture_loss
 from training.losses.weave import weave_loss
 from training.presets import PRESETS
@@ -419,7 +420,7 @@ def test_every_weight_of_the_settings_has_its_loss_and_c_gets_no_gradient_of_wha
     weights = [entry.name for entry in fields(LossSettings) if entry.name.endswith("_weight")]
     assert weights == [f"{name}_weight" for name in LOSSES]
     behind = {name for name, loss in LOSSES.items() if loss.reaches is Reach.BEHIND_CLEANING}
-    assert behind == {"perceptual", "adversarial", "feature_matching"}
+    assert behind == {"perceptual", "style", "adversarial", "feature_matching"}
 
 
 # ---- perceptual -----------------------------------------------------------------------------------------------------
@@ -460,6 +461,48 @@ def test_frames_that_do_not_fit_are_refused(perceptual):
         perceptual(torch.rand(1, 3, 12, 32), torch.rand(1, 3, 12, 32))
     with pytest.raises(ValueError, match=r"PerceptualLoss: .* got \(1, 3, 16, 16\) and \(2, 3, 16, 16\)"):
         perceptual(torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 16))
+
+
+# ---- style ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_style_loss_is_the_distance_of_deviations_in_windows():
+    generator = torch.Generator().manual_seed(0)
+    own, wanted = (
+        [torch.randn(2, 4, 64 >> k, 48 >> k, generator=generator) * scale for k in range(5)] for scale in (1.0, 1.7)
+    )
+    expected = 0.0
+    for stage, side in enumerate((32, 16, 8)):
+        deviations = []
+        for features in (own[stage].numpy(), wanted[stage].numpy()):
+            windows = np.lib.stride_tricks.sliding_window_view(features, (side, side), (2, 3))
+            deviations.append(windows[:, :, :: side // 2, :: side // 2].std((4, 5)))
+        missing = deviations[1] - deviations[0]
+        expected += 2 * np.maximum(0.7 * missing, -0.3 * missing).mean()
+    assert style_loss(own, wanted, quantile=0.7).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_style_loss_asks_for_texture_and_not_for_its_place():
+    """Grain of its own costs less than none, where the truth has grain; a mesh costs more than grain."""
+    generator = torch.Generator().manual_seed(0)
+    vgg = PerceptualLoss(vgg_tensors("vgg16"), "vgg16")
+
+    def grain():
+        fine = torch.randn(1, 1, 96, 96, generator=generator)
+        return 0.5 + 0.3 * F.avg_pool2d(fine, 3, 1, 1).expand(-1, 3, -1, -1)
+
+    truth = grain()
+    mesh = 0.5 + 0.2 * (torch.eye(4).repeat(24, 24) - 0.25).expand(1, 3, -1, -1)
+    candidates = {"grain": grain(), "none": torch.full_like(truth, 0.5), "mesh": mesh * truth.std() / mesh.std()}
+    values = {
+        name: style_loss(vgg.features_of(picture), vgg.features_of(truth)).item()
+        for name, picture in candidates.items()
+    }
+    assert values["grain"] < 0.3 * values["none"]
+    assert values["grain"] < 0.3 * values["mesh"]
+
+
+# ---- the perceptual network's weights -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "published"])
@@ -556,7 +599,7 @@ def test_no_loss_of_clips_copies_numbers_from_the_host():
         keep_everywhere=False,
         rest_frame=0,
     )
-    of_views = {"perceptual", "adversarial", "feature_matching"}
+    of_views = {name for name, loss in LOSSES.items() if loss.reaches is Reach.BEHIND_CLEANING}
     for name in LOSSES.keys() - of_views:
         with HostCopies() as copies:
             is_of_cleaning = LOSSES[name].reaches is Reach.CLEANING
