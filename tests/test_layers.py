@@ -84,7 +84,7 @@ ROOMS = {
     ],
     "cv2": ["training/", "scripts/benchmark/input.py", "scripts/benchmark/plain_pipeline.py"],
     "docstring_parser": ["training/options.py"],
-    "lpips": ["training/evaluation/metrics.py"],
+    "lpips": ["training/evaluation/libraries.py"],
     "piq": ["training/evaluation/libraries.py"],
     "pyiqa": ["training/benchmarking/naturalness.py"],
     "spandrel": ["training/benchmarking/methods.py"],
@@ -101,7 +101,7 @@ ROOMS = {
     ],
     "torchvision": [
         "training/losses/perceptual.py",
-        "training/evaluation/metrics.py",
+        "training/evaluation/libraries.py",
         "training/degradations/",
         "scripts/benchmark/basicvsrpp.py",
     ],

@@ -4,7 +4,7 @@ The paper (after Eq. 3) keeps the perceptual and adversarial losses away from th
 free of artefacts, not rich in detail. The published code lets them through.
 
 The perceptual and adversarial losses depend on single frames, so their gradient with respect to the output is computed
-first, a few frames at a time, and their graphs are freed before the network's own backward pass begins.
+first (output_gradients.py), and their graphs are freed before the network's own backward pass begins.
 """
 
 import functools
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from training.backward import backward, check_pair, learning, numbers
-from training.losses.kinds import CleaningTensors, ClipTensors, Flows, FrameTensors, Loss, Needs, Reach, ViewTensors
+from training.losses.kinds import CleaningTensors, ClipTensors, Flows, Loss, Needs, Reach
 from training.losses.perceptual import PerceptualLoss
 from training.losses.settings import LOSSES, LossSettings
-from training.views import Discriminator, frames_at_once_on, judged, motion_of, parts_of, sees_neighbours, views_of
+from training.output_gradients import gradient_behind, need
+from training.views import Discriminator, motion_of, sees_neighbours
 from vsrealbasicvsr.model import RealBasicVSR, run_directly
 
 
@@ -48,9 +49,7 @@ def generator_gradients(
     checkpointing: bool = False,
     frames_at_once: int | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Add the gradients of one batch to `.grad` of the network's parameters.
-
-    Each loss reaches the parts of the network that its `Reach` names. The discriminator is not changed.
+    """Add the gradients of one batch to `.grad` of the network's parameters; each loss reaches what its `Reach` names.
 
     Args:
         model: The network.
@@ -58,11 +57,11 @@ def generator_gradients(
         gt: The sharpened ground truth (N, T, 3, S*H, S*W), float32 in [0, 1].
         losses: Weights and options.
         perceptual: VGG for the perceptual loss; None leaves that loss out.
-        discriminator: For its losses; None leaves them out.
+        discriminator: For its losses; it is not changed. None leaves them out.
         faithful: Output of a faithful network, of gt's shape, for its losses; None leaves them out.
         faithful_cleaned: Frames that it cleaned, of lr's shape, for the keep loss; None leaves it out.
         flows_px: Motion of the ground truth, see `motion_of`; computed here if needed and not given.
-        rest_frame: Frame of each clip that the rest loss looks at, and one that the perceptual loss looks at.
+        rest_frame: Frame of each clip that the rest loss looks at, and one that the perceptual network sees.
         autocast_dtype: Type of the convolutions (None: as stored); flow, frames and losses are float32.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
         frames_at_once: Number of frames that the other networks see at a time; changes memory, not results.
@@ -85,7 +84,7 @@ def generator_gradients(
     if lr.device.type == "cpu" and not total.isfinite():
         return _without_gradient(found, hr, model)
     (at_output,) = torch.autograd.grad(total, clips.hr)
-    behind, found_behind = _gradient_behind(
+    behind, found_behind = gradient_behind(
         clips, losses, counting, perceptual, discriminator, rest_frame, autocast, frames_at_once
     )
     of_cleaning, of_flow = _compute(counting, Reach.CLEANING, cleaning), _compute(counting, Reach.FLOW, clips)
@@ -182,15 +181,11 @@ def _given(
     return given
 
 
-def _need(counting: Mapping[str, Loss[Any]], need: Needs) -> bool:
-    return any(need in loss.needs for loss in counting.values())
-
-
 def _motion(
     model: RealBasicVSR, gt: Tensor, counting: Mapping[str, Loss[Any]], discriminator: Discriminator | None
 ) -> Flows | None:
     """Return the motion of the ground truth; None if nothing needs it."""
-    return motion_of(model, gt) if _need(counting, Needs.MOTION) or sees_neighbours(discriminator) else None
+    return motion_of(model, gt) if need(counting, Needs.MOTION) or sees_neighbours(discriminator) else None
 
 
 def _clip_tensors(
@@ -300,101 +295,6 @@ def _without_gradient(losses: dict[str, Tensor], hr: Tensor, model: RealBasicVSR
     for parameter in learning(model.image_cleaning) + learning(model.basicvsr):
         parameter.grad = torch.full_like(parameter, math.nan)
     return losses, hr.detach()
-
-
-def _gradient_behind(
-    clips: ClipTensors,
-    losses: LossSettings,
-    counting: Mapping[str, Loss[Any]],
-    perceptual: PerceptualLoss | None,
-    discriminator: Discriminator | None,
-    first_frame: int,
-    autocast: Callable[[], torch.autocast],
-    frames_at_once: int | None,
-) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return the gradient at the output of the weighted losses behind the cleaning module, and these losses.
-
-    The gradient has the output's shape; it is None if no such loss counts.
-    """
-    counting = {name: loss for name, loss in counting.items() if loss.reaches is Reach.BEHIND_CLEANING}
-    of_frames = {name: loss for name, loss in counting.items() if loss.needs is Needs.VGG}
-    of_views = {name: loss for name, loss in counting.items() if loss.needs is not Needs.VGG}
-    at_once = frames_at_once_on(clips.lr.device) if frames_at_once is None else frames_at_once
-    hr = clips.hr.detach().requires_grad_()
-    gradients, found = list[Tensor](), dict[str, Tensor]()
-    if of_frames and perceptual is not None:
-        looked_at = slice(first_frame % losses.perceptual_every, None, losses.perceptual_every)
-        frames, gt = hr[:, looked_at].flatten(0, 1), clips.gt[:, looked_at].flatten(0, 1)
-
-        def frame_tensors(seen: Tensor, part: slice) -> FrameTensors:
-            with torch.no_grad():
-                features_gt = perceptual.features_of(gt[part])
-            return FrameTensors(
-                features=perceptual.features_of(seen),
-                features_gt=features_gt,
-                distance=perceptual.distance,
-                texture_quantile=losses.texture_quantile,
-            )
-
-        gradients += [_gradient_in_parts(hr, frames, frame_tensors, of_frames, losses, autocast, at_once, found)]
-    if of_views and discriminator is not None:
-        views = views_of(discriminator, hr, clips.lr, clips.flows_px)
-        needs_truth = _need(of_views, Needs.FEATURES)
-        views_gt = views_of(discriminator, clips.gt, clips.lr, clips.flows_px) if needs_truth else None
-
-        def view_tensors(seen: Tensor, part: slice) -> ViewTensors:
-            return _view_tensors(seen, discriminator, None if views_gt is None else views_gt[part])
-
-        gradients += [_gradient_in_parts(hr, views, view_tensors, of_views, losses, autocast, at_once, found)]
-    return functools.reduce(torch.add, gradients) if gradients else None, found
-
-
-def _gradient_in_parts[T](
-    hr: Tensor,
-    images: Tensor,
-    tensors_of: Callable[[Tensor, slice], T],
-    counting: Mapping[str, Loss[Any]],
-    losses: LossSettings,
-    autocast: Callable[[], torch.autocast],
-    at_once: int,
-    found: dict[str, Tensor],
-) -> Tensor:
-    """Return the gradient at the output of weighted losses of images that are made of it, computed a few at a time.
-
-    Args:
-        hr: The output, a leaf.
-        images: (B, ...), computed from hr.
-        tensors_of: Returns the losses' inputs for images of a part, and the part.
-        counting: The losses.
-        losses: Weights.
-        autocast: Type of the convolutions.
-        at_once: Number of images.
-        found: The unweighted losses are added here.
-    """
-    gradient = torch.empty_like(images)
-    for part in parts_of(len(images), at_once):
-        seen = images[part].detach().requires_grad_()
-        share = len(seen) / len(images)
-        with autocast():
-            tensors = tensors_of(seen, part)
-            computed = {name: share * loss.compute(tensors) for name, loss in counting.items()}
-        # With respect to the images only: the gradients of VGG and the discriminator do not change.
-        weighted = [losses.weight(name) * loss for name, loss in computed.items()]
-        (gradient[part],) = torch.autograd.grad(weighted, seen)
-        for name, loss in computed.items():
-            found[name] = found.get(name, loss.new_zeros(())) + loss.detach()
-    (at_output,) = torch.autograd.grad(images, hr, gradient)
-    return at_output
-
-
-def _view_tensors(views: Tensor, discriminator: Discriminator, views_gt: Tensor | None) -> ViewTensors:
-    """Return what losses of single views are computed from; the ground truth's features get no gradient."""
-    logits, features = judged(discriminator, views)
-    features_gt = list[Tensor]()
-    if views_gt is not None:
-        with torch.no_grad():
-            _, features_gt = judged(discriminator, views_gt)
-    return ViewTensors(logits=logits, features=features, features_gt=features_gt)
 
 
 def _run_again_in_backward[*Ts, R](step: Callable[[*Ts], R], /, *arguments: *Ts) -> R:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from training import imagenet
-from training.evaluation import libraries
-from training.evaluation.metrics import Absent, load_lpips
+from training.evaluation.libraries import load_dists, load_lpips
+from training.evaluation.metrics import Absent
 from training.imagenet import ImageNetError, packaged_file, read_packaged
 from training.losses.perceptual import PerceptualLoss
 
@@ -152,7 +152,7 @@ def test_lpips_agrees_with_the_packages_own_formula(pair):
 def test_dists_agrees_with_the_authors_code(pair, monkeypatch):
     authors = pytest.importorskip("DISTS_pytorch", reason="needs pip install --no-deps DISTS-pytorch")
     tensors = read_packaged(packaged_file("vgg16"), "vgg16")
-    dists = libraries.load_dists()
+    dists = load_dists()
     build = authors.DISTS_pt.models.vgg16
 
     def with_weights(**_):

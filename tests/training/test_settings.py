@@ -95,6 +95,11 @@ def test_every_field_given_as_it_is_changes_nothing(preset):
         (["--architecture.num-cleaning-levels", "5"], "architecture.num_cleaning_levels must be from 1 to 4, got 5"),
         (["--pool-crop-px", "16"], "smaller than the crops"),
         (["--flicker-weight", "1", "--num-frames", "1"], "the flicker loss needs num_frames of 2 or more, got 1"),
+        (["--style-weight", "1", "--crop-px", "7"], "the style loss needs a crop_px of 8 or more, got 7"),
+        (
+            ["--perceptual-weight", "1", "--perceptual-every", "4", "--num-frames", "3"],
+            "perceptual_every must be at most num_frames, which is 3, got 4",
+        ),
         (["--freeze-cleaning", "--freeze-basicvsr"], "freeze_cleaning and freeze_basicvsr leave nothing to train"),
         (
             ["--freeze-basicvsr", "--adversarial-weight", "0.1"],

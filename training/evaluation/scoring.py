@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.degradations import SCALE
 from training.evaluation import detail, libraries, metrics, visible
-from training.evaluation.metrics import Absent, Lpips, Motion, psnr_db
+from training.evaluation.metrics import Absent, Motion, psnr_db
 from training.evaluation.pairs import Footage, Pair
 from vsrealbasicvsr.luma import luma
 
@@ -70,7 +70,7 @@ class Measures:
     haarpsi: libraries.Similarity | Absent
     gmsd: libraries.Similarity | Absent
     jod: visible.Jod | Absent
-    lpips: Lpips | Absent
+    lpips: libraries.Lpips | Absent
     dists: libraries.Similarity | Absent
     brisque: libraries.Brisque | Absent
     niqe: Absent | None = None
@@ -97,7 +97,7 @@ def load_measures(
         haarpsi=libraries.load_haarpsi(),
         gmsd=libraries.load_gmsd(),
         jod=visible.load_jod() if jod else Absent("--no-jod was given", "Leave it out"),
-        lpips=metrics.load_lpips(lpips_weights, device),
+        lpips=libraries.load_lpips(lpips_weights, device),
         dists=libraries.load_dists(device),
         brisque=libraries.load_brisque(),
         niqe=niqe,

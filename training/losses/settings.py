@@ -176,6 +176,10 @@ class LossSettings:
         for name, loss in LOSSES.items():
             if self.weight(name) > 0 and Needs.MOTION in loss.needs and num_frames < 2:
                 raise SettingsError(f"the {name} loss needs num_frames of 2 or more, got {num_frames}")
+            if self.weight(name) > 0 and Needs.VGG in loss.needs and self.perceptual_every > num_frames:
+                raise SettingsError(
+                    f"perceptual_every must be at most num_frames, which is {num_frames}, got {self.perceptual_every}"
+                )
         for name, least_px in (
             ("texture", texture.LEAST_CROP_PX),
             ("hatching", hatching.LEAST_CROP_PX),

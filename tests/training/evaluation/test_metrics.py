@@ -13,7 +13,8 @@ from torch import nn
 from training import imagenet
 from training.data.camera import CameraPath
 from training.evaluation import metrics
-from training.evaluation.metrics import Absent, Motion, flicker_255, load_lpips, niqe, psnr_db, ssim, to_bytes
+from training.evaluation.libraries import Lpips, load_lpips
+from training.evaluation.metrics import Absent, Motion, flicker_255, niqe, psnr_db, ssim, to_bytes
 from vsrealbasicvsr.luma import luma
 
 NIQE_REFERENCE = 1e-3
@@ -122,7 +123,7 @@ def test_lpips_is_zero_for_equal_clips_and_grows_with_the_damage(backbone):
     state = torch.get_rng_state()
     distance = load_lpips(backbone)
     assert torch.equal(torch.get_rng_state(), state)
-    assert isinstance(distance, metrics.Lpips)
+    assert isinstance(distance, Lpips)
     clip = torch.cat([PHOTOGRAPHS["coffee"], PHOTOGRAPHS["chelsea"]])[..., :96, :96]
     assert distance(clip, clip) == 0
     values = [distance(blurred(clip, sigma_px), clip) for sigma_px in (0.5, 1.5, 4)]
