@@ -118,8 +118,8 @@ class LossSettings:
     """1: the teacher's output gets the contrast back that it lacks beside the ground truth; 2: twice as much, for a
     sharp set of which a mixture takes half."""
     texture_quantile: Annotated[float, Range(0.05, 0.95)] = 0.5
-    """Quantile of the ground truth's texture that the texture and style losses ask for. 0.5: the median, which is less than the
-    mean. More: sharper where the input leaves it open."""
+    """Quantile of the ground truth's texture that the texture and style losses ask for. 0.5: the median, which is less
+    than the mean. More: sharper where the input leaves it open."""
     discriminator: Literal["unet", "patch"] = "unet"
     """unet: published, single frames, cross-entropy. patch: small and conditional, hinge loss; for small networks."""
     discriminator_num_frames: int = 3
