@@ -45,6 +45,7 @@ def check_fields(settings: Any) -> None:
                 if not allowed.low <= value <= allowed.high or not math.isfinite(value):
                     finite = " and finite" if value == math.inf else ""
                     raise SettingsError(f"{name} must be {allowed}{finite}, got {value}")
+        kind = without_alias(kind)
         if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
             choices = ", ".join(map(str, typing.get_args(kind)))
             raise SettingsError(f"{name} must be one of {choices}, got {value!r}")

@@ -303,7 +303,7 @@ def test_a_network_is_trained_with_the_features_of_vgg16(clips, whole_run, tmp_p
     torch.save(vgg_tensors("vgg16"), vgg)
     preset = [word.replace("compact-gan", "compact-style") for word in COARSE]
     words = ["--data", clips, "--from", whole_run, "--vgg-weights", vgg, "--out", out, "--iterations", 1]
-    run("train", *preset, *words, "--mixture-probability", 0)
+    run("train", *preset, *words, "--perceptual-every", 2, "--mixture-probability", 0)
     assert {"perceptual", "style", "texture", "adversarial"} <= read_log(out)[0].keys()
     run("train", "--resume", out, "--device", "cpu", "--workers", "0", "--iterations", 2)
     records = read_log(out)
