@@ -46,6 +46,8 @@ _LEGEND = (
     " sharp: mean length of the gradient, the truth's is 1. HFcorr: correlation of the fine detail with the truth's."
     " weave: pattern that repeats with each pixel of the input, of 255; the truth has what its edges make."
     " hatch: stripes and checks of alternate pixels of the input beyond the truth's, of 255."
+    " phase: difference of the strength of fine detail between positions within a pixel of the input, beyond the"
+    " truth's, of 255."
     " shift: largest difference of a colour's mean from bicubic's, of 255."
 )
 
