@@ -10,6 +10,7 @@ import pytest
 import skimage.data
 import torch
 
+from training import imagenet
 from training.commands import evaluate
 from training.data import dataset as store
 from training.degradations import SCALE
@@ -87,6 +88,15 @@ def run_tiny(tiny_model, clips, out, *words, crop_px=48):
 
 
 CHOSEN = ("--chains", "clean,evaluation", "--no-jod")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_weights_of_other_networks(tmp_path_factory):
+    """Neither in torch's cache nor in a package, whatever is installed here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        patch.setattr(imagenet, "PACKAGE", "no_such_package")
+        yield
 
 
 @pytest.fixture(scope="module")
