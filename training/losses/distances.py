@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,29 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
 def soft_absolute(differences: Tensor, knee: float) -> Tensor:
     """Return sqrt(x^2 + knee^2) - knee of each x: about |x| far above the knee, x^2 / (2 knee) far below."""
     return (differences.square() + knee**2).sqrt() - knee
+
+
+def quantile_distance(missing: Tensor, quantile: float) -> Tensor:
+    """Return twice the mean quantile loss (Koenker and Bassett, "Regression Quantiles", Econometrica 1978).
+
+    Args:
+        missing: What is wanted, less what is there. Above 0 it costs `quantile`, below 0 it costs 1 - `quantile`.
+        quantile: Above 0 and below 1; at 0.5 it is the L1 distance.
+    """
+    return 2 * torch.maximum(quantile * missing, (quantile - 1) * missing).mean()
+
+
+def windowed_deviations(images: Tensor, side: int, least: float) -> Tensor:
+    """Return the standard deviations in windows, which overlap by half, of each channel of images (B, C, H, W).
+
+    Args:
+        images: Float32.
+        side: Of a window.
+        least: Added in the square, so that the root's slope stays finite in flat areas.
+    """
+    mean = F.avg_pool2d(images, side, side // 2)
+    square = F.avg_pool2d(images.square(), side, side // 2)
+    return ((square - mean.square()).clamp(min=0) + least**2).sqrt()
 
 
 DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"charbonnier": charbonnier, "l1": l1}

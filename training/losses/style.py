@@ -1,9 +1,9 @@
 """The strength of VGG's features of the output in windows against those of the ground truth. Not in the paper."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from training.losses.distances import quantile_distance, windowed_deviations
 from training.losses.kinds import FrameTensors, Loss, Needs, Reach
 
 WINDOW_PX = 32
@@ -30,16 +30,9 @@ def style_loss(features: list[Tensor], features_gt: list[Tensor], *, quantile: f
     loss = features[0].new_zeros((), dtype=torch.float32)
     for stage, (own, wanted) in enumerate(zip(features[:_NUM_STAGES], features_gt, strict=False)):
         side = WINDOW_PX >> stage
-        missing = _deviations(wanted, side) - _deviations(own, side)
-        loss = loss + 2 * torch.maximum(quantile * missing, (quantile - 1) * missing).mean()
+        deviations, deviations_gt = (windowed_deviations(x.float(), side, _FLOOR) for x in (own, wanted))
+        loss = loss + quantile_distance(deviations_gt - deviations, quantile)
     return loss
-
-
-def _deviations(features: Tensor, side: int) -> Tensor:
-    features = features.float()
-    mean = F.avg_pool2d(features, side, side // 2)
-    square = F.avg_pool2d(features.square(), side, side // 2)
-    return ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
 
 
 LOSS: Loss[FrameTensors] = Loss(

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.losses.distances import quantile_distance, windowed_deviations
 from training.losses.filters import SMOOTH, filtered
 from training.losses.kinds import ClipTensors, Loss, Reach
 from vsrealbasicvsr.luma import luma
@@ -29,10 +30,10 @@ def texture_loss(hr: Tensor, gt: Tensor, *, quantile: float = 0.5) -> Tensor:
     gradients are Sobel's, which do not see it, and rasters (rows, columns, checks) are penalised where the output has
     more of them than the ground truth.
 
-    The distance is the quantile loss (Koenker and Bassett, "Regression Quantiles", Econometrica 1978), doubled: a
-    deviation that is too small costs `quantile`, one that is too large 1 - `quantile`. At 0.5 it is the L1 distance,
-    whose minimum is the median of what the ground truth may have. Few windows have most of the detail, so the median is
-    less than the mean, and the output softer than the ground truth. Where nothing is in doubt, quantiles agree.
+    The distance is the quantile loss, doubled (see `quantile_distance`): a deviation that is too small costs
+    `quantile`, one that is too large 1 - `quantile`. At 0.5 it is the L1 distance, whose minimum is the median of what
+    the ground truth may have. Few windows have most of the detail, so the median is less than the mean, and the output
+    softer than the ground truth. Where nothing is in doubt, quantiles agree.
 
     Args:
         hr: Output (N, T, 3, S*H, S*W) in [0, 1].
@@ -42,8 +43,7 @@ def texture_loss(hr: Tensor, gt: Tensor, *, quantile: float = 0.5) -> Tensor:
     gradients_hr, rasters_hr = _deviations(hr)
     gradients_gt, rasters_gt = _deviations(gt)
     rasters = F.relu(rasters_hr - rasters_gt).mean()
-    missing = gradients_gt - gradients_hr
-    return 2 * torch.maximum(quantile * missing, (quantile - 1) * missing).mean() + rasters
+    return quantile_distance(gradients_gt - gradients_hr, quantile) + rasters
 
 
 def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +52,7 @@ def _deviations(clip: Tensor) -> tuple[Tensor, Tensor]:
     smooth, slope, raster = (filtered(y, taps, -2) for taps in (SMOOTH, _SLOPE, _RASTER))
     pairs = ((smooth, _SLOPE), (slope, SMOOTH), (smooth, _RASTER), (raster, SMOOTH), (raster, _RASTER))
     bands = torch.stack([filtered(rows, taps, -1) for rows, taps in pairs], dim=1)
-    mean = F.avg_pool2d(bands, WINDOW_PX, WINDOW_PX // 2)
-    square = F.avg_pool2d(bands.square(), WINDOW_PX, WINDOW_PX // 2)
-    deviations = ((square - mean.square()).clamp(min=0) + _FLOOR**2).sqrt()
+    deviations = windowed_deviations(bands, WINDOW_PX, _FLOOR)
     return deviations[:, :2], deviations[:, 2:]
 
 
