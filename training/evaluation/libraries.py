@@ -242,7 +242,7 @@ def load_dists(device: str | torch.device = "cpu") -> Similarity | Absent:
 
 
 def _packaged_dists() -> Path | None:
-    """Return the file of DISTS's weights in an installed DISTS-pytorch, which puts it beside Python's own folders."""
+    """Return the file of DISTS's weights in an installed DISTS-pytorch; None without it."""
     spec = importlib.util.find_spec("DISTS_pytorch")
     places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     return next((place / "weights.pt" for place in places if (place / "weights.pt").is_file()), None)
